@@ -1,0 +1,95 @@
+"""Files that are written whole or not at all, and sparse models in them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .sparsify import prunable, sparsify
+from .weights import sparse_weights
+
+__all__ = ["load", "save", "write_atomically"]
+
+_FORMAT = "regrow sparse model 1"
+
+
+@contextmanager
+def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a temporary path beside `path`, renamed to it once written; a failure leaves the old file as it was.
+
+    Example:
+        >>> with write_atomically("summary.json") as temporary:
+        ...     temporary.write_text("{}")
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def save(path: str | os.PathLike[str], model: nn.Module) -> None:
+    """Writes a model, dense or sparse, with its active sets; whole or not at all.
+
+    Example:
+        >>> regrow.save("model.pt", model)
+        >>> model = regrow.load("model.pt", make_model())
+    """
+    content = {"format": _FORMAT, "sparse": list(sparse_weights(model)), "state_dict": model.state_dict()}
+    with write_atomically(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
+    """Reads what `save` wrote into a model of the same kind, dense or sparse; use the returned model.
+
+    A sparse model takes over the active sets of the file; a dense one is made sparse with them.
+
+    Raises:
+        ValueError: not such a file, or one of another model, whose differing names are listed; nothing is changed.
+    """
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ValueError(f"{os.fspath(path)} was not written by regrow.save")
+    state: dict[str, Tensor] = content["state_dict"]
+    masks = {name: state[f"{name}_mask"] for name in content["sparse"]}
+    _check_fits(os.fspath(path), model, state, masks)
+    if masks and not sparse_weights(model):
+        model = sparsify(model, None, init=masks, dense=[name for name in prunable(model) if name not in masks])
+    model.load_state_dict(state)
+    return model
+
+
+def _check_fits(path: str, model: nn.Module, state: Mapping[str, Any], masks: Mapping[str, Tensor]) -> None:
+    ours = sparse_weights(model)
+    if ours and list(ours) != list(masks):
+        raise ValueError(f"{path} holds another model: sparse there: {sorted(masks)}, sparse here: {sorted(ours)}")
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    expected = shapes | {f"{name}_mask": shapes.get(name) for name in masks}
+    there = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    differing = sorted(name for name in expected.keys() | there.keys() if expected.get(name) != there.get(name))
+    if differing:
+        details = ", ".join(f"{n} ({there.get(n)} there, {expected.get(n)} here)" for n in differing[:5])
+        raise ValueError(f"{path} holds another model; {len(differing)} entries differ: {details}")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,146 @@
+"""How many FLOPs one weight of each layer costs, measured on a real forward pass.
+
+FLOPs are counted as 2 (a multiplication and an addition) for each time that a weight is used, for one example, in the
+forward pass; border effects of padding are ignored. Embeddings are looked up, not multiplied: 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .weights import sparse_weights
+
+__all__ = ["FlopsMeter", "flop_density", "flops_per_weight"]
+
+
+def _convolution(module: Any, inputs: tuple[Any, ...], output: Any) -> float:
+    return output.numel() / module.out_channels
+
+
+def _transposed(module: Any, inputs: tuple[Any, ...], output: Any) -> float:
+    return inputs[0].numel() / module.in_channels
+
+
+def _embedding(module: Any, inputs: tuple[Any, ...], output: Any) -> float:
+    return 0.0
+
+
+def _recurrent(module: Any, inputs: tuple[Any, ...], output: Any) -> float:
+    data = getattr(inputs[0], "data", inputs[0])  # a PackedSequence holds its steps in .data
+    return data.numel() / module.input_size
+
+
+def _matrix(module: Any, inputs: tuple[Any, ...], output: Any) -> float:
+    """Linear, Hugging Face's Conv1D, attention and the like: once for each vector that comes out."""
+    output = output[0] if isinstance(output, tuple) else output
+    return output.numel() / output.shape[-1]
+
+
+_USES: list[tuple[tuple[type, ...], Callable[[Any, tuple[Any, ...], Any], float]]] = [
+    ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed),
+    ((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
+    ((nn.Embedding, nn.EmbeddingBag), _embedding),
+    ((nn.RNNBase,), _recurrent),
+]
+
+
+def _uses(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> float:
+    for kinds, count in _USES:
+        if isinstance(module, kinds):
+            return count(module, inputs, output)
+    return _matrix(module, inputs, output)
+
+
+class FlopsMeter:
+    """Counts, with forward hooks, how often the sparse weights of a model are used, until it is closed.
+
+    Example:
+        >>> meter = FlopsMeter(model)
+        >>> model(batch)
+        >>> meter.close()["fc1.weight"]
+    """
+
+    def __init__(self, model: nn.Module):
+        self._uses: dict[str, float] = {}
+        self._examples = 0
+        names = {id(weight.parameter): name for name, weight in sparse_weights(model).items()}
+        self._handles = [model.register_forward_pre_hook(self._count_examples, with_kwargs=True)]
+        for module in model.modules():
+            held = [names[id(p)] for p in module.parameters(recurse=False) if id(p) in names]
+            if isinstance(module, nn.MultiheadAttention):  # calls its out_proj as a function, so no hook of that fires
+                held += [names[id(p)] for p in module.out_proj.parameters() if id(p) in names]
+            if held:
+                self._handles.append(module.register_forward_hook(self._hook(held)))
+        self._names = list(names.values())
+
+    def _count_examples(self, module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tensors = (value for value in (*inputs, *kwargs.values()) if isinstance(value, Tensor) and value.dim())
+        first = next(tensors, None)
+        self._examples += 1 if first is None else first.shape[0]
+
+    def _hook(self, names: list[str]) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            uses = _uses(module, inputs, output)
+            for name in names:
+                self._uses[name] = self._uses.get(name, 0.0) + uses
+
+        return hook
+
+    @property
+    def has_counted(self) -> bool:
+        return bool(self._uses)
+
+    def close(self) -> dict[str, float]:
+        """Removes the hooks; FLOPs of one weight for one example, by name of the sparse weight."""
+        for handle in self._handles:
+            handle.remove()
+        return {name: 2 * self._uses.get(name, 0.0) / max(self._examples, 1) for name in self._names}
+
+
+@torch.no_grad()
+def flops_per_weight(model: nn.Module, *inputs: Any, **kwargs: Any) -> dict[str, float]:
+    """Forward FLOPs of one weight of each sparse weight for one example, from one forward pass in eval mode.
+
+    Args:
+        model: a sparse model.
+        inputs, kwargs: a batch, as `model` takes it; the first dimension of the first tensor is the number of examples.
+
+    Example:
+        >>> model = regrow.sparsify(torch.nn.Conv2d(3, 8, 3, padding=1), density=0.5)
+        >>> flops_per_weight(model, torch.zeros(4, 3, 16, 16))
+        {'weight': 512.0}
+    """
+    with _eval_mode(model):
+        meter = FlopsMeter(model)
+        try:
+            model(*inputs, **kwargs)
+        finally:
+            flops = meter.close()
+    return flops
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def flop_density(model: nn.Module, flops: Mapping[str, float]) -> float:
+    """FLOPs of the sparse weights as they are, over what they would be dense; in (0, 1].
+
+    Args:
+        model: a sparse model. flops: of `flops_per_weight`.
+    """
+    weights = sparse_weights(model)
+    dense = sum(flops[name] * weight.numel for name, weight in weights.items())
+    return sum(flops[name] * weight.active for name, weight in weights.items()) / dense if dense else 1.0

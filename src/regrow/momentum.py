@@ -1,0 +1,251 @@
+"""The momentum of weights: of active ones from the optimizer's state, of missing ones collected here.
+
+A missing weight has no optimizer state, so what its momentum would be is summed up beside the optimizer:
+M = mu * M + (1 - dampening) * g for SGD, and both moments for Adam-like optimizers, over a window of steps before a
+topology update (or over all steps). g is the gradient as the optimizer sees it: it is staged during backward, scaled by
+whatever clipping or unscaling did to the gradient afterwards, and folded in when the optimizer has stepped.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .weights import SparseWeight
+
+__all__ = ["MissingMomentum", "momentum_of_state", "optimizer_rule"]
+
+
+class Moments:
+    """SGD's rule: one moment, the momentum buffer."""
+
+    names = ("momentum_buffer",)
+
+    @staticmethod
+    def check(group: Mapping[str, Any]) -> str | None:
+        """What is wrong with the group's settings, or None."""
+        if not group["momentum"] > 0:
+            return f"momentum={group['momentum']}; give the optimizer momentum, such as momentum=0.9"
+        return None
+
+    @staticmethod
+    def fold(moments: Mapping[str, Tensor], gradient: Tensor, group: Mapping[str, Any]) -> None:
+        moment, weight = moments["momentum_buffer"], 1 - group.get("dampening", 0)
+        if weight == 1:
+            torch.add(gradient, moment, alpha=group["momentum"], out=moment)  # one pass over memory instead of two
+        else:
+            moment.mul_(group["momentum"]).add_(gradient, alpha=weight)
+
+    @staticmethod
+    def score(moments: Mapping[str, Tensor], steps: float, group: Mapping[str, Any]) -> Tensor:
+        """M of each element."""
+        return moments["momentum_buffer"]
+
+    @staticmethod
+    def grown(moments: Mapping[str, Tensor], steps: int, age: float, group: Mapping[str, Any], full: bool):
+        """Optimizer state of weights that enter: M / (1 - mu^steps) makes up for what a window of `steps` forgot."""
+        scale = 1.0 if full else 1 / (1 - group["momentum"] ** steps)
+        return {"momentum_buffer": moments["momentum_buffer"] * scale}
+
+
+class AdamMoments:
+    """The rule of Adam-like optimizers: exponential averages of the gradient and of its square."""
+
+    names = ("exp_avg", "exp_avg_sq")
+
+    @staticmethod
+    def check(group: Mapping[str, Any]) -> str | None:
+        if not group["betas"][0] > 0:
+            return f"betas={tuple(group['betas'])}; give the optimizer momentum, such as betas=(0.9, 0.999)"
+        return None
+
+    @staticmethod
+    def fold(moments: Mapping[str, Tensor], gradient: Tensor, group: Mapping[str, Any]) -> None:
+        beta1, beta2 = map(float, group["betas"][:2])
+        moments["exp_avg"].mul_(beta1).add_(gradient, alpha=1 - beta1)
+        moments["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+
+    @staticmethod
+    def score(moments: Mapping[str, Tensor], steps: float, group: Mapping[str, Any]) -> Tensor:
+        """m_hat / (sqrt(v_hat) + eps), bias-corrected for `steps` steps."""
+        beta1, beta2 = map(float, group["betas"][:2])
+        first = moments["exp_avg"] / (1 - beta1**steps)
+        if "exp_avg_sq" not in moments:
+            return first
+        second = moments["exp_avg_sq"] / (1 - beta2**steps)
+        return first / (second.sqrt_() + group.get("eps", 1e-8))
+
+    @staticmethod
+    def grown(moments: Mapping[str, Tensor], steps: int, age: float, group: Mapping[str, Any], full: bool):
+        """m_hat * (1 - beta1^t) and v_hat * (1 - beta2^t), which an optimizer t steps old corrects back to them."""
+        beta1, beta2 = map(float, group["betas"][:2])
+        return {
+            "exp_avg": moments["exp_avg"] * ((1 - beta1**age) / (1 - beta1**steps)),
+            "exp_avg_sq": moments["exp_avg_sq"] * ((1 - beta2**age) / (1 - beta2**steps)),
+        }
+
+
+Rule = type[Moments] | type[AdamMoments]
+
+
+def optimizer_rule(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], name: str) -> Rule:
+    """How the optimizer of this parameter group keeps momentum.
+
+    Raises:
+        ValueError: it keeps none, or its momentum is switched off.
+    """
+    kind = type(optimizer).__name__
+    rule: Rule
+    if "betas" in group:
+        rule = AdamMoments
+    elif "momentum" in group:
+        rule = Moments
+    else:
+        raise ValueError(
+            f"{kind}, which trains {name}, keeps no momentum (its parameter group has neither 'momentum' nor 'betas'); "
+            "use torch.optim.SGD(momentum=0.9), Adam or AdamW, or an updater that needs no momentum"
+        )
+    if wrong := rule.check(group):
+        raise ValueError(f"{kind} trains {name} with {wrong}, or use an updater that needs no momentum")
+    return rule
+
+
+def momentum_of_state(weight: SparseWeight, state: Mapping[str, Any], group: Mapping[str, Any], rule: Rule) -> Tensor:
+    """M of the active weights, shape (active,): SGD's buffer, or Adam's bias-corrected m_hat / (sqrt(v_hat) + eps)."""
+    moments = {name: weight.take(state[name]) for name in rule.names if isinstance(state.get(name), Tensor)}
+    if rule.names[0] not in moments:
+        raise RuntimeError(
+            f"the optimizer has no {rule.names[0]} for {weight.name} yet; take an optimizer step before the update"
+        )
+    return rule.score(moments, float(state.get("step", 0)), group)
+
+
+class MissingMomentum:
+    """Collects the momentum that the missing weights of one layer would have.
+
+    Args:
+        weight: the layer.
+        rule: how its optimizer keeps momentum.
+        window: number of steps before an update that are collected; None: all steps, and nothing is ever dropped.
+    """
+
+    def __init__(self, weight: SparseWeight, rule: Rule, window: int | None):
+        self.weight = weight
+        self.rule = rule
+        self.window = window
+        self.collecting = window is None
+        self.saw_gradient = False
+        self.steps = 0
+        self.moments: dict[str, Tensor] = {}
+        self._staged: Tensor | None = None
+        self._source: weakref.ref[Tensor] | None = None
+        self._version = 0
+        weight.listen(self._stage)
+
+    def _stage(self, gradient: Tensor, bits: Tensor) -> None:
+        """Keeps the dense gradient before inactive entries are zeroed; adds up over the micro-batches of a step.
+
+        `gradient` is the parameter's .grad: its inactive entries are this micro-batch's alone, its active entries the
+        sum of all micro-batches. A .grad that was replaced or zeroed since the last time starts a new step.
+        """
+        self.saw_gradient = True
+        if not self.collecting:
+            return
+        if self._staged is None or self._staged.dtype != gradient.dtype:
+            self._staged = torch.empty_like(gradient)
+            self._source = None
+        if self._continues(gradient):
+            self._staged.view(bits.dtype).bitwise_and_(~bits)
+            self._staged.add_(gradient)
+        else:
+            self._staged.copy_(gradient)
+        self._source = weakref.ref(gradient)
+        self._version = gradient._version + 1  # the masking that follows
+
+    def _continues(self, gradient: Tensor) -> bool:
+        if self._source is None or self._source() is not gradient:
+            return False
+        return gradient._is_view() or gradient._version == self._version + 1
+
+    def fold(self, group: Mapping[str, Any]) -> None:
+        """Takes the staged gradient into the momentum, after the optimizer has stepped."""
+        if self._staged is None or self._source is None:
+            return
+        if not self.moments:
+            self.moments = {name: torch.zeros_like(self._staged) for name in self.rule.names}
+        factor = self._factor()
+        if group.get("maximize", False):
+            factor = -factor
+        if factor != 1:
+            self._staged.mul_(factor)
+        self.rule.fold(self.moments, self._staged, group)
+        self.steps += 1
+        self._source = None
+
+    def _factor(self) -> float:
+        """What clipping and unscaling multiplied the gradient by between backward and the optimizer's step."""
+        assert self._staged is not None
+        assert self._source is not None
+        gradient = self.weight.parameter.grad
+        if gradient is None or (gradient is self._source() and gradient._version == self._version):
+            return 1.0
+        now = self.weight.take(gradient).double()
+        before = self.weight.take(self._staged).double()
+        overlap = float(now @ before)
+        return float(now @ now) / overlap if overlap else 1.0
+
+    def drop(self) -> None:
+        """Forgets the staged gradient: the step was skipped."""
+        self._source = None
+
+    def collect(self, on: bool) -> None:
+        """Opens or closes the window."""
+        self.collecting = on
+        if not on:
+            self.drop()
+
+    def sync(self, state: Mapping[str, Any]) -> None:
+        """With window=None: active positions take the optimizer's own moments, so that just-pruned ones keep theirs."""
+        if self.window is not None or not self.moments:
+            return
+        indices = self.weight.indices
+        for name, moment in self.moments.items():
+            if isinstance(state.get(name), Tensor):
+                moment.put_(indices, self.weight.take(state[name]).to(moment.dtype))
+
+    def scores(self, group: Mapping[str, Any]) -> Tensor:
+        """|M| at every position, shape (numel,); 0 where nothing has been collected."""
+        if not self.moments:
+            return torch.zeros(self.weight.numel, device=self.weight.parameter.device)
+        return self.rule.score(self.moments, max(self.steps, 1), group).abs().reshape(-1)
+
+    def grown_state(self, positions: Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Optimizer state with which weights at `positions` enter."""
+        if not self.moments or self.steps == 0:
+            return {}
+        moments = {name: moment.take(positions) for name, moment in self.moments.items()}
+        return self.rule.grown(moments, self.steps, float(state.get("step", self.steps)), group, self.window is None)
+
+    def after_update(self) -> None:
+        """Starts the next interval; a window's momentum is given back."""
+        self.saw_gradient = False
+        if self.window is not None:
+            self.moments, self.steps, self._staged = {}, 0, None
+            self.drop()
+
+    def is_finite(self) -> bool:
+        return all(bool(torch.isfinite(moment).all()) for moment in self.moments.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "saw_gradient": self.saw_gradient, "moments": dict(self.moments)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        like = self.weight.parameter
+        self.steps = state["steps"]
+        self.saw_gradient = state["saw_gradient"]
+        self.moments = {name: value.to(like.device).clone() for name, value in state["moments"].items()}
+        self.drop()

@@ -1,0 +1,341 @@
+"""Model surgery: make a model sparse, make it dense again, and say what it is."""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+
+from . import topology
+from .allocation import initial_counts
+from .random import seeded_generator
+from .weights import MaskedWeight, mask_parameter, plain_name, sparse_weights, unmask_parameter, unwrapped
+
+__all__ = ["Summary", "densify", "sparsify", "summary"]
+
+Storage = Literal["auto", "masked", "compressed"]
+
+_NORMALISATIONS = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.LocalResponseNorm,
+)
+
+
+@dataclass(frozen=True)
+class Prunable:
+    """A parameter that can be made sparse, and where it is."""
+
+    module: nn.Module
+    attribute: str
+    parameter: nn.Parameter
+
+
+def sparsify(
+    model: nn.Module,
+    density: float | None,
+    *,
+    distribution: str | Mapping[str, float] = "uniform",
+    init: str | Mapping[str, Tensor] = "random",
+    dense: Sequence[str] = (),
+    storage: Storage = "auto",
+    seed: int | None = None,
+) -> nn.Module:
+    """Makes the weights of a model sparse, from now on; use the returned model.
+
+    Sparse becomes every trainable floating parameter with two or more dimensions of a module that is not a
+    normalisation; tied parameters count once. The active sets are uniformly random and of exact size: the network has
+    round(density * positions) active weights, at least one a layer. Active weights keep their values, unscaled.
+
+    Args:
+        model: a dense model; changed in place. A root that is itself a layer may be replaced, so use the return value.
+        density: share of active positions over all sparse weights, in (0, 1]. None where `init` gives masks.
+        distribution: how the weights are shared among layers at first: "uniform", "er" or "erk" (see
+            `regrow.allocation.initial_counts`), or a mapping from name patterns to densities; layers that match no
+            pattern get `density`.
+        init: which positions are active: "random", "magnitude" (the largest weights of each layer), a mapping from
+            parameter names to scores (the largest are active), or to boolean masks (which then decide all counts).
+        dense: names or patterns ("fc3", "*.bias", "layer1.*") of parameters or modules that stay dense.
+        storage: "masked" (a dense parameter and a mask; works everywhere), "compressed", or "auto" to choose by layer.
+        seed: of the random positions; None draws from torch's global generator.
+
+    Raises:
+        ValueError: a value out of range, a pattern that matches nothing, or a model that is sparse already; the message
+            names the remedy, and nothing is changed.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Linear(784, 300), torch.nn.ReLU(), torch.nn.Linear(300, 10))
+        >>> net = regrow.sparsify(net, density=0.05, dense=["2"])
+        >>> regrow.sparse_weights(net)["0.weight"].active
+        11760
+    """
+    _check_arguments(model, density, init, storage)
+    chosen = _select(prunable(model), dense)
+    masks = _masks(chosen, density, distribution, init, seed)
+    why = "masked was asked for" if storage == "masked" else "auto: no compressed kernels yet"
+    for name, place in chosen.items():
+        mask_parameter(place.module, place.attribute, masks[name], why)
+    return model
+
+
+def prunable(model: nn.Module) -> dict[str, Prunable]:
+    """The parameters that `sparsify` makes sparse, by name, each once.
+
+    Raises:
+        ValueError: a lazy module that has not seen data, or an embedding with sparse gradients.
+    """
+    found: dict[str, Prunable] = {}
+    seen: set[int] = set()
+    for path, module in unwrapped(model).named_modules():
+        for attribute, parameter in module.named_parameters(recurse=False):
+            name = plain_name(f"{path}.{attribute}" if path else attribute)
+            if isinstance(parameter, UninitializedParameter):
+                raise ValueError(f"{name} is a lazy parameter without a shape; run one batch through the model first")
+            if id(parameter) in seen or not _is_prunable(module, parameter):
+                continue
+            if getattr(module, "sparse", False) and isinstance(module, nn.Embedding | nn.EmbeddingBag):
+                raise ValueError(
+                    f"{name} belongs to an embedding with sparse=True, whose gradients have no dense positions; make "
+                    "it with sparse=False, or freeze it"
+                )
+            seen.add(id(parameter))
+            found[name] = Prunable(module, attribute, parameter)
+    return found
+
+
+def densify(model: nn.Module) -> nn.Module:
+    """A plain dense copy of a sparse model, with zeros where weights were inactive; the model itself stays as it is.
+
+    Example:
+        >>> plain = regrow.densify(model)
+        >>> torch.save(plain.state_dict(), "dense.pt")
+    """
+    model = copy.deepcopy(model)
+    for weight in sparse_weights(model).values():
+        assert isinstance(weight, MaskedWeight)
+        unmask_parameter(weight)
+    return model
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One sparse weight."""
+
+    name: str
+    shape: tuple[int, ...]
+    active: int
+    numel: int
+    storage: str
+    why: str
+
+    @property
+    def density(self) -> float:
+        return self.active / self.numel
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is sparse in a model; prints as a table.
+
+    Attributes:
+        rows: one a sparse weight. parameters: all positions of all parameters, dense ones included.
+    """
+
+    rows: tuple[SummaryRow, ...]
+    parameters: int
+
+    @property
+    def active(self) -> int:
+        """Active weights of all layers."""
+        return sum(row.active for row in self.rows)
+
+    @property
+    def numel(self) -> int:
+        """Positions of all sparse weights."""
+        return sum(row.numel for row in self.rows)
+
+    @property
+    def density(self) -> float:
+        """Share of active positions over all sparse weights; 1 for a dense model."""
+        return self.active / self.numel if self.numel else 1.0
+
+    def __str__(self) -> str:
+        head = ("layer", "shape", "active / total", "density", "storage")
+        body = [
+            (
+                row.name,
+                "x".join(map(str, row.shape)),
+                f"{row.active:,} / {row.numel:,}",
+                f"{row.density:.2%}",
+                f"{row.storage} ({row.why})",
+            )
+            for row in self.rows
+        ]
+        total = ("total", "", f"{self.active:,} / {self.numel:,}", f"{self.density:.2%}", "")
+        dense = self.parameters - self.numel
+        return "\n".join([*_table([head, *body, total]), f"{dense:,} further parameters are dense"])
+
+
+def summary(model: nn.Module) -> Summary:
+    """What is sparse in a model, how much, and in which storage and why.
+
+    Example:
+        >>> print(regrow.summary(model))
+    """
+    rows = tuple(
+        SummaryRow(weight.name, tuple(weight.shape), weight.active, weight.numel, weight.storage, weight.why)
+        for weight in sparse_weights(model).values()
+    )
+    return Summary(rows, sum(parameter.numel() for parameter in model.parameters()))
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    rule = "  ".join("-" * width for width in widths)
+    return [lines[0], rule, *lines[1:-1], rule, lines[-1]]
+
+
+def _check_arguments(model: nn.Module, density: float | None, init: Any, storage: str) -> None:
+    if density is not None and not 0 < density <= 1:
+        raise ValueError(f"density={density} must be above 0 and at most 1")
+    if storage not in ("auto", "masked", "compressed"):
+        raise ValueError(f"storage={storage!r} is unknown; use 'auto', 'masked' or 'compressed'")
+    if storage == "compressed":
+        raise ValueError("storage='compressed' is not there yet; use storage='masked' or 'auto'")
+    if isinstance(init, str) and init not in ("random", "magnitude"):
+        raise ValueError(f"init={init!r} is unknown; use 'random', 'magnitude', or a mapping of scores or masks")
+    already = sparse_weights(model)
+    if already:
+        raise ValueError(
+            f"the model is sparse already ({next(iter(already))} and {len(already) - 1} more); use "
+            "regrow.densify(model) first to start over"
+        )
+
+
+def _is_prunable(module: nn.Module, parameter: nn.Parameter) -> bool:
+    return (
+        parameter.requires_grad
+        and parameter.is_floating_point()
+        and parameter.dim() >= 2
+        and parameter.numel() > 0
+        and not isinstance(module, _NORMALISATIONS)
+    )
+
+
+def _select(found: Mapping[str, Prunable], dense: Sequence[str]) -> dict[str, Prunable]:
+    """The prunable parameters without those that `dense` names."""
+    if isinstance(dense, str):
+        raise ValueError(f"dense={dense!r} must be a list of patterns, such as dense=[{dense!r}]")
+    kept_dense: set[str] = set()
+    for pattern in dense:
+        kept_dense |= _matching(found, pattern, "dense")
+    chosen = {name: place for name, place in found.items() if name not in kept_dense}
+    if not chosen:
+        raise ValueError(
+            "nothing to make sparse: no trainable floating parameter with two or more dimensions outside "
+            f"normalisations is left ({len(kept_dense)} are kept dense by dense={list(dense)})"
+        )
+    return chosen
+
+
+def _matching(names: Iterable[str], pattern: str, argument: str) -> set[str]:
+    """The parameter names that a pattern names, by themselves or by their module."""
+    matches = {name for name in names if any(fnmatch.fnmatchcase(part, pattern) for part in _self_and_parents(name))}
+    if not matches:
+        raise ValueError(f"{argument}: the pattern {pattern!r} matches none of {', '.join(names)}")
+    return matches
+
+
+def _self_and_parents(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+
+
+def _masks(
+    chosen: Mapping[str, Prunable],
+    density: float | None,
+    distribution: str | Mapping[str, float],
+    init: str | Mapping[str, Tensor],
+    seed: int | None,
+) -> dict[str, Tensor]:
+    if not isinstance(init, str):
+        _check_tensors(chosen, init)
+        if all(tensor.dtype == torch.bool for tensor in init.values()):
+            return _checked_masks(init, density)
+    counts = _counts(chosen, density, distribution)
+    generator = seeded_generator(seed)
+    masks = {}
+    for name, place in chosen.items():
+        shape = place.parameter.shape
+        if init == "random":
+            positions = torch.randperm(shape.numel(), generator=generator)[: counts[name]]
+        else:
+            scores = place.parameter.detach().abs() if isinstance(init, str) else init[name]
+            if not torch.isfinite(scores).all():
+                raise ValueError(f"init: the scores of {name} are not all finite")
+            positions = topology.largest(scores.reshape(-1), counts[name]).cpu()
+        masks[name] = torch.zeros(shape.numel(), dtype=torch.bool).index_fill_(0, positions, True).reshape(shape)
+    return masks
+
+
+def _counts(
+    chosen: Mapping[str, Prunable], density: float | None, distribution: str | Mapping[str, float]
+) -> dict[str, int]:
+    shapes = [place.parameter.shape for place in chosen.values()]
+    if isinstance(distribution, str):
+        if density is None:
+            raise ValueError("density=None goes with masks as init only; give a density in (0, 1]")
+        return dict(zip(chosen, initial_counts(shapes, density, distribution), strict=True))
+    densities = dict.fromkeys(chosen, density)
+    for pattern, value in distribution.items():
+        if not 0 < value <= 1:
+            raise ValueError(f"distribution: the density {value} of {pattern!r} must be above 0 and at most 1")
+        densities |= dict.fromkeys(_matching(chosen, pattern, "distribution"), value)
+    unnamed = [name for name, value in densities.items() if value is None]
+    if unnamed:
+        raise ValueError(f"density=None, but no pattern of distribution names {', '.join(unnamed)}")
+    return {
+        name: initial_counts([place.parameter.shape], value)[0]
+        for (name, place), value in zip(chosen.items(), densities.values(), strict=True)
+        if value is not None
+    }
+
+
+def _check_tensors(chosen: Mapping[str, Prunable], tensors: Mapping[str, Tensor]) -> None:
+    absent, unknown = [n for n in chosen if n not in tensors], [n for n in tensors if n not in chosen]
+    if absent or unknown:
+        raise ValueError(
+            f"init must name exactly the sparse weights; absent: {absent}, unknown: {unknown}; keep layers dense with "
+            "dense=[...]"
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != chosen[name].parameter.shape:
+            raise ValueError(
+                f"init: {name} has shape {tuple(tensor.shape)}, but the parameter has "
+                f"{tuple(chosen[name].parameter.shape)}"
+            )
+
+
+def _checked_masks(masks: Mapping[str, Tensor], density: float | None) -> dict[str, Tensor]:
+    for name, mask in masks.items():
+        if not mask.any():
+            raise ValueError(f"init: the mask of {name} has no active position; each layer needs at least one")
+    active, numel = (
+        sum(int(mask.sum()) for mask in masks.values()),
+        sum(mask.numel() for mask in masks.values()),
+    )
+    if density is not None and round(density * numel) != active:
+        raise ValueError(
+            f"density={density} asks for {round(density * numel)} active weights, but the masks of init have {active}; "
+            "use density=None to take the masks as they are"
+        )
+    return dict(masks)
