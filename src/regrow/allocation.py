@@ -45,7 +45,7 @@ def initial_counts(shapes: Sequence[Sequence[int]], density: float, distribution
             f"use a density of at least {len(numel) / sum(numel):.2g}"
         )
     affinity = [_affinity(shape, distribution) for shape in shapes]
-    return _at_least_one(round_to_total(_fit(numel, affinity, total), total))
+    return round_to_total(_quotas(numel, affinity, total), total)
 
 
 def _affinity(shape: Sequence[int], distribution: str) -> Fraction:
@@ -56,26 +56,18 @@ def _affinity(shape: Sequence[int], distribution: str) -> Fraction:
     return Fraction(sum(dims), math.prod(dims))
 
 
-def _fit(numel: Sequence[int], affinity: Sequence[Fraction], total: int) -> list[Fraction]:
-    """Quotas proportional to affinity * numel, none above numel, summing to total."""
-    densities = [Fraction(1)] * len(numel)
-    rest = list(range(len(numel)))
-    while rest:
-        left = total - sum(n for layer, n in enumerate(numel) if layer not in rest)
-        scale = Fraction(left) / sum(affinity[layer] * numel[layer] for layer in rest)
-        fitting = [layer for layer in rest if scale * affinity[layer] <= 1]
-        if fitting == rest:
-            for layer in rest:
-                densities[layer] = scale * affinity[layer]
-            break
-        rest = fitting
-    return [density * n for density, n in zip(densities, numel, strict=True)]
+def _quotas(numel: Sequence[int], affinity: Sequence[Fraction], total: int) -> list[Fraction]:
+    """scale * affinity * numel, but at least 1 and at most numel, with the scale that makes the sum `total`.
 
+    The sum is piecewise linear in the scale, so the scale lies between two of the points where a layer leaves its lower
+    or reaches its upper bound.
+    """
 
-def _at_least_one(counts: list[int]) -> list[int]:
-    """A layer left with nothing takes one weight from the layer that has most."""
-    for layer, count in enumerate(counts):
-        if count == 0:
-            counts[counts.index(max(counts))] -= 1
-            counts[layer] = 1
-    return counts
+    def at(scale: Fraction) -> list[Fraction]:
+        return [min(max(scale * a * n, Fraction(1)), Fraction(n)) for a, n in zip(affinity, numel, strict=True)]
+
+    points = sorted({1 / a for a in affinity} | {1 / (a * n) for a, n in zip(affinity, numel, strict=True)})
+    low = max(point for point in points if sum(at(point)) <= total)
+    high = min((point for point in points if point > low), default=low)
+    rise = sum(at(high)) - sum(at(low))
+    return at(low + (high - low) * (total - sum(at(low))) / rise) if rise else at(low)

@@ -85,7 +85,7 @@ class Updater:
         grow: layer -> scores of all positions, shape (numel,); the largest missing ones come.
         importance: layer -> number >= 0; shares of the layers before normalisation.
         share: share rule, see `criteria`.
-        max_density: no layer grows above this density, in (0, 1].
+        max_density: no layer grows above this density, or the one it starts with if that is more; in (0, 1].
         flops_budget: FLOP density of the sparse weights that share rules which heed it stay within, in (0, 1].
         needs_flops: whether the share rule asks for FLOPs; they are measured on the first training batch.
         window: collect the momentum of missing weights in this many steps before an update; None: in all steps.
@@ -108,7 +108,7 @@ class Updater:
         grow: Callable[[criteria.Layer], Tensor],
         importance: Callable[[criteria.Layer], float],
         share: criteria.ShareRule,
-        max_density: float | None = None,
+        max_density: float = 1.0,
         flops_budget: float | None = None,
         needs_flops: bool = False,
         window: int | None = None,
@@ -117,6 +117,8 @@ class Updater:
         _check_steps(total_steps, update_every)
         if window is not None and window < 1:
             raise ValueError(f"window={window} must be at least 1 step, or None for all steps")
+        if not 0 < max_density <= 1:
+            raise ValueError(f"max_density={max_density} must be in (0, 1]")
         optimizer = innermost(optimizer)
         self.optimizer = optimizer
         self.total_steps = total_steps
@@ -128,7 +130,6 @@ class Updater:
         self._importance, self._share = importance, share
         self._max_density, self._flops_budget = max_density, flops_budget
         self._weights = trained_weights(model, optimizer)
-        _check_max_density(max_density, self._weights)
         rules = {
             name: optimizer_rule(optimizer, group_of(optimizer, weight), name) for name, weight in self._weights.items()
         }
@@ -276,7 +277,7 @@ class Updater:
                     stacklevel=2,
                 )
             return pruned, pruned
-        limits = [math.floor((self._max_density or 1.0) * layer.numel) for layer in layers]
+        limits = [max(math.floor(self._max_density * layer.numel), layer.active) for layer in layers]
         request = criteria.ShareRequest(
             importance=importance,
             pruned=pruned,
@@ -332,19 +333,6 @@ def _check_steps(total_steps: int, update_every: int | None) -> None:
         )
 
 
-def _check_max_density(max_density: float | None, weights: Mapping[str, SparseWeight]) -> None:
-    if max_density is None:
-        return
-    if not 0 < max_density <= 1:
-        raise ValueError(f"max_density={max_density} must be in (0, 1]")
-    for name, weight in weights.items():
-        if weight.active > math.floor(max_density * weight.numel):
-            raise ValueError(
-                f"max_density={max_density} is below the density {weight.density:.4g} that {name} has already; raise "
-                "it, or start with fewer weights there"
-            )
-
-
 class SparseMomentum(Updater):
     """Sparse momentum (Dettmers & Zettlemoyer 2019, arXiv:1907.04840, section 3 and algorithm 1).
 
@@ -360,7 +348,7 @@ class SparseMomentum(Updater):
         prune_rate: p0, share of a layer's active weights pruned at the first update, in [0, 1).
         schedule: "cosine" (to 0.005), "linear" (to 0) or "constant".
         share: "momentum" (the paper), "none" (each layer keeps its number of weights) or "momentum-per-flop".
-        max_density: no layer grows above this density, in (0, 1].
+        max_density: no layer grows above this density, or the one it starts with if that is more; in (0, 1].
         flops_budget: share by momentum so that the FLOP density of the sparse weights stays within this, in (0, 1].
         window: collect the momentum of missing weights only in this many steps before an update, at least 1; None:
             in all steps, exactly as the paper.
@@ -407,7 +395,7 @@ class SparseMomentum(Updater):
             grow=criteria.missing_momentum,
             importance=criteria.mean_momentum,
             share=criteria.SHARE_RULES[share],
-            max_density=max_density,
+            max_density=1.0 if max_density is None else max_density,
             flops_budget=flops_budget,
             needs_flops=flops_budget is not None or share == "momentum-per-flop",
             window=window,

@@ -1,0 +1,1 @@
+"""The independent oracle: DESIGN section 2 once more, as slowly and as plainly as possible."""
