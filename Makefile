@@ -1,0 +1,34 @@
+# make demo | make test | make lint | make format. Everything lives in .venv; nothing else on the machine is touched.
+PYTHON ?= python3
+TORCH  ?= torch==2.14.1 torchvision==0.29.1
+BIN    := .venv/bin
+
+.PHONY: demo test slow lint format clean
+
+demo: .venv/ready
+	$(BIN)/regrow demo
+
+test: lint
+	$(BIN)/pytest
+
+slow: .venv/ready
+	$(BIN)/pytest -m slow
+
+lint: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv build dist src/*.egg-info
+
+# torch comes first, so that the packages after it find it there and fetch no second one.
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH) "setuptools>=77"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[recipes,dev]"
+	touch $@
