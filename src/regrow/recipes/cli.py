@@ -1,0 +1,185 @@
+"""The command line `regrow`. Heavy libraries are imported by the command that needs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .command import Command
+from .errors import Interrupted
+
+__all__ = ["app"]
+
+WELCOME = """\
+regrow trains neural networks that are sparse from the first step to the last.
+
+  regrow demo                                   a small network, dense and at 10 % density, in seconds
+  regrow list                                   the recipes
+  regrow train lenet300-mnist --density 0.05    one whole run; its folder appears under runs/
+  regrow --help                                 everything else"""
+
+app = typer.Typer(
+    name="regrow",
+    cls=Command,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, metavar="N", help="Threads of torch; default: the recipe's, else torch's choice."),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        import regrow
+
+        typer.echo(f"regrow {regrow.__version__}, torch {metadata.version('torch')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version, and end.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere on the line.")
+    ] = False,
+) -> None:
+    """Trains neural networks that are sparse from the first step to the last.
+
+    \b
+    Examples:
+      regrow demo
+      regrow train lenet300-mnist --density 0.05 --seed 0
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(WELCOME)
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A name that `regrow list` shows.", show_default=False)
+    ],
+    method: Annotated[
+        str, typer.Option(metavar="METHOD", help="sparse-momentum, dense, or static (sparse, topology never changes).")
+    ] = "sparse-momentum",
+    density: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Share of the weights that exist, above 0 to 1; default 0.05, dense: 1."),
+    ] = None,
+    storage: Annotated[str, typer.Option(metavar="STORAGE", help="auto, masked or compressed.")] = "auto",
+    seed: Annotated[int, typer.Option(metavar="N", help="Of split, network, topology and order of examples.")] = 0,
+    epochs: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="The learning-rate schedule is stretched to this; default: recipe's."),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Default: the recipe's.")] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where data sets are; default: $REGROW_DATA, else ~/.cache/regrow."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the run; default: runs/RECIPE/METHOD-DENSITY-…")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from the folder's checkpoint, to the same bits; start where none is."),
+    ] = False,
+    threads: ThreadsOption = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe; may be given several times."),
+    ] = None,
+) -> None:
+    """Trains one recipe and leaves a run folder.
+
+    The folder holds summary.json, metrics.jsonl (a line an epoch), topology.jsonl (a line an update and layer) and
+    checkpoint.pt. Ctrl-C saves and says how to go on.
+
+    \b
+    Examples:
+      regrow train digits-mlp --density 0.1
+      regrow train lenet300-mnist --method dense --seed 3 --set lr=0.05 --resume
+    """
+    from .command import resume_command
+    from .progress import terminal_reporter
+    from .settings import make_settings
+    from .tables import print_summary
+    from .training import train as run
+
+    overrides = list(set_ or [])
+    overrides += [
+        f"{key}={value}" for key, value in (("epochs", epochs), ("batch_size", batch_size)) if value is not None
+    ]
+    settings = make_settings(recipe, method=method, density=density, storage=storage, seed=seed, overrides=overrides)
+    folder = out or settings.folder()
+    try:
+        summary = run(
+            settings, out=folder, data_dir=data_dir, resume=resume, threads=threads, reporter=terminal_reporter()
+        )
+    except Interrupted as stop:
+        again = resume_command(settings, out=out, data_dir=data_dir, threads=threads)
+        raise Interrupted(f"{stop}; go on with: {again}") from None
+    print_summary(summary, folder)
+
+
+@app.command(name="list")
+def list_() -> None:
+    """Lists the recipes and the settings that --set can change.
+
+    \b
+    Examples:
+      regrow list
+      regrow list | grep mnist
+    """
+    from .tables import print_recipes
+
+    print_recipes()
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(metavar="N", help="As for `regrow train`.")] = 0,
+    density: Annotated[float, typer.Option(metavar="SHARE", help="Of the sparse run, above 0 to 1.")] = 0.1,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the two run folders.")] = Path("runs/demo"),
+    threads: ThreadsOption = None,
+) -> None:
+    """Trains a small network dense and sparse, and compares the two; some seconds, no download.
+
+    \b
+    Examples:
+      regrow demo
+      regrow demo --density 0.05 --seed 1
+    """
+    from .demo import run_demo
+
+    run_demo(density, seed, out, threads)
+
+
+@app.command()
+def summary(
+    path: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A run folder, or its checkpoint.pt.", show_default=False)
+    ],
+) -> None:
+    """Shows the layers of a saved network: shape, active weights, density, storage.
+
+    \b
+    Examples:
+      regrow summary runs/demo/sparse-momentum-0.1-s0-44136fa3
+      regrow summary runs/demo/sparse-momentum-0.1-s0-44136fa3/checkpoint.pt
+    """
+    from .inspection import print_checkpoint
+
+    print_checkpoint(path)

@@ -1,0 +1,97 @@
+"""How the command line fails: one line with a remedy, an exit code, and never a traceback unless asked for."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperGroup
+
+from .errors import RunError
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+__all__ = ["Command", "resume_command"]
+
+INTERRUPTED = 130
+
+
+class Command(TyperGroup):
+    """A command group whose errors are one line on stderr: exit code 2 for usage, 1 for failures, 130 for Ctrl-C."""
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Any:
+        given = list(sys.argv[1:] if args is None else args)
+        settings["standalone_mode"] = False
+        try:
+            code = super().main([arg for arg in given if arg != "--debug"], *rest, **settings)
+        except Exception as error:
+            if "--debug" in given and exit_code(error) == 1:
+                raise
+            typer.echo(describe(error), err=True)
+            sys.exit(exit_code(error))
+        except KeyboardInterrupt:
+            typer.echo("stopped", err=True)
+            sys.exit(INTERRUPTED)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def exit_code(error: Exception) -> int:
+    """2 for what was typed wrongly, 130 for Ctrl-C, 1 for all else."""
+    if isinstance(error, typer.Abort):
+        return INTERRUPTED
+    return getattr(error, "exit_code", 1)
+
+
+def describe(error: Exception) -> str:
+    """One line: what is wrong, and what to do."""
+    if isinstance(error, typer.Abort):
+        return "stopped"
+    if isinstance(error, RunError):
+        return str(error) if error.exit_code == INTERRUPTED else f"error: {error}"
+    if hasattr(error, "format_message"):  # of the command line's parser
+        context = getattr(error, "ctx", None)
+        asked = context.command_path if context else "regrow"
+        return f"error: {error.format_message().rstrip('.')}; see {asked} --help"
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return f"error: {kind}{' '.join(str(error).split())} (--debug shows where)"
+
+
+def resume_command(
+    settings: Settings, *, out: Path | None = None, data_dir: Path | None = None, threads: int | None = None
+) -> str:
+    """The command that goes on with a run, to be pasted into a shell.
+
+    Example:
+        >>> resume_command(make_settings("digits-mlp", density=0.1))
+        'regrow train digits-mlp --density 0.1 --resume'
+    """
+    words = ["regrow", "train", settings.recipe.name]
+    if settings.method != "sparse-momentum":
+        words += ["--method", settings.method]
+    if settings.method != "dense":
+        words += ["--density", f"{settings.density!r}"]
+    words += _options({"storage": settings.storage}, {"storage": "auto"})
+    words += _options({"seed": settings.seed}, {"seed": 0})
+    words += _options({"data-dir": data_dir, "out": out, "threads": threads}, {})
+    words += _overrides(settings)
+    return shlex.join([*words, "--resume"])
+
+
+def _options(values: dict[str, Any], defaults: dict[str, Any]) -> list[str]:
+    given = {name: value for name, value in values.items() if value is not None and value != defaults.get(name)}
+    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
+
+
+def _overrides(settings: Settings) -> list[str]:
+    now, defaults = settings.as_dict(), settings.defaults()
+    changed = {key: value for key, value in now.items() if value != defaults[key] and key != "storage"}
+    return [word for key, value in changed.items() for word in ("--set", f"{key}={_text(value)}")]
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value).lower() if value is None else str(value)

@@ -1,0 +1,150 @@
+"""Recipe: everything that defines one training run, except method, density, storage and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .data import Data
+
+__all__ = ["Recipe", "learning_rate", "override", "setting_names"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One published protocol. Recipes are functions in `catalog` that return one of these, whole.
+
+    Attributes:
+        name: as typed after `regrow train`. about: one line for `regrow list`.
+        model: makes the dense network. data: (root, seed, validation fraction) -> Data.
+        lr_drops: steps at which `lr` is multiplied by `lr_drop_factor`, in a schedule of `schedule_steps` steps that
+            is stretched or compressed to the length of the run (drops stay at the same fractions).
+        validation_fraction: share of the training set held out, at random by seed.
+        prune_rate, prune_schedule, share, max_density, flops_budget: of the updater.
+        distribution, dense: of `sparsify`.
+        accelerator: of Lightning Fabric; "auto" takes a GPU where there is one.
+        threads: of torch, where `--threads` says nothing; None: torch's choice. Not a setting, for results are named
+            by what was trained, not by what it ran on.
+    """
+
+    name: str
+    about: str
+    model: Callable[[], nn.Module]
+    data: Callable[[Path, int, float], Data]
+    epochs: int
+    batch_size: int
+    lr: float
+    lr_drops: tuple[int, ...]
+    schedule_steps: int
+    lr_drop_factor: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    validation_fraction: float = 0.1
+    prune_rate: float = 0.5
+    prune_schedule: str = "cosine"
+    share: str = "momentum"
+    max_density: float | None = None
+    flops_budget: float | None = None
+    distribution: str = "uniform"
+    dense: tuple[str, ...] = ()
+    accelerator: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "schedule_steps"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(self.lr > 0, "lr", self.lr, "above 0")
+        _require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
+        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
+        _require(0 < self.validation_fraction < 1, "validation_fraction", self.validation_fraction, "between 0 and 1")
+
+
+def _require(holds: bool, name: str, value: object, range_: str) -> None:
+    if not holds:
+        raise UsageError(f"{name}={value} must be {range_}")
+
+
+def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
+    """The learning rate of optimizer step `step` (from 0) in a run of `total_steps`.
+
+    Example:
+        >>> recipe = replace(get_recipe("lenet300-mnist"), lr=0.1, lr_drops=(25_000, 50_000), schedule_steps=54_000)
+        >>> [learning_rate(recipe, step, 54_000) for step in (0, 24_999, 25_000)]
+        [0.1, 0.1, 0.01]
+    """
+    drops = sum(step * recipe.schedule_steps >= drop * total_steps for drop in recipe.lr_drops)
+    return recipe.lr * recipe.lr_drop_factor**drops
+
+
+def _parse_bool(text: str) -> bool:
+    values = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    return values[text.lower()]
+
+
+def _parse_optional(text: str) -> float | None:
+    return None if text.lower() == "none" else float(text)
+
+
+def _parse_integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part.replace("_", "")) for part in text.split(",") if part)
+
+
+def _parse_words(text: str) -> tuple[str, ...]:
+    return tuple(part for part in text.split(",") if part)
+
+
+_PARSERS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "int": ("a whole number", int),
+    "float": ("a number", float),
+    "bool": ("true or false", _parse_bool),
+    "str": ("a word", str),
+    "float | None": ("a number or none", _parse_optional),
+    "tuple[int, ...]": ("whole numbers with commas between", _parse_integers),
+    "tuple[str, ...]": ("words with commas between", _parse_words),
+}
+
+
+def setting_names() -> list[str]:
+    """Names of the fields that `--set` can change.
+
+    Example:
+        >>> "weight_decay" in setting_names()
+        True
+    """
+    return [field.name for field in fields(Recipe) if field.type in _PARSERS and field.name not in ("name", "about")]
+
+
+def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
+    """A recipe with some fields changed; each assignment is "key=value", typed as the field is.
+
+    Example:
+        >>> override(get_recipe("digits-mlp"), ["lr=0.05", "lr_drops=500,900"]).lr
+        0.05
+    """
+    changes = dict(_parse(assignment) for assignment in assignments)
+    return replace(recipe, **changes)
+
+
+def _parse(assignment: str) -> tuple[str, Any]:
+    key, equals, text = assignment.partition("=")
+    if not equals or key not in setting_names():
+        problem = f"{key!r} is not a setting" if equals else f"{assignment!r} is not of the form key=value"
+        raise UsageError(f"{problem}; the settings are {', '.join(setting_names())}")
+    kind, parser = _PARSERS[str(Recipe.__dataclass_fields__[key].type)]
+    try:
+        return key, parser(text)
+    except (ValueError, KeyError):
+        raise UsageError(f"{key}={text!r} must be {kind}, such as {key}={_example(key)}") from None
+
+
+def _example(key: str) -> str:
+    examples = {"bool": "true", "tuple[int, ...]": "25000,50000", "int": "100", "float": "0.1"}
+    return examples.get(str(Recipe.__dataclass_fields__[key].type), "0.5")

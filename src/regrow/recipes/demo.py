@@ -1,0 +1,33 @@
+"""`regrow demo`: the same small network dense and sparse, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .progress import terminal_reporter
+from .settings import make_settings
+from .tables import console, print_comparison
+from .training import train
+
+__all__ = ["run_demo"]
+
+
+def run_demo(density: float, seed: int, out: Path, threads: int | None) -> None:
+    """Trains digits-mlp dense and at `density`, prints one table, leaves the two run folders in `out`.
+
+    Runs that are finished there already are shown, not repeated.
+    """
+    runs = [
+        make_settings("digits-mlp", method="dense", seed=seed),
+        make_settings("digits-mlp", method="sparse-momentum", density=density, seed=seed),
+    ]
+    say = console()
+    folders = [out / settings.folder().name for settings in runs]
+    summaries = []
+    for settings, folder in zip(runs, folders, strict=True):
+        say.print(f"digits-mlp, {settings.method}, density {settings.density:g}")
+        reporter = terminal_reporter()
+        summaries.append(train(settings, out=folder, resume=True, threads=threads, reporter=reporter))
+    print_comparison(summaries)
+    say.print("\n".join(["The run folders:", *(f"  {folder}" for folder in folders)]), soft_wrap=True)
+    say.print(f"Next: regrow summary {folders[-1]}", soft_wrap=True)

@@ -1,0 +1,57 @@
+"""The summary of a finished run; its keys are frozen, for tables and reports read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+
+import regrow
+
+from .position import Position
+from .session import Session
+
+__all__ = ["summarise"]
+
+
+def summarise(
+    session: Session, position: Position, metrics: Sequence[Mapping[str, Any]], test_error: float
+) -> dict[str, Any]:
+    """What summary.json holds.
+
+    Errors are in percent. `density` is the one asked for, `parameters` counts the dense network's, biases included.
+    `train_seconds` is the time of all training steps and topology updates, without validation, test and checkpoints;
+    `topology_seconds` the part of it spent in `updater.update()`; `seconds_per_step` the median over epochs of the
+    mean step, updates left out. `flop_density_mean` is the mean over optimizer steps. `peak_rss_mb` is of the process.
+    """
+    settings, steps = session.settings, position.step
+    position.note_memory()
+    per_step = median(row["seconds"] for row in metrics) / session.steps_per_epoch
+    return {
+        "recipe": settings.recipe.name,
+        "method": settings.method,
+        "storage": session.storage,
+        "density": settings.density,
+        "active_weights": session.active,
+        "prunable_weights": session.prunable,
+        "parameters": session.parameters,
+        "flop_density_start": position.flop_density_start,
+        "flop_density_end": session.flop_density,
+        "flop_density_mean": position.flop_density_sum / steps,
+        "seed": settings.seed,
+        "epochs": settings.recipe.epochs,
+        "steps": steps,
+        "updates": position.updates,
+        "test_error": test_error,
+        "validation_error": position.validation_error,
+        "train_seconds": position.train_seconds + position.topology_seconds,
+        "topology_seconds": position.topology_seconds,
+        "seconds_per_step": per_step,
+        "peak_rss_mb": position.peak_rss_mb,
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "regrow": regrow.__version__,
+        "settings": settings.as_dict(),
+    }

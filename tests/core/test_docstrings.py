@@ -1,0 +1,56 @@
+"""The examples in docstrings run, and what they show is true."""
+
+import doctest
+import importlib
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import regrow
+
+
+class Checker(doctest.OutputChecker):
+    """An example that shows no output does not promise that there is none."""
+
+    def check_output(self, want, got, optionflags):
+        return want == "" or super().check_output(want, got, optionflags)
+
+
+def make_model():
+    return nn.Sequential(OrderedDict(fc1=nn.Linear(784, 30), act=nn.ReLU(), fc2=nn.Linear(30, 10)))
+
+
+MODULES = sorted(path.stem for path in Path(regrow.__file__).parent.glob("*.py") if path.stem != "__init__")
+NO_EXAMPLE = {"flops", "Summary", "SparseWeight", "Updater", "load"}  # a module, results, a base; save shows load
+DENSE_MODEL = {"regrow", "regrow.updaters.SparseMomentum"}  # these make `model` sparse themselves
+
+
+def examples():
+    for name in ["regrow", *(f"regrow.{module}" for module in MODULES)]:
+        for test in doctest.DocTestFinder().find(importlib.import_module(name), name):
+            if test.examples and (name != "regrow" or test.name == "regrow"):
+                yield pytest.param(test, id=test.name)
+
+
+@pytest.mark.parametrize("test", examples())
+def test_example(test, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model = make_model() if test.name in DENSE_MODEL else regrow.sparsify(make_model(), 0.1)
+    test.globs |= {"torch": torch, "regrow": regrow, "model": model, "make_model": make_model}
+    test.globs |= {"batch": torch.zeros(2, 784)}
+    report = []
+    failed, attempted = doctest.DocTestRunner(checker=Checker(), optionflags=doctest.ELLIPSIS).run(
+        test, out=report.append, clear_globs=False
+    )
+    assert attempted
+    assert not failed, "".join(report)
+
+
+def test_public_things_have_an_example():
+    public = [getattr(regrow, name) for name in regrow.__all__ if name not in NO_EXAMPLE]
+    lacking = [thing.__name__ for thing in public if ">>>" not in (thing.__doc__ or "")]
+    assert not lacking

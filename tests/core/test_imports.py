@@ -1,0 +1,127 @@
+"""Rooms of the house: imports go downward only, and the core needs torch alone."""
+
+import ast
+import re
+import subprocess
+import sys
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+
+import regrow
+
+ROOT = Path(regrow.__file__).parent
+LOW = {"topology", "allocation", "schedule", "criteria", "random", "weights", "optimizers", "momentum", "flops"}
+ALLOWED = {
+    "topology": set(),
+    "allocation": {"topology"},
+    "schedule": set(),
+    "criteria": {"topology"},
+    "random": set(),
+    "weights": set(),
+    "optimizers": {"weights"},
+    "momentum": {"weights"},
+    "flops": {"weights"},
+    "sparsify": {"topology", "allocation", "random", "weights"},
+    "updaters": LOW,
+    "files": {"sparsify", "weights"},
+    "__init__": LOW | {"sparsify", "updaters", "files"},
+}
+CORE = sorted(path.stem for path in ROOT.glob("*.py"))
+FOREIGN = {"torch"} | set(sys.stdlib_module_names)
+
+
+def imports(path):
+    """(rooms of ours, foreign top-level names) that a file imports, at any depth of its code."""
+    ours, foreign = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [f"{node.module}.{alias.name}" if node.module == "regrow" else node.module for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = (node.module or "").split(".")
+            ours |= {base[0]} if base[0] else {alias.name for alias in node.names}
+            continue
+        else:
+            continue
+        for name in names:
+            top, *rest = name.split(".")
+            if top == "regrow":
+                ours.add(rest[0] if rest else "__init__")
+            else:
+                foreign.add(top)
+    return ours, foreign
+
+
+@pytest.mark.parametrize("room", CORE)
+def test_a_room_of_the_core_knows_only_the_rooms_below(room):
+    assert room in ALLOWED, f"{room} is a new room: say here what it may import"
+    ours, foreign = imports(ROOT / f"{room}.py")
+    assert ours <= ALLOWED[room], f"{room} imports {ours - ALLOWED[room]}"
+    assert foreign <= FOREIGN, f"{room} imports {foreign - FOREIGN}"
+
+
+def test_the_walker_sees_every_form(tmp_path):
+    source = """
+import regrow.files, os
+from regrow import momentum
+from regrow.weights import x
+from . import topology
+from .schedule import y
+from .nn.linear import z
+def f():
+    import matplotlib.pyplot as plt
+"""
+    (tmp_path / "m.py").write_text(source)
+    ours, foreign = imports(tmp_path / "m.py")
+    assert ours == {"files", "momentum", "weights", "topology", "schedule", "nn"}
+    assert foreign == {"os", "matplotlib"}
+
+
+PROGRAM = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top not in ALLOWED | set(sys.stdlib_module_names) and not top.startswith("_sysconfigdata"):
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+
+sys.meta_path.insert(0, Blocker())
+import regrow, torch
+model = regrow.sparsify(torch.nn.Linear(8, 8), 0.5)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+regrow.SparseMomentum(model, optimizer, total_steps=9, update_every=1)
+for _ in range(2):
+    model(torch.ones(2, 8)).sum().backward()
+    optimizer.step()
+regrow.save(PATH, model)
+print(regrow.summary(regrow.load(PATH, torch.nn.Linear(8, 8))).active)
+assert not [name for name in sys.modules if name.startswith("regrow.recipes")]
+try:
+    import pytest
+except ModuleNotFoundError:
+    pass
+else:
+    raise AssertionError("nothing was blocked")
+"""
+
+
+def torch_and_what_it_needs():
+    needed = {re.match(r"[\w-]+", line)[0].replace("-", "_") for line in requires("torch") or ()}
+    return {"torch", "functorch", "numpy", "regrow", "torchgen", "markupsafe", "mpmath"} | needed
+
+
+def test_the_core_runs_where_there_is_torch_and_nothing_else(tmp_path):
+    program = f"ALLOWED = {torch_and_what_it_needs()!r}\nPATH = {str(tmp_path / 'm.pt')!r}\n{PROGRAM}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "32"
+
+
+def test_the_public_names_are_those_listed():
+    assert all(hasattr(regrow, name) for name in regrow.__all__)
+    wanted = {"sparsify", "sparse_weights", "summary", "densify", "save", "load", "SparseMomentum", "SparseWeight"}
+    assert wanted <= set(regrow.__all__)

@@ -1,0 +1,87 @@
+"""Recipes, overrides, settings and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import pytest
+
+from regrow.recipes import RECIPES, UsageError, get_recipe, make_settings, override
+from regrow.recipes.config import learning_rate, setting_names
+from regrow.recipes.settings import differing
+
+
+def test_published_mnist_protocol():
+    for name in ("lenet300-mnist", "lenet5-mnist"):
+        recipe = get_recipe(name)
+        assert (recipe.epochs, recipe.batch_size, recipe.lr) == (100, 100, 0.1)
+        assert (recipe.momentum, recipe.nesterov, recipe.weight_decay) == (0.9, True, 5e-4)
+        assert (recipe.validation_fraction, recipe.prune_rate, recipe.prune_schedule) == (0.1, 0.5, "cosine")
+        assert (recipe.distribution, recipe.share, recipe.dense) == ("uniform", "momentum", ())
+
+
+@pytest.mark.parametrize(("total", "first_drop"), [(54_000, 25_000), (540, 250), (1_080, 500)])
+def test_learning_rate_drops_at_the_same_fraction_whatever_the_length(total: int, first_drop: int):
+    recipe = get_recipe("lenet300-mnist")
+    assert learning_rate(recipe, first_drop - 1, total) == 0.1
+    assert learning_rate(recipe, first_drop, total) == pytest.approx(0.01)
+    assert learning_rate(recipe, 2 * first_drop, total) == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_registered_under_its_own_name(name: str):
+    assert get_recipe(name).name == name
+
+
+def test_overrides_are_typed():
+    recipe = override(
+        get_recipe("digits-mlp"),
+        ["epochs=3", "lr=1e-2", "nesterov=false", "lr_drops=5,9", "max_density=none", "dense=fc1,fc3"],
+    )
+    assert (recipe.epochs, recipe.lr, recipe.nesterov) == (3, 0.01, False)
+    assert (recipe.lr_drops, recipe.max_density, recipe.dense) == ((5, 9), None, ("fc1", "fc3"))
+
+
+@pytest.mark.parametrize("assignment", ["nope=1", "model=1", "lr", "name=x"])
+def test_an_unknown_key_lists_the_valid_ones(assignment: str):
+    with pytest.raises(UsageError) as error:
+        override(get_recipe("digits-mlp"), [assignment])
+    assert all(name in str(error.value) for name in setting_names())
+
+
+@pytest.mark.parametrize("assignment", ["lr=fast", "epochs=1.5", "nesterov=maybe", "epochs=0", "lr=-1"])
+def test_a_bad_value_is_named(assignment: str):
+    with pytest.raises(UsageError, match=assignment.partition("=")[0]):
+        override(get_recipe("digits-mlp"), [assignment])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"density": 0.0},
+        {"density": 1.5},
+        {"method": "magic"},
+        {"method": "dense", "density": 0.5},
+        {"storage": "tape"},
+        {"seed": -1},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict):
+    with pytest.raises(UsageError):
+        make_settings("digits-mlp", **wrong)
+
+
+def test_folder_is_named_by_the_settings_that_are_not_default():
+    plain = make_settings("digits-mlp", density=0.1).folder()
+    assert plain.parts[:2] == ("runs", "digits-mlp")
+    assert plain.name.startswith("sparse-momentum-0.1-s0-")
+    assert make_settings("digits-mlp", density=0.1, overrides=["epochs=40"]).folder() == plain
+    assert make_settings("digits-mlp", density=0.1, overrides=["epochs=41"]).folder() != plain
+    assert make_settings("digits-mlp", density=0.1, storage="masked").folder() != plain
+
+
+def test_a_setting_added_later_leaves_old_folders_valid():
+    settings = make_settings("digits-mlp", density=0.1)
+    stored = settings.as_dict()
+    del stored["max_density"]
+    assert differing(settings, stored) == []
+    changed = make_settings("digits-mlp", density=0.1, overrides=["max_density=0.5"])
+    assert differing(changed, stored) == ["max_density: None there, 0.5 now"]

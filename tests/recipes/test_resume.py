@@ -1,0 +1,192 @@
+"""A run that was stopped, however it was, ends with the same bits as one that never was."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from regrow.recipes import Interrupted, Reporter, RunError, Settings, UsageError, train
+from regrow.recipes.folder import RunFolder
+from regrow.recipes.position import Position
+
+TIMES = {"seconds", "topology_seconds", "train_seconds", "seconds_per_step", "peak_rss_mb"}
+
+KILLED_IN_EPOCH_3 = """
+import os, signal, sys
+from regrow.recipes import Reporter, make_settings, train
+
+class Killer(Reporter):
+    def batch(self, position):
+        if position.epoch == 2 and position.batch > 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+train(make_settings("digits-mlp", density=0.1, overrides=["epochs=4"]), out=sys.argv[1], threads=1, reporter=Killer())
+"""
+
+
+class SignalAt(Reporter):
+    """Sends this process a signal in the middle of an epoch."""
+
+    def __init__(self, epoch: int, number: int = signal.SIGINT):
+        self.at = epoch
+        self.number = number
+
+    def batch(self, position: Position) -> None:
+        if position.epoch == self.at and position.batch == 17:
+            os.kill(os.getpid(), self.number)
+
+
+class Notes(Reporter):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def without_times(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in TIMES}
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Every leaf of a nested structure, by its path."""
+    if isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {key: leaf for name, part in items for key, leaf in flat(part, f"{path}/{name}").items()}
+    return {path: value}
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Same summary, same lines and the same bits in the checkpoint, times apart."""
+    folders = RunFolder(one), RunFolder(other)
+    first, second = (without_times(folder.summary() or {}) for folder in folders)
+    assert first == second
+    for name in ("metrics.jsonl", "topology.jsonl"):
+        first_rows, second_rows = ([without_times(row) for row in folder.rows(name)] for folder in folders)
+        assert first_rows == second_rows
+    checkpoints = [folder.checkpoint() or {} for folder in folders]
+    states = [flat({part: state[part] for part in ("model", "optimizer", "updater", "rng")}) for state in checkpoints]
+    assert states[0].keys() == states[1].keys()
+    for path, leaf in states[0].items():
+        same = torch.equal(leaf, states[1][path]) if isinstance(leaf, torch.Tensor) else leaf == states[1][path]
+        assert same, path
+
+
+@pytest.fixture
+def untouched(short: Callable[..., Settings], tmp_path: Path) -> Path:
+    """The folder of a run that nothing happened to."""
+    train(short(), out=tmp_path / "untouched", threads=1)
+    return tmp_path / "untouched"
+
+
+def test_sigkill_in_the_middle_of_an_epoch(short: Callable[..., Settings], tmp_path: Path, untouched: Path):
+    out = tmp_path / "run"
+    killed = subprocess.run([sys.executable, "-c", KILLED_IN_EPOCH_3, str(out)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(RunFolder(out).rows("metrics.jsonl")) == 2
+    train(short(), out=out, resume=True)  # takes over the number of threads
+    assert_same_run(untouched, out)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_in_the_middle_of_an_epoch(
+    short: Callable[..., Settings], tmp_path: Path, untouched: Path, number: int
+):
+    out = tmp_path / "run"
+    for epoch in (0, 2):  # stopped twice
+        with pytest.raises(Interrupted, match="saved in"):
+            train(short(), out=out, resume=True, threads=1, reporter=SignalAt(epoch, number))
+    checkpoint = RunFolder(out).checkpoint() or {}
+    assert (checkpoint["position"]["epoch"], checkpoint["position"]["batch"]) == (2, 17)
+    train(short(), out=out, resume=True)
+    assert_same_run(untouched, out)
+
+
+def test_dense_runs_resume_too(short: Callable[..., Settings], tmp_path: Path):
+    settings = short(method="dense")
+    train(settings, out=tmp_path / "untouched", threads=1)
+    with pytest.raises(Interrupted):
+        train(settings, out=tmp_path / "run", threads=1, reporter=SignalAt(1))
+    train(settings, out=tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "untouched", tmp_path / "run")
+
+
+def test_handlers_are_put_back(short: Callable[..., Settings], tmp_path: Path):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted):
+        train(short(), out=tmp_path / "run", reporter=SignalAt(0))
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_finished_run_says_so_and_gives_its_summary(short: Callable[..., Settings], untouched: Path):
+    before = {file.name: file.read_bytes() for file in untouched.iterdir()}
+    reporter = Notes()
+    summary = train(short(), out=untouched, resume=True, reporter=reporter)
+    assert summary == json.loads(before["summary.json"])
+    assert reporter.notes == [f"{untouched} is finished already"]
+    assert {file.name: file.read_bytes() for file in untouched.iterdir()} == before
+
+
+def test_jsonl_files_are_cut_back_to_the_checkpoint(short: Callable[..., Settings], tmp_path: Path, untouched: Path):
+    """Killed between the lines of an epoch and its checkpoint: the lines are there, the checkpoint is older."""
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(short(), out=out, threads=1, reporter=SignalAt(2))
+    for name in ("metrics.jsonl", "topology.jsonl"):
+        with open(out / name, "a") as file:
+            file.write('{"epoch": 3, "step": 123}\n{"half a li')
+    (out / ".checkpoint.pt.abcdef").write_bytes(b"half a checkpoint")
+    train(short(), out=out, resume=True)
+    assert_same_run(untouched, out)
+    assert not list(out.glob(".checkpoint*"))
+
+
+def test_killed_before_the_first_checkpoint_starts_anew(
+    short: Callable[..., Settings], tmp_path: Path, untouched: Path
+):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "metrics.jsonl").write_text("half a li")
+    train(short(), out=out, resume=True, threads=1)
+    assert_same_run(untouched, out)
+
+
+def test_killed_between_the_last_checkpoint_and_the_summary(
+    short: Callable[..., Settings], tmp_path: Path, untouched: Path
+):
+    summary = json.loads((untouched / "summary.json").read_text())
+    (untouched / "summary.json").unlink()
+    assert without_times(train(short(), out=untouched, resume=True)) == without_times(summary)
+
+
+def test_seconds_add_up(short: Callable[..., Settings], tmp_path: Path):
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(short(), out=out, reporter=SignalAt(3))
+    position = (RunFolder(out).checkpoint() or {})["position"]
+    summary = train(short(), out=out, resume=True)
+    assert summary["train_seconds"] > position["train_seconds"] + position["epoch_seconds"]
+    steps = sum(row["seconds"] + row["topology_seconds"] for row in RunFolder(out).rows("metrics.jsonl"))
+    assert summary["train_seconds"] == pytest.approx(steps)
+
+
+def test_other_settings_are_refused_and_named(short: Callable[..., Settings], untouched: Path):
+    with pytest.raises(UsageError, match=r"seed: 0 there, 1 now; lr: 0\.1 there, 0\.2 now"):
+        train(short("lr=0.2", seed=1), out=untouched, resume=True)
+    with pytest.raises(UsageError, match="threads: 1 there, 3 now"):
+        train(short(), out=untouched, resume=True, threads=3)
+
+
+def test_a_broken_checkpoint_is_explained(short: Callable[..., Settings], tmp_path: Path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(RunError, match="cannot be read as a checkpoint"):
+        train(short(), out=tmp_path, resume=True)

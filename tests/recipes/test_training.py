@@ -1,0 +1,141 @@
+"""What a run leaves behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import regrow
+from regrow.recipes import RunError, Settings, UsageError, make_settings, train
+from regrow.recipes.folder import RunFolder
+from regrow.recipes.session import make_session
+
+SUMMARY_KEYS = [
+    "recipe",
+    "method",
+    "storage",
+    "density",
+    "active_weights",
+    "prunable_weights",
+    "parameters",
+    "flop_density_start",
+    "flop_density_end",
+    "flop_density_mean",
+    "seed",
+    "epochs",
+    "steps",
+    "updates",
+    "test_error",
+    "validation_error",
+    "train_seconds",
+    "topology_seconds",
+    "seconds_per_step",
+    "peak_rss_mb",
+    "threads",
+    "torch",
+    "regrow",
+    "settings",
+]
+
+
+def test_a_run_leaves_its_folder(short: Callable[..., Settings], tmp_path: Path):
+    summary = train(short(), out=tmp_path / "run", threads=1)
+    folder = RunFolder(tmp_path / "run")
+    assert list(summary) == SUMMARY_KEYS
+    assert sorted(file.name for file in folder.path.iterdir()) == [
+        "checkpoint.pt",
+        "metrics.jsonl",
+        "summary.json",
+        "topology.jsonl",
+    ]
+    assert json.loads((folder.path / "summary.json").read_text()) == summary
+    assert [row["epoch"] for row in folder.rows("metrics.jsonl")] == [1, 2, 3, 4]
+    assert [row["step"] for row in folder.rows("topology.jsonl")] == [41] * 3 + [82] * 3 + [123] * 3
+    assert (summary["steps"], summary["updates"], summary["threads"]) == (164, 3, 1)
+    assert (summary["active_weights"], summary["prunable_weights"], summary["parameters"]) == (5020, 50200, 50610)
+    assert summary["flop_density_start"] == pytest.approx(0.1)
+    assert summary["regrow"] == regrow.__version__
+
+
+def test_digits_are_learned_with_a_tenth_of_the_weights(tmp_path: Path):
+    assert train(make_settings("digits-mlp", density=0.1), out=tmp_path / "run")["test_error"] < 6
+
+
+def test_the_checkpoint_is_tensors_and_plain_values(short: Callable[..., Settings], tmp_path: Path):
+    train(short(), out=tmp_path / "run")
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert int(sum(t.sum() for name, t in state["model"].items() if name.endswith("_mask"))) == 5020
+
+
+def test_dense_is_dense(short: Callable[..., Settings], tmp_path: Path):
+    summary = train(short(method="dense"), out=tmp_path / "run")
+    assert (summary["density"], summary["storage"], summary["updates"]) == (1.0, "dense", 0)
+    assert summary["active_weights"] == summary["prunable_weights"] == 50200
+    assert [summary[f"flop_density_{when}"] for when in ("start", "end", "mean")] == [1.0, 1.0, 1.0]
+    assert (tmp_path / "run" / "topology.jsonl").read_text() == ""
+
+
+def test_static_never_changes_its_topology(short: Callable[..., Settings], tmp_path: Path):
+    settings = short(method="static")
+    fresh = {n: w.indices for n, w in regrow.sparse_weights(make_session(settings, tmp_path).model).items()}
+    summary = train(settings, out=tmp_path / "run")
+    masks = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["model"]
+    assert summary["updates"] == 0
+    for name, indices in fresh.items():
+        assert torch.equal(masks[f"{name}_mask"].flatten().nonzero().squeeze(1), indices)
+
+
+def test_validation_comes_before_the_update(short: Callable[..., Settings], tmp_path: Path):
+    """The first epoch's line is the same whether an update follows it or not."""
+    train(short(), out=tmp_path / "moving")
+    train(short(method="static"), out=tmp_path / "static")
+    moving, static = (RunFolder(tmp_path / name).rows("metrics.jsonl") for name in ("moving", "static"))
+    assert moving[0]["validation_error"] == static[0]["validation_error"]
+    assert moving[0]["loss"] == static[0]["loss"]
+    assert moving[1]["loss"] != static[1]["loss"]
+    assert moving[-1]["prune_rate"] is None  # no update after the last epoch
+
+
+def test_seeds_differ_and_repeat(short: Callable[..., Settings], tmp_path: Path):
+    losses = []
+    for number, seed in enumerate((0, 0, 1)):
+        train(short("epochs=1", seed=seed), out=tmp_path / str(number), threads=1)
+        losses.append(RunFolder(tmp_path / str(number)).rows("metrics.jsonl")[0]["loss"])
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_folder_in_use_is_refused_with_the_remedy(short: Callable[..., Settings], tmp_path: Path):
+    (tmp_path / "something").touch()
+    with pytest.raises(UsageError, match=r"--resume.*--out"):
+        train(short(), out=tmp_path)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(short: Callable[..., Settings], tmp_path: Path):
+    with pytest.raises(RunError, match=r"loss is (nan|inf) in epoch 1.*--set lr="):
+        train(short("lr=1e20"), out=tmp_path / "run")
+
+
+def test_threads_are_put_back(short: Callable[..., Settings], tmp_path: Path):
+    before = torch.get_num_threads()
+    assert train(short("epochs=1", "batch_size=700"), out=tmp_path / "run", threads=before + 1)["threads"] == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_lenet300_on_mnist_learns(mnist_root: Path, tmp_path: Path):
+    settings = make_settings("lenet300-mnist", density=0.1, overrides=["epochs=2", "batch_size=500"])
+    summary = train(settings, out=tmp_path / "run", data_dir=mnist_root, threads=1)
+    assert summary["active_weights"] == 26620
+    assert summary["test_error"] < 15
+
+
+def test_lenet5_stays_finite_at_the_published_learning_rate(mnist_root: Path):
+    """Without ReLU after the convolutions, as in Caffe, it diverges within 20 steps."""
+    settings = make_settings("lenet5-mnist", method="dense")
+    session = make_session(settings, mnist_root)
+    losses = [session.step(torch.arange(100 * step, 100 * step + 100)).item() for step in range(40)]
+    assert losses[-1] < 2
+    assert session.prunable == 430_500
