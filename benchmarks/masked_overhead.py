@@ -95,7 +95,9 @@ def main() -> None:
     }
     with write_atomically(chosen.json) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"step: dense {row['dense_ms']:.2f} ms, static {row['static_ms']:.2f} ms ({row['static_ratio']:.2f}x), ", end="")
+    print(
+        f"step: dense {row['dense_ms']:.2f} ms, static {row['static_ms']:.2f} ms ({row['static_ratio']:.2f}x), ", end=""
+    )
     print(f"sparse momentum {row['sparse-momentum_ms']:.2f} ms ({row['sparse_momentum_ratio']:.2f}x)")
     print(f"topology update: {row['update_ms']:.2f} ms")
 

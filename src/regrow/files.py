@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .sparsify import prunable, sparsify
-from .weights import sparse_weights
+from .weights import plain_name, sparse_weights, unwrapped
 
 __all__ = ["load", "save", "write_atomically"]
 
@@ -39,21 +39,22 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
 def save(path: str | os.PathLike[str], model: nn.Module) -> None:
-    """Writes a model, dense or sparse, with its active sets; whole or not at all.
+    """Writes a model, dense or sparse, with its active sets; whole or not at all. Wrappers leave no trace in the file.
 
     Example:
         >>> regrow.save("model.pt", model)
         >>> model = regrow.load("model.pt", make_model())
     """
-    content = {"format": _FORMAT, "sparse": list(sparse_weights(model)), "state_dict": model.state_dict()}
+    state = {plain_name(name): value for name, value in unwrapped(model).state_dict().items()}
     with write_atomically(path) as temporary:
-        torch.save(content, temporary)
+        torch.save({"format": _FORMAT, "sparse": list(sparse_weights(model)), "state_dict": state}, temporary)
 
 
 def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
@@ -64,29 +65,56 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     Raises:
         ValueError: not such a file, or one of another model, whose differing names are listed; nothing is changed.
     """
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise ValueError(f"{os.fspath(path)} was not written by regrow.save")
-    state: dict[str, Tensor] = content["state_dict"]
+    content = _read(path)
+    state: dict[str, Any] = content["state_dict"]
     masks = {name: state[f"{name}_mask"] for name in content["sparse"]}
     _check_fits(os.fspath(path), model, state, masks)
     if masks and not sparse_weights(model):
         model = sparsify(model, None, init=masks, dense=[name for name in prunable(model) if name not in masks])
-    model.load_state_dict(state)
+    target = unwrapped(model)
+    target.load_state_dict({name: state[plain_name(name)] for name in target.state_dict()})
     return model
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    wrong = f"{os.fspath(path)} was not written by regrow.save, or is damaged"
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"there is no {os.fspath(path)}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{wrong} ({type(error).__name__})") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ValueError(wrong)
+    return content
 
 
 def _check_fits(path: str, model: nn.Module, state: Mapping[str, Any], masks: Mapping[str, Tensor]) -> None:
     ours = sparse_weights(model)
     if ours and list(ours) != list(masks):
         raise ValueError(f"{path} holds another model: sparse there: {sorted(masks)}, sparse here: {sorted(ours)}")
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    expected = shapes | {f"{name}_mask": shapes.get(name) for name in masks}
-    there = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    here = {plain_name(name): _shape(value) for name, value in unwrapped(model).state_dict().items()}
+    expected = here | {f"{name}_mask": here.get(name) for name in masks}
+    there = {name: _shape(value) for name, value in state.items()}
     differing = sorted(name for name in expected.keys() | there.keys() if expected.get(name) != there.get(name))
     if differing:
         details = ", ".join(f"{n} ({there.get(n)} there, {expected.get(n)} here)" for n in differing[:5])
         raise ValueError(f"{path} holds another model; {len(differing)} entries differ: {details}")
+
+
+def _shape(value: Any) -> Any:
+    """The shape of a tensor; of anything else (a module's extra state) its type."""
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename survive a power cut, where folders can be synced."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _umask() -> int:

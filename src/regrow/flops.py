@@ -18,42 +18,67 @@ from .weights import sparse_weights
 __all__ = ["FlopsMeter", "flop_density", "flops_per_weight"]
 
 
-def _convolution(module: Any, inputs: tuple[Any, ...], output: Any) -> float:
-    return output.numel() / module.out_channels
+def _convolution(module: Any, inputs: list[Tensor], outputs: list[Tensor]) -> float:
+    return outputs[0].numel() / module.out_channels
 
 
-def _transposed(module: Any, inputs: tuple[Any, ...], output: Any) -> float:
+def _transposed(module: Any, inputs: list[Tensor], outputs: list[Tensor]) -> float:
     return inputs[0].numel() / module.in_channels
 
 
-def _embedding(module: Any, inputs: tuple[Any, ...], output: Any) -> float:
+def _embedding(module: Any, inputs: list[Tensor], outputs: list[Tensor]) -> float:
     return 0.0
 
 
-def _recurrent(module: Any, inputs: tuple[Any, ...], output: Any) -> float:
-    data = getattr(inputs[0], "data", inputs[0])  # a PackedSequence holds its steps in .data
-    return data.numel() / module.input_size
+def _recurrent(module: Any, inputs: list[Tensor], outputs: list[Tensor]) -> float:
+    return inputs[0].numel() / module.input_size
 
 
-def _matrix(module: Any, inputs: tuple[Any, ...], output: Any) -> float:
-    """Linear, Hugging Face's Conv1D, attention and the like: once for each vector that comes out."""
-    output = output[0] if isinstance(output, tuple) else output
-    return output.numel() / output.shape[-1]
+def _attention(module: Any, inputs: list[Tensor], outputs: list[Tensor]) -> float:
+    """The mean over the projections of query, key and value."""
+    return sum(tensor.numel() / tensor.shape[-1] for tensor in inputs[:3]) / 3
 
 
-_USES: list[tuple[tuple[type, ...], Callable[[Any, tuple[Any, ...], Any], float]]] = [
+def _matrix(module: Any, inputs: list[Tensor], outputs: list[Tensor]) -> float:
+    """Linear, Hugging Face's Conv1D and the like: once for each vector that comes out."""
+    vectors = [output for output in outputs if output.dim() > 0]
+    return vectors[0].numel() / vectors[0].shape[-1] if vectors else 1.0
+
+
+_USES: list[tuple[tuple[type, ...], Callable[[Any, list[Tensor], list[Tensor]], float]]] = [
     ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed),
     ((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
     ((nn.Embedding, nn.EmbeddingBag), _embedding),
     ((nn.RNNBase,), _recurrent),
+    ((nn.MultiheadAttention,), _attention),
 ]
 
 
-def _uses(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> float:
+def _uses(module: nn.Module, inputs: list[Tensor], outputs: list[Tensor]) -> float:
     for kinds, count in _USES:
         if isinstance(module, kinds):
-            return count(module, inputs, output)
-    return _matrix(module, inputs, output)
+            return count(module, inputs, outputs)
+    return _matrix(module, inputs, outputs)
+
+
+def _tensors(*values: Any) -> list[Tensor]:
+    """The tensors of a call, in order, from whatever they are packed in; the steps of a PackedSequence as one."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, nn.utils.rnn.PackedSequence):
+            found.append(value.data)
+        elif isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, Mapping):
+            found += _tensors(*value.values())
+        elif isinstance(value, list | tuple):
+            found += _tensors(*value)
+    return found
+
+
+def _recomputing() -> bool:
+    """Whether a backward pass is under way: checkpointing runs forward passes a second time then."""
+    return torch._C._current_graph_task_id() != -1
 
 
 class FlopsMeter:
@@ -72,22 +97,27 @@ class FlopsMeter:
         self._handles = [model.register_forward_pre_hook(self._count_examples, with_kwargs=True)]
         for module in model.modules():
             held = [names[id(p)] for p in module.parameters(recurse=False) if id(p) in names]
-            if isinstance(module, nn.MultiheadAttention):  # calls its out_proj as a function, so no hook of that fires
-                held += [names[id(p)] for p in module.out_proj.parameters() if id(p) in names]
-            if held:
-                self._handles.append(module.register_forward_hook(self._hook(held)))
+            projection = []
+            if isinstance(module, nn.MultiheadAttention):  # calls its out_proj as a function: no hook of that fires
+                projection = [names[id(p)] for p in module.out_proj.parameters() if id(p) in names]
+            if held or projection:
+                hook = self._count_uses(held, projection)
+                self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
         self._names = list(names.values())
 
     def _count_examples(self, module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        tensors = (value for value in (*inputs, *kwargs.values()) if isinstance(value, Tensor) and value.dim())
-        first = next(tensors, None)
+        first = next((tensor for tensor in _tensors(inputs, kwargs) if tensor.dim()), None)
         self._examples += 1 if first is None else first.shape[0]
 
-    def _hook(self, names: list[str]) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            uses = _uses(module, inputs, output)
+    def _count_uses(self, names: list[str], out_projection: list[str]) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            if _recomputing():
+                return
+            uses = _uses(module, _tensors(inputs, kwargs), _tensors(output))
             for name in names:
                 self._uses[name] = self._uses.get(name, 0.0) + uses
+            for name in out_projection:
+                self._uses[name] = self._uses.get(name, 0.0) + _matrix(module, [], _tensors(output))
 
         return hook
 

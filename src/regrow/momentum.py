@@ -3,11 +3,12 @@
 A missing weight has no optimizer state, so what its momentum would be is summed up beside the optimizer:
 M = mu * M + (1 - dampening) * g for SGD, and both moments for Adam-like optimizers, over a window of steps before a
 topology update (or over all steps). g is the gradient as the optimizer sees it: it is staged during backward, scaled by
-whatever clipping or unscaling did to the gradient afterwards, and folded in when the optimizer has stepped.
+whatever clipping or unscaling did to the gradient until the optimizer steps, and folded in when it has stepped.
 """
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .weights import SparseWeight
+from .weights import SparseWeight, put
 
 __all__ = ["MissingMomentum", "momentum_of_state", "optimizer_rule"]
 
@@ -89,6 +90,9 @@ class AdamMoments:
         }
 
 
+_OTHER_UNITS = {"RMSprop", "Muon"}
+"""Optimizers with a momentum buffer that is not a sum of gradients: of normalised ones, or an average."""
+
 Rule = type[Moments] | type[AdamMoments]
 
 
@@ -100,6 +104,11 @@ def optimizer_rule(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], n
     """
     kind = type(optimizer).__name__
     rule: Rule
+    if kind in _OTHER_UNITS:
+        raise ValueError(
+            f"{kind}, which trains {name}, keeps its momentum in other units than the gradient, so active and missing "
+            "weights could not be compared; use SGD, Adam or AdamW"
+        )
     if "betas" in group:
         rule = AdamMoments
     elif "momentum" in group:
@@ -141,81 +150,106 @@ class MissingMomentum:
         self.saw_gradient = False
         self.steps = 0
         self.moments: dict[str, Tensor] = {}
+        self._arrived = False
+        self._factor: float | None = None
         self._staged: Tensor | None = None
         self._source: weakref.ref[Tensor] | None = None
         self._version = 0
         weight.listen(self._stage)
 
-    def _stage(self, gradient: Tensor, bits: Tensor) -> None:
-        """Keeps the dense gradient before inactive entries are zeroed; adds up over the micro-batches of a step.
-
-        `gradient` is the parameter's .grad: its inactive entries are this micro-batch's alone, its active entries the
-        sum of all micro-batches. A .grad that was replaced or zeroed since the last time starts a new step.
-        """
-        self.saw_gradient = True
+    def _stage(self, gradient: Tensor) -> None:
+        """Keeps the dense gradient before inactive entries are zeroed; adds up over the micro-batches of a step."""
+        self._arrived = True
         if not self.collecting:
             return
         if self._staged is None or self._staged.dtype != gradient.dtype:
-            self._staged = torch.empty_like(gradient)
+            self._staged = self.weight.new_gradient(gradient)
             self._source = None
-        if self._continues(gradient):
-            self._staged.view(bits.dtype).bitwise_and_(~bits)
-            self._staged.add_(gradient)
-        else:
-            self._staged.copy_(gradient)
+        self.weight.stage(self._staged, gradient, more=self._continues(gradient))
         self._source = weakref.ref(gradient)
-        self._version = gradient._version + 1  # the masking that follows
+        self._version = gradient._version + self.weight.writes_after_listener
 
     def _continues(self, gradient: Tensor) -> bool:
+        """Whether .grad is that of the last call, with one more micro-batch in it, and not of a new step."""
         if self._source is None or self._source() is not gradient:
             return False
         return gradient._is_view() or gradient._version == self._version + 1
 
-    def fold(self, group: Mapping[str, Any]) -> None:
-        """Takes the staged gradient into the momentum, after the optimizer has stepped."""
+    def measure(self) -> float | None:
+        """What was done to the gradient since backward (clipping, unscaling), as a factor; before the optimizer steps.
+
+        With g the active gradient that was staged and g' what it is now: (g' g') / (g' g). None where g is 0, so
+        that nothing can be told. A gradient that was thrown away meanwhile is dropped, and so is one that overflowed
+        in inactive positions alone, where gradient scalers do not look.
+        """
+        self._factor = None
+        gradient = self.weight.parameter.grad
+        if gradient is None:
+            self.drop()
+        if gradient is None or self._staged is None or self._source is None:
+            return None
+        size, overlap = self._products(gradient.detach(), torch.promote_types(gradient.dtype, torch.float32))
+        if size == 0:  # or too small to square
+            size, overlap = self._products(gradient.detach(), torch.float64)
+        if not math.isfinite(size):
+            self._factor = 1.0  # the weights are lost; the next update will say so
+        elif overlap > 0:
+            self._factor = size / overlap
+        elif size > 0 or self._staged.take(self.weight.indices).any():
+            self.drop()
+        return self._factor
+
+    def _products(self, gradient: Tensor, dtype: torch.dtype) -> tuple[float, float]:
+        assert self._staged is not None
+        now = self.weight.active_part(gradient).to(dtype)
+        before = self.weight.active_part_of_dense(self._staged).to(dtype)
+        return float(now @ now), float(now @ before)
+
+    def fold(self, group: Mapping[str, Any], common_factor: float, unscale: float = 1.0) -> None:
+        """Takes the staged gradient into the momentum, after the optimizer has stepped.
+
+        Args:
+            common_factor: stands in where `measure` could tell nothing.
+            unscale: what the optimizer itself multiplies gradients by.
+        """
+        self.saw_gradient |= self._arrived
+        self._arrived = False
         if self._staged is None or self._source is None:
             return
         if not self.moments:
             self.moments = {name: torch.zeros_like(self._staged) for name in self.rule.names}
-        factor = self._factor()
+        factor = (common_factor if self._factor is None else self._factor) * unscale
         if group.get("maximize", False):
             factor = -factor
         if factor != 1:
             self._staged.mul_(factor)
         self.rule.fold(self.moments, self._staged, group)
         self.steps += 1
-        self._source = None
-
-    def _factor(self) -> float:
-        """What clipping and unscaling multiplied the gradient by between backward and the optimizer's step."""
-        assert self._staged is not None
-        assert self._source is not None
-        gradient = self.weight.parameter.grad
-        if gradient is None or (gradient is self._source() and gradient._version == self._version):
-            return 1.0
-        now = self.weight.take(gradient).double()
-        before = self.weight.take(self._staged).double()
-        overlap = float(now @ before)
-        return float(now @ now) / overlap if overlap else 1.0
+        self.drop()
 
     def drop(self) -> None:
         """Forgets the staged gradient: the step was skipped."""
+        self._arrived = False
         self._source = None
 
     def collect(self, on: bool) -> None:
         """Opens or closes the window."""
+        if self.collecting and not on:
+            self._source = None
         self.collecting = on
-        if not on:
-            self.drop()
+
+    def release(self) -> None:
+        """Gives the memory back: what has been collected will not be needed."""
+        self.moments, self.steps, self._staged, self._source = {}, 0, None, None
 
     def sync(self, state: Mapping[str, Any]) -> None:
-        """With window=None: active positions take the optimizer's own moments, so that just-pruned ones keep theirs."""
+        """With window=None: active positions take the optimizer's own moments, so just-pruned ones keep theirs."""
         if self.window is not None or not self.moments:
             return
         indices = self.weight.indices
         for name, moment in self.moments.items():
             if isinstance(state.get(name), Tensor):
-                moment.put_(indices, self.weight.take(state[name]).to(moment.dtype))
+                put(moment, indices, self.weight.take(state[name]))
 
     def scores(self, group: Mapping[str, Any]) -> Tensor:
         """|M| at every position, shape (numel,); 0 where nothing has been collected."""
@@ -234,18 +268,14 @@ class MissingMomentum:
         """Starts the next interval; a window's momentum is given back."""
         self.saw_gradient = False
         if self.window is not None:
-            self.moments, self.steps, self._staged = {}, 0, None
-            self.drop()
-
-    def is_finite(self) -> bool:
-        return all(bool(torch.isfinite(moment).all()) for moment in self.moments.values())
+            self.release()
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "saw_gradient": self.saw_gradient, "moments": dict(self.moments)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         like = self.weight.parameter
+        self.release()
         self.steps = state["steps"]
         self.saw_gradient = state["saw_gradient"]
         self.moments = {name: value.to(like.device).clone() for name, value in state["moments"].items()}
-        self.drop()

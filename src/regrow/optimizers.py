@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from .weights import SparseWeight, sparse_weights
 
-__all__ = ["group_of", "innermost", "trained_weights", "was_skipped"]
+__all__ = ["before_step", "group_of", "groups_of", "innermost", "refuse_second", "trained_weights", "was_skipped"]
 
 
 def innermost(optimizer: Any) -> torch.optim.Optimizer:
@@ -42,11 +44,48 @@ def trained_weights(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
 
 def group_of(optimizer: torch.optim.Optimizer, weight: SparseWeight) -> dict[str, Any]:
     """The parameter group that trains a weight."""
-    parameter = weight.parameter
-    for group in optimizer.param_groups:
-        if any(held is parameter for held in group["params"]):
-            return group
-    raise ValueError(f"the optimizer no longer holds {weight.name}; make a new updater for a new optimizer")
+    return groups_of(optimizer, {weight.name: weight})[weight.name]
+
+
+def groups_of(optimizer: torch.optim.Optimizer, weights: Mapping[str, SparseWeight]) -> dict[str, dict[str, Any]]:
+    """The parameter group that trains each weight, in one pass over the optimizer's parameters."""
+    holders = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+    groups = {name: holders.get(id(weight.parameter)) for name, weight in weights.items()}
+    gone = [name for name, group in groups.items() if group is None]
+    if gone:
+        raise ValueError(f"the optimizer no longer holds {', '.join(gone)}; make a new updater for a new optimizer")
+    return groups  # type: ignore[return-value]
+
+
+def before_step(optimizer: torch.optim.Optimizer, action: Callable[[], None]) -> RemovableHandle:
+    """Has `action` called when gradients are final: before each step, or after each call of the step's closure."""
+
+    def around(closure: Callable[[], Any]) -> Callable[[], Any]:
+        def closure_then_action() -> Any:
+            loss = closure()
+            action()
+            return loss
+
+        return closure_then_action
+
+    def hook(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)  # args[0] is the optimizer
+        if closure is None:
+            action()
+            return None
+        if "closure" in kwargs:
+            return args, kwargs | {"closure": around(closure)}
+        return (args[0], around(closure), *args[2:]), kwargs
+
+    return optimizer.register_step_pre_hook(hook)
+
+
+def refuse_second(optimizer: torch.optim.Optimizer, kind: type) -> None:
+    """Raises if an updater hangs on the optimizer already."""
+    for hook in optimizer._optimizer_step_post_hooks.values():
+        owner = getattr(hook, "__self__", None)
+        if isinstance(owner, kind):
+            raise ValueError(f"a {type(owner).__name__} hangs on this optimizer already; call its remove() first")
 
 
 def was_skipped(optimizer: torch.optim.Optimizer) -> bool:

@@ -14,7 +14,8 @@ FINAL_COSINE_RATE = 0.005
 
 
 def _cosine(rate: float, progress: float) -> float:
-    return FINAL_COSINE_RATE + (rate - FINAL_COSINE_RATE) * (1 + math.cos(math.pi * progress)) / 2
+    final = min(FINAL_COSINE_RATE, rate)
+    return final + (rate - final) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def _linear(rate: float, progress: float) -> float:
@@ -35,7 +36,7 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
 def prune_rate_schedule(kind: str, prune_rate: float, total_steps: int) -> Schedule:
     """The prune rate at each optimizer step: the share of a layer's active weights that an update prunes.
 
-    cosine: 0.005 + (p0 - 0.005)(1 + cos(pi t/T))/2; linear: p0 (1 - t/T); constant: p0
+    cosine: 0.005 + (p0 - 0.005)(1 + cos(pi t/T))/2 (for p0 < 0.005 it is constant); linear: p0 (1 - t/T); constant: p0
     (sparse momentum, arXiv:1907.04840, section 3.1 and the reference implementation).
 
     Args:

@@ -63,7 +63,7 @@ def sparsify(
             pattern get `density`.
         init: which positions are active: "random", "magnitude" (the largest weights of each layer), a mapping from
             parameter names to scores (the largest are active), or to boolean masks (which then decide all counts).
-        dense: names or patterns ("fc3", "*.bias", "layer1.*") of parameters or modules that stay dense.
+        dense: names or patterns ("fc3", "layer1.*", "*.embedding") of parameters or modules that stay dense.
         storage: "masked" (a dense parameter and a mask; works everywhere), "compressed", or "auto" to choose by layer.
         seed: of the random positions; None draws from torch's global generator.
 
@@ -105,6 +105,11 @@ def prunable(model: nn.Module) -> dict[str, Prunable]:
                 raise ValueError(
                     f"{name} belongs to an embedding with sparse=True, whose gradients have no dense positions; make "
                     "it with sparse=False, or freeze it"
+                )
+            if hasattr(module, f"{attribute}_mask"):
+                raise ValueError(
+                    f"{name} has a {attribute}_mask beside it already, which is not regrow's; take it away first, such as "
+                    f"with torch.nn.utils.prune.remove(module, {attribute!r})"
                 )
             seen.add(id(parameter))
             found[name] = Prunable(module, attribute, parameter)
@@ -272,7 +277,7 @@ def _masks(
         if all(tensor.dtype == torch.bool for tensor in init.values()):
             return _checked_masks(init, density)
     counts = _counts(chosen, density, distribution)
-    generator = seeded_generator(seed)
+    generator = seeded_generator(seed) if init == "random" else None
     masks = {}
     for name, place in chosen.items():
         shape = place.parameter.shape
@@ -303,11 +308,14 @@ def _counts(
     unnamed = [name for name, value in densities.items() if value is None]
     if unnamed:
         raise ValueError(f"density=None, but no pattern of distribution names {', '.join(unnamed)}")
-    return {
-        name: initial_counts([place.parameter.shape], value)[0]
-        for (name, place), value in zip(chosen.items(), densities.values(), strict=True)
-        if value is not None
-    }
+    return {name: _layer_count(name, chosen[name].parameter.shape, value) for name, value in densities.items() if value}
+
+
+def _layer_count(name: str, shape: torch.Size, density: float) -> int:
+    try:
+        return initial_counts([shape], density)[0]
+    except ValueError as error:
+        raise ValueError(f"distribution: {name}: {error}") from error
 
 
 def _check_tensors(chosen: Mapping[str, Prunable], tensors: Mapping[str, Tensor]) -> None:

@@ -152,8 +152,10 @@ def share_within_budget(
     def flops(counts: Sequence[int]) -> float:
         return sum(c * (a + b) for c, a, b in zip(cost, kept, counts, strict=True))
 
+    dearest = max(cost) or 1.0
+
     def tilted(tilt: float) -> list[int]:
-        return share(total, [r * math.exp(-tilt * c / max(cost)) for r, c in zip(importance, cost, strict=True)], free)
+        return share(total, [r * math.exp(-tilt * c / dearest) for r, c in zip(importance, cost, strict=True)], free)
 
     best = share(total, importance, free)
     if flops(best) <= budget:

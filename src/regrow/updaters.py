@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from . import criteria, topology
 from .flops import FlopsMeter
 from .momentum import MissingMomentum, momentum_of_state, optimizer_rule
-from .optimizers import group_of, innermost, trained_weights, was_skipped
+from .optimizers import before_step, group_of, groups_of, innermost, refuse_second, trained_weights, was_skipped
 from .random import seeded_generator
 from .schedule import Schedule, prune_rate_schedule
 from .weights import SparseWeight
@@ -50,22 +50,14 @@ class LayerView:
     def active(self) -> int:
         return self.indices.numel()
 
-    def check_finite(self, step: int) -> None:
-        """Raises FloatingPointError where a weight or momentum is NaN or infinite."""
-        bad = [
-            what
-            for what, tensor in (
-                ("weights", self.values),
-                ("momentum", self.momentum),
-                ("momentum of missing weights", self.missing_momentum),
-            )
-            if not torch.isfinite(tensor).all()
-        ]
-        if bad:
-            raise FloatingPointError(
-                f"{self.name}: {' and '.join(bad)} not finite at the topology update of step {step}; the topology was "
-                "left as it is. Lower the learning rate, clip gradients, or go back to an earlier checkpoint"
-            )
+    def not_finite(self) -> list[str]:
+        """What of the layer is NaN or infinite."""
+        parts = {
+            "weights": self.values,
+            "momentum": self.momentum,
+            "momentum of missing weights": self.missing_momentum,
+        }
+        return [what for what, tensor in parts.items() if not torch.isfinite(tensor).all()]
 
 
 class Updater:
@@ -120,6 +112,8 @@ class Updater:
         if not 0 < max_density <= 1:
             raise ValueError(f"max_density={max_density} must be in (0, 1]")
         optimizer = innermost(optimizer)
+        refuse_second(optimizer, Updater)
+        _refuse_several_processes()
         self.optimizer = optimizer
         self.total_steps = total_steps
         self.update_every = update_every
@@ -135,11 +129,16 @@ class Updater:
         }
         self._generator = seeded_generator(seed)
         self._next_update = update_every
+        self._common_factor, self._unscale = 1.0, 1.0
         self._flops: dict[str, float] = {}
+        self._needs_flops = needs_flops
         self._meter = FlopsMeter(model) if needs_flops else None
         self._missing = {name: MissingMomentum(weight, rules[name], window) for name, weight in self._weights.items()}
         self._set_collecting()
-        self._hook = optimizer.register_step_post_hook(self._after_step)
+        self._hooks = [
+            before_step(optimizer, self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
 
     def expect_update(self, after: int) -> None:
         """Says that the next update by hand will come after so many more steps, so that the window opens in time.
@@ -169,8 +168,7 @@ class Updater:
             for name, weight in self._weights.items()
             if self._missing[name].saw_gradient
         ]
-        for layer in layers:
-            layer.check_finite(self.step)
+        self._check_finite(layers)
         importance = self._normalised_importance(layers)
         pruned, grown = self._counts(layers, rate, importance)
         moves = [self._choose(layer, *counts) for layer, *counts in zip(layers, pruned, grown, strict=True)]
@@ -187,9 +185,12 @@ class Updater:
 
     def remove(self) -> None:
         """Takes the updater off the optimizer and the model, which keeps its topology."""
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
         for weight in self._weights.values():
             weight.listen(None)
+        if self._meter is not None:
+            self._meter.close()
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs beside the model's and the optimizer's state; tensors and plain values only."""
@@ -199,6 +200,7 @@ class Updater:
             "history": [dict(row) for row in self.history],
             "generator": self._generator.get_state(),
             "flops": dict(self._flops),
+            "shapes": {name: list(weight.shape) for name, weight in self._weights.items()},
             "missing": {name: missing.state_dict() for name, missing in self._missing.items()},
         }
 
@@ -208,48 +210,60 @@ class Updater:
         Raises:
             ValueError: the state is that of another model; nothing is changed.
         """
-        theirs, ours = set(state["missing"]), set(self._missing)
-        if theirs != ours:
-            raise ValueError(
-                "this updater state belongs to another model: "
-                f"only in the state: {sorted(theirs - ours)}, only in the model: {sorted(ours - theirs)}"
-            )
-        for name, missing in state["missing"].items():
-            for moment in missing["moments"].values():
-                if moment.numel() != self._weights[name].numel:
-                    raise ValueError(
-                        f"this updater state belongs to another model: {name} has shape {tuple(moment.shape)} there "
-                        f"and {tuple(self._weights[name].shape)} here"
-                    )
+        self._check_state(state)
+        self._generator.set_state(state["generator"])
         self.step = state["step"]
         self._next_update = state["next_update"]
         self.history = [dict(row) for row in state["history"]]
-        self._generator.set_state(state["generator"])
         self._flops = dict(state["flops"])
         for name, missing in self._missing.items():
             missing.load_state_dict(state["missing"][name])
         self._set_collecting()
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        expected = {"step", "next_update", "history", "generator", "flops", "missing", "shapes"}
+        if absent := expected - state.keys():
+            raise ValueError(f"this is not the state of an updater, or it is damaged: {sorted(absent)} are missing")
+        theirs = {name: tuple(shape) for name, shape in state["shapes"].items()}
+        ours = {name: tuple(weight.shape) for name, weight in self._weights.items()}
+        if theirs != ours:
+            differing = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
+            details = ", ".join(f"{name} ({theirs.get(name)} there, {ours.get(name)} here)" for name in differing)
+            raise ValueError(f"this updater state belongs to another model: {details}")
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if was_skipped(optimizer):
             for missing in self._missing.values():
                 missing.drop()
             return
+        groups = groups_of(optimizer, self._weights)
         for name, weight in self._weights.items():
-            self._missing[name].fold(group_of(optimizer, weight))
+            self._missing[name].fold(groups[name], self._common_factor, self._unscale)
             weight.enforce()
         self.step += 1
         self._close_meter()
-        if self.update_every and self.step % self.update_every == 0 and self.step < self.total_steps:
-            self.update()
-            self._next_update = self.step + self.update_every
-        self._set_collecting()
+        try:
+            if self.update_every and self.step % self.update_every == 0:
+                self._next_update = self.step + self.update_every
+                self.update()
+        finally:
+            self._set_collecting()
+
+    def _before_step(self) -> None:
+        """Sees what was done to the gradients since backward; a layer that cannot tell takes another's word for it."""
+        scale = getattr(self.optimizer, "grad_scale", None)  # a fused optimizer unscales on its own
+        factors = [factor for missing in self._missing.values() if (factor := missing.measure()) is not None]
+        self._common_factor = factors[0] if factors else 1.0
+        self._unscale = 1.0 if scale is None else 1 / float(scale)
 
     def _set_collecting(self) -> None:
         """Opens the windows `window` steps before the next update."""
-        near = self.window is None or self._next_update is None or self._next_update - self.window <= self.step
+        opens = self.step if self.window is None or self._next_update is None else self._next_update - self.window
+        done = self.step >= self.total_steps or (self._next_update or 0) >= self.total_steps
         for missing in self._missing.values():
-            missing.collect(near and self.step < self.total_steps)
+            missing.collect(opens <= self.step and not done)
+            if done:
+                missing.release()
 
     def _close_meter(self) -> None:
         if self._meter is not None and self._meter.has_counted:
@@ -260,6 +274,20 @@ class Updater:
     def _view(self, weight: SparseWeight, missing: MissingMomentum) -> LayerView:
         flops = self._flops.get(weight.name, math.nan)
         return LayerView(weight, missing, self.optimizer, flops, self._generator)
+
+    def _check_finite(self, layers: Sequence[LayerView]) -> None:
+        """Raises before anything is changed; a window starts anew, so that the next update can be a good one."""
+        bad = {layer.name: what for layer in layers if (what := layer.not_finite())}
+        if not bad:
+            return
+        if self.window is not None:
+            for missing in self._missing.values():
+                missing.after_update()
+        raise FloatingPointError(
+            f"not finite at the topology update of step {self.step}: "
+            + ", ".join(f"{' and '.join(what)} of {name}" for name, what in bad.items())
+            + "; the topology was left as it is. Lower the learning rate, clip gradients, or go back to a checkpoint"
+        )
 
     def _normalised_importance(self, layers: Sequence[LayerView]) -> list[float]:
         raw = [self._importance(layer) for layer in layers]
@@ -278,6 +306,7 @@ class Updater:
                 )
             return pruned, pruned
         limits = [max(math.floor(self._max_density * layer.numel), layer.active) for layer in layers]
+        self._check_flops(layers)
         request = criteria.ShareRequest(
             importance=importance,
             pruned=pruned,
@@ -287,6 +316,14 @@ class Updater:
             flops_budget=self._flops_left(layers),
         )
         return pruned, list(self._share(request))
+
+    def _check_flops(self, layers: Sequence[LayerView]) -> None:
+        unknown = [layer.name for layer in layers if math.isnan(layer.flops_per_weight)]
+        if self._needs_flops and unknown:
+            raise RuntimeError(
+                f"the share rule needs FLOPs, but no forward pass of {', '.join(unknown)} was seen; make the updater "
+                "before the first training batch, and before a compiled model has run, or share by momentum alone"
+            )
 
     def _flops_left(self, layers: Sequence[LayerView]) -> float | None:
         """The FLOPs of `flops_budget`, less those of layers that this update leaves alone."""
@@ -322,6 +359,18 @@ class Updater:
                 }
             )
         return rows
+
+
+def _refuse_several_processes() -> None:
+    if (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    ):
+        raise RuntimeError(
+            f"{torch.distributed.get_world_size()} processes: topology updates over several ranks are not there yet, and "
+            "ranks on their own would choose different topologies; train in one process, or with regrow.Static"
+        )
 
 
 def _check_steps(total_steps: int, update_every: int | None) -> None:
@@ -399,7 +448,7 @@ class SparseMomentum(Updater):
             flops_budget=flops_budget,
             needs_flops=flops_budget is not None or share == "momentum-per-flop",
             window=window,
-            seed=seed,
+            seed=0 if seed is None else seed,
         )
 
 

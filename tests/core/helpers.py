@@ -1,6 +1,7 @@
 """Small models whose gradients can be written by hand, and comparisons that see every bit."""
 
 import copy
+import itertools
 
 import torch
 from hypothesis import settings
@@ -45,7 +46,7 @@ def feed(model, optimizer, scale=1.0, set_to_none=True, **gradients):
 
 def mlp(*sizes, seed=0, dtype=torch.float32, bias=True):
     torch.manual_seed(seed)
-    layers = [nn.Linear(a, b, bias=bias, dtype=dtype) for a, b in zip(sizes, sizes[1:], strict=False)]
+    layers = [nn.Linear(a, b, bias=bias, dtype=dtype) for a, b in itertools.pairwise(sizes)]
     return nn.Sequential(*[part for layer in layers for part in (layer, nn.Tanh())][:-1])
 
 

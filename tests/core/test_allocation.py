@@ -3,10 +3,10 @@
 import math
 
 import pytest
-from core.helpers import EXAMPLES
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from core.helpers import EXAMPLES
 from oracle import naive
 from regrow.allocation import DISTRIBUTIONS, initial_counts
 
@@ -64,5 +64,5 @@ def test_the_density_in_the_remedy_works():
 
 
 def test_unknown_distribution():
-    with pytest.raises(ValueError, match="'erdos'.*uniform, er, erk"):
+    with pytest.raises(ValueError, match=r"'erdos'.*uniform, er, erk"):
         initial_counts(LENET, 0.1, "erdos")

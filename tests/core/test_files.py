@@ -5,10 +5,10 @@ import stat
 
 import pytest
 import torch
-from core.helpers import assert_inactive_are_zero, assert_same, indices, loss_at, mlp, picture, sparse_mlp, train
 from torch import nn
 
 import regrow
+from core.helpers import assert_inactive_are_zero, assert_same, indices, loss_at, mlp, picture, sparse_mlp, train
 from regrow.files import write_atomically
 
 SIZES = (8, 12, 4)
@@ -94,7 +94,7 @@ def test_another_model_is_refused_with_names_and_left_as_it_is(tmp_path, saved, 
 @pytest.mark.parametrize("content", [{"a": torch.ones(1)}, [1, 2], None])
 def test_another_file_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "m")
-    with pytest.raises(ValueError, match="m was not written by regrow.save"):
+    with pytest.raises(ValueError, match=r"m was not written by regrow\.save"):
         regrow.load(tmp_path / "m", plain())
 
 

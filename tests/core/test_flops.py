@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from core.helpers import hooks
-from core.test_sparsify import Conv1D, Tied
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import regrow
+from core.helpers import hooks
+from core.test_sparsify import Conv1D, Tied
 from regrow.flops import FlopsMeter, flop_density, flops_per_weight
 
 B = 5  # examples

@@ -80,16 +80,21 @@ def f():
     assert foreign == {"os", "matplotlib"}
 
 
-PROGRAM = """
+PROGRAM = '''
 import sys
 
-class Blocker:
+class Hiding:
+    """A finder that finds nothing but torch, what torch needs, and the standard library."""
+
+    def __init__(self, finder):
+        self.finder = finder
+
     def find_spec(self, name, path=None, target=None):
         top = name.partition(".")[0]
-        if top not in ALLOWED | set(sys.stdlib_module_names) and not top.startswith("_sysconfigdata"):
-            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+        seen = top in ALLOWED | set(sys.stdlib_module_names) or top.startswith("_sysconfigdata")
+        return self.finder.find_spec(name, path, target) if seen else None
 
-sys.meta_path.insert(0, Blocker())
+sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
 import regrow, torch
 model = regrow.sparsify(torch.nn.Linear(8, 8), 0.5)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -106,7 +111,7 @@ except ModuleNotFoundError:
     pass
 else:
     raise AssertionError("nothing was blocked")
-"""
+'''
 
 
 def torch_and_what_it_needs():

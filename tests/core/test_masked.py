@@ -10,6 +10,10 @@ import weakref
 
 import pytest
 import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import regrow
 from core.helpers import (
     assert_inactive_are_zero,
     assert_same,
@@ -23,10 +27,6 @@ from core.helpers import (
     sparse_mlp,
     train,
 )
-from torch import nn
-from torch.utils.checkpoint import checkpoint
-
-import regrow
 
 SGD = torch.optim.SGD
 OPTIMIZERS = [

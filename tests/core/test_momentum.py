@@ -5,10 +5,10 @@ import warnings
 
 import pytest
 import torch
-from core.helpers import Fed, fed, feed, indices, mask_of
 from torch import nn
 
 import regrow
+from core.helpers import Fed, fed, feed, indices, mask_of
 
 G = [float(g) for g in range(1, 9)]
 ACTIVE = {"a": range(4)}

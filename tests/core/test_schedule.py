@@ -3,10 +3,10 @@
 import math
 
 import pytest
-from core.helpers import EXAMPLES
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.helpers import EXAMPLES
 from oracle import naive
 from regrow.schedule import SCHEDULES, prune_rate_schedule
 

@@ -1,16 +1,17 @@
 """Model surgery: what becomes sparse, how much of it, and what is refused without a trace."""
 
 import copy
+import itertools
 import math
 
 import pytest
 import torch
-from core.helpers import EXAMPLES, assert_same, indices, mlp, picture
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import regrow
+from core.helpers import EXAMPLES, assert_same, indices, mlp, picture
 from regrow.allocation import initial_counts
 
 
@@ -194,8 +195,8 @@ def test_a_mapping_of_densities():
 @EXAMPLES
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=5), st.floats(0.0, 1.0), st.integers(0, 2**40))
 def test_random_masks_have_the_exact_size(sizes, density, seed):
-    numel = [a * b for a, b in zip(sizes, sizes[1:], strict=False)]
-    if not 0 < density or round(density * sum(numel)) < len(numel):
+    numel = [a * b for a, b in itertools.pairwise(sizes)]
+    if not density > 0 or round(density * sum(numel)) < len(numel):
         return
     model = regrow.sparsify(mlp(*sizes), density, seed=seed)
     assert regrow.summary(model).active == round(density * sum(numel))

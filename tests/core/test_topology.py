@@ -5,11 +5,11 @@ from fractions import Fraction
 
 import pytest
 import torch
-from core.helpers import EXAMPLES, fed, feed
 from hypothesis import given
 from hypothesis import strategies as st
 
 import regrow
+from core.helpers import EXAMPLES, fed, feed
 from oracle import naive
 from regrow import topology
 

@@ -9,6 +9,11 @@ import warnings
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import regrow
 from core.helpers import (
     EXAMPLES,
     assert_inactive_are_zero,
@@ -24,11 +29,6 @@ from core.helpers import (
     total_active,
     train,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import nn
-
-import regrow
 from regrow.schedule import prune_rate_schedule
 
 SGD = torch.optim.SGD
@@ -345,7 +345,7 @@ def test_errors_name_value_place_and_remedy_and_change_nothing(error):
 
 @pytest.mark.parametrize("kind", [momentum, lambda model, optimizer: regrow.Static(model, optimizer)])
 def test_what_every_updater_refuses(kind):
-    with pytest.raises(ValueError, match="no sparse weights.*sparsify"):
+    with pytest.raises(ValueError, match=r"no sparse weights.*sparsify"):
         kind(dense := mlp(4, 4), sgd(dense))
     model = sparse_mlp()
     with pytest.raises(ValueError, match=r"0\.weight"):

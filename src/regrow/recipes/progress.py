@@ -72,9 +72,16 @@ class ProgressBar(Reporter):
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
-        text, numbers = TextColumn("{task.description}"), TextColumn("{task.fields[figures]}")
-        self._progress = Progress(text, BarColumn(bar_width=None), numbers, TimeRemainingColumn(), TextColumn("left"))
+        self._progress = Progress(
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),  # takes what the others leave
+            TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=5)),
+            TextColumn("left", table_column=Column(no_wrap=True)),
+            expand=True,
+        )
 
     def start(self, settings: Settings, position: Position, steps_per_epoch: int) -> None:
         self._epochs = settings.recipe.epochs

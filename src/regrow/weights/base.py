@@ -1,0 +1,141 @@
+"""SparseWeight: one prunable parameter with its active set, whatever stores it.
+
+Positions are flat, row-major positions in the dense shape of the weight, int64. A sparse weight looks its parameter up
+by (module, name) each time, for wrappers may replace the parameter object.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["GradientListener", "SparseWeight", "per_element_state", "put"]
+
+GradientListener = Callable[[Tensor], None]
+"""Called with the parameter's .grad each time it has been accumulated, before inactive entries are zeroed."""
+
+
+class SparseWeight(ABC):
+    """A weight of which only the active positions exist.
+
+    Attributes:
+        name: of the parameter in the model, such as "fc1.weight".
+        module, attribute: where the parameter is found.
+        storage: "masked" or "compressed".
+        why: what decided the storage.
+        writes_after_listener: how often the storage itself writes to .grad after a listener has seen it.
+    """
+
+    storage: str
+    why: str
+    writes_after_listener: int
+
+    def __init__(self, name: str, module: nn.Module, attribute: str):
+        self.name = name
+        self.module = module
+        self.attribute = attribute
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The parameter that the optimizer trains."""
+        return self.module._parameters[self.attribute]  # type: ignore[return-value]
+
+    @property
+    @abstractmethod
+    def shape(self) -> torch.Size:
+        """Dense shape of the weight."""
+
+    @property
+    def numel(self) -> int:
+        """Number of positions, active or not."""
+        return self.shape.numel()
+
+    @property
+    @abstractmethod
+    def active(self) -> int:
+        """Number of active weights."""
+
+    @property
+    def density(self) -> float:
+        """Share of active positions, in (0, 1]."""
+        return self.active / self.numel
+
+    @property
+    @abstractmethod
+    def indices(self) -> Tensor:
+        """Active positions, int64, shape (active,), ascending."""
+
+    @property
+    def values(self) -> Tensor:
+        """Active values, shape (active,), in the order of `indices`; a detached copy."""
+        return self.take(self.parameter.detach())
+
+    @abstractmethod
+    def take(self, tensor: Tensor) -> Tensor:
+        """The entries of a tensor of the parameter's shape that belong to `indices`, shape (active,)."""
+
+    @abstractmethod
+    def move(self, pruned: Tensor, grown: Tensor, state: dict[str, Any], grown_state: Mapping[str, Tensor]) -> None:
+        """Replaces the active set: `pruned` leave, `grown` enter with value 0; a position in both restarts at 0.
+
+        Every tensor of `state` (the optimizer's, for this parameter) that has the parameter's shape moves along: 0
+        where a weight left, `grown_state` (or 0) where one entered, untouched where one left and entered again.
+
+        Args:
+            pruned: active positions, ascending. grown: positions inactive or in `pruned`, ascending.
+            state: optimizer state of the parameter. grown_state: per state name, values for `grown`.
+        """
+
+    @abstractmethod
+    def listen(self, listener: GradientListener | None) -> None:
+        """Has a bound method called at every gradient for as long as its object lives; None ends it."""
+
+    @abstractmethod
+    def new_gradient(self, gradient: Tensor) -> Tensor:
+        """An uninitialised tensor for `stage`, of the dense shape."""
+
+    @abstractmethod
+    def stage(self, staged: Tensor, gradient: Tensor, more: bool) -> None:
+        """Writes the dense gradient, inactive positions included, into `staged`; called by a listener.
+
+        Args:
+            staged: from `new_gradient`. gradient: the parameter's .grad, which the listener was called with.
+            more: whether `staged` holds earlier micro-batches of the same step, to which this one is added.
+        """
+
+    @abstractmethod
+    def active_part(self, gradient: Tensor) -> Tensor:
+        """The parameter's .grad as a vector; whatever belongs to no active weight is 0."""
+
+    @abstractmethod
+    def active_part_of_dense(self, staged: Tensor) -> Tensor:
+        """A dense gradient as a vector in the order of `active_part`; entries of inactive weights may be anything."""
+
+    @abstractmethod
+    def enforce(self) -> None:
+        """Makes inactive weights exactly 0, whatever the optimizer did."""
+
+    def __repr__(self) -> str:
+        return f"SparseWeight({self.name}, {tuple(self.shape)}, active={self.active}, storage={self.storage})"
+
+
+def per_element_state(parameter: Tensor, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The optimizer's state tensors that hold one number for each element of the parameter."""
+    return {
+        name: value
+        for name, value in state.items()
+        if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0
+    }
+
+
+def put(tensor: Tensor, positions: Tensor, values: Tensor | float | bool) -> None:
+    """Writes values at flat row-major positions, whatever the strides; deterministic, which Tensor.put_ is not."""
+    if isinstance(values, Tensor):
+        values = values.to(tensor.dtype)
+    else:
+        values = torch.tensor(values, dtype=tensor.dtype, device=tensor.device)
+    tensor[torch.unravel_index(positions, tensor.shape)] = values

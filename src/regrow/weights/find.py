@@ -1,0 +1,47 @@
+"""Where the sparse weights of a model are, and what they are called."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .base import SparseWeight
+from .masked import MARK, MaskedWeight
+
+__all__ = ["plain_name", "sparse_weights", "unwrapped"]
+
+_WRAPPERS = {"_orig_mod", "_forward_module", "_original_module", "_checkpoint_wrapped_module"}
+
+
+def sparse_weights(model: nn.Module) -> dict[str, SparseWeight]:
+    """The sparse weights of a model by parameter name, in the order of its modules; empty for a dense model.
+
+    Wrappers (torch.compile, Lightning Fabric, DistributedDataParallel) do not change the names.
+
+    Example:
+        >>> model = regrow.sparsify(torch.nn.Linear(20, 10), density=0.1)
+        >>> weight = regrow.sparse_weights(model)["weight"]
+        >>> weight.active, weight.indices.shape, weight.values.shape
+        (20, torch.Size([20]), torch.Size([20]))
+    """
+    weights: dict[str, SparseWeight] = {}
+    for path, module in unwrapped(model).named_modules():
+        for attribute in module.__dict__.get(MARK, {}):
+            name = plain_name(f"{path}.{attribute}" if path else attribute)
+            weights.setdefault(name, MaskedWeight(name, module, attribute))
+    return weights
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The user's model inside DistributedDataParallel, DataParallel and torch.compile."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without the prefixes that wrappers put into it."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
