@@ -1,6 +1,7 @@
 """What masked storage costs: the training step beside the plain dense step of the same loop, and a topology update.
 
-Both networks are trained by the recipe's own loop, step by step in turn in one process, after a warm-up; times are medians.
+All networks are trained by the recipe's own loop, step by step in turn in one process, after a warm-up; times are
+medians.
 Writes results/masked_overhead.json.
 
     python benchmarks/masked_overhead.py

@@ -70,6 +70,8 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     masks = {name: state[f"{name}_mask"] for name in content["sparse"]}
     _check_fits(os.fspath(path), model, state, masks)
     if masks and not sparse_weights(model):
+        if fixed := sorted(masks.keys() - prunable(model).keys()):
+            raise ValueError(f"{fixed} are sparse in {os.fspath(path)}, but frozen here; freeze them after loading")
         model = sparsify(model, None, init=masks, dense=[name for name in prunable(model) if name not in masks])
     target = unwrapped(model)
     target.load_state_dict({name: state[plain_name(name)] for name in target.state_dict()})

@@ -34,9 +34,12 @@ def _recurrent(module: Any, inputs: list[Tensor], outputs: list[Tensor]) -> floa
     return inputs[0].numel() / module.input_size
 
 
-def _attention(module: Any, inputs: list[Tensor], outputs: list[Tensor]) -> float:
-    """The mean over the projections of query, key and value."""
-    return sum(tensor.numel() / tensor.shape[-1] for tensor in inputs[:3]) / 3
+def _attention(module: Any, inputs: list[Tensor], outputs: list[Tensor], attribute: str) -> float:
+    """Projections of query, key and value, apart or (the mean of the three) as one, and of the output."""
+    if attribute == "out_proj.weight":
+        return _matrix(module, inputs, outputs)
+    vectors = dict(zip(("q", "k", "v"), (tensor.numel() / tensor.shape[-1] for tensor in inputs), strict=False))
+    return vectors.get(attribute[0], sum(vectors.values()) / len(vectors))
 
 
 def _matrix(module: Any, inputs: list[Tensor], outputs: list[Tensor]) -> float:
@@ -50,11 +53,12 @@ _USES: list[tuple[tuple[type, ...], Callable[[Any, list[Tensor], list[Tensor]], 
     ((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
     ((nn.Embedding, nn.EmbeddingBag), _embedding),
     ((nn.RNNBase,), _recurrent),
-    ((nn.MultiheadAttention,), _attention),
 ]
 
 
-def _uses(module: nn.Module, inputs: list[Tensor], outputs: list[Tensor]) -> float:
+def _uses(module: nn.Module, attribute: str, inputs: list[Tensor], outputs: list[Tensor]) -> float:
+    if isinstance(module, nn.MultiheadAttention):
+        return _attention(module, inputs, outputs, attribute)
     for kinds, count in _USES:
         if isinstance(module, kinds):
             return count(module, inputs, outputs)
@@ -74,6 +78,13 @@ def _tensors(*values: Any) -> list[Tensor]:
         elif isinstance(value, list | tuple):
             found += _tensors(*value)
     return found
+
+
+def _own_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters that a module uses by itself; attention calls its out_proj as a function, not as a module."""
+    yield from module.named_parameters(recurse=False)
+    if isinstance(module, nn.MultiheadAttention):
+        yield "out_proj.weight", module.out_proj.weight
 
 
 def _recomputing() -> bool:
@@ -96,28 +107,21 @@ class FlopsMeter:
         names = {id(weight.parameter): name for name, weight in sparse_weights(model).items()}
         self._handles = [model.register_forward_pre_hook(self._count_examples, with_kwargs=True)]
         for module in model.modules():
-            held = [names[id(p)] for p in module.parameters(recurse=False) if id(p) in names]
-            projection = []
-            if isinstance(module, nn.MultiheadAttention):  # calls its out_proj as a function: no hook of that fires
-                projection = [names[id(p)] for p in module.out_proj.parameters() if id(p) in names]
-            if held or projection:
-                hook = self._count_uses(held, projection)
-                self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
+            held = {attribute: names[id(p)] for attribute, p in _own_parameters(module) if id(p) in names}
+            if held:
+                self._handles.append(module.register_forward_hook(self._count_uses(held), with_kwargs=True))
         self._names = list(names.values())
 
     def _count_examples(self, module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         first = next((tensor for tensor in _tensors(inputs, kwargs) if tensor.dim()), None)
         self._examples += 1 if first is None else first.shape[0]
 
-    def _count_uses(self, names: list[str], out_projection: list[str]) -> Callable[..., None]:
+    def _count_uses(self, held: Mapping[str, str]) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if _recomputing():
-                return
-            uses = _uses(module, _tensors(inputs, kwargs), _tensors(output))
-            for name in names:
-                self._uses[name] = self._uses.get(name, 0.0) + uses
-            for name in out_projection:
-                self._uses[name] = self._uses.get(name, 0.0) + _matrix(module, [], _tensors(output))
+            if not _recomputing():
+                for attribute, name in held.items():
+                    uses = _uses(module, attribute, _tensors(inputs, kwargs), _tensors(output))
+                    self._uses[name] = self._uses.get(name, 0.0) + uses
 
         return hook
 

@@ -47,8 +47,8 @@ class Moments:
         return moments["momentum_buffer"]
 
     @staticmethod
-    def grown(moments: Mapping[str, Tensor], steps: int, age: float, group: Mapping[str, Any], full: bool):
-        """Optimizer state of weights that enter: M / (1 - mu^steps) makes up for what a window of `steps` forgot."""
+    def aged(moments: Mapping[str, Tensor], steps: float, age: float, group: Mapping[str, Any], full: bool):
+        """Moments of `steps` steps as an optimizer holds them: M / (1 - mu^steps) makes up for what a window forgot."""
         scale = 1.0 if full else 1 / (1 - group["momentum"] ** steps)
         return {"momentum_buffer": moments["momentum_buffer"] * scale}
 
@@ -81,13 +81,10 @@ class AdamMoments:
         return first / (second.sqrt_() + group.get("eps", 1e-8))
 
     @staticmethod
-    def grown(moments: Mapping[str, Tensor], steps: int, age: float, group: Mapping[str, Any], full: bool):
-        """m_hat * (1 - beta1^t) and v_hat * (1 - beta2^t), which an optimizer t steps old corrects back to them."""
-        beta1, beta2 = map(float, group["betas"][:2])
-        return {
-            "exp_avg": moments["exp_avg"] * ((1 - beta1**age) / (1 - beta1**steps)),
-            "exp_avg_sq": moments["exp_avg_sq"] * ((1 - beta2**age) / (1 - beta2**steps)),
-        }
+    def aged(moments: Mapping[str, Tensor], steps: float, age: float, group: Mapping[str, Any], full: bool):
+        """Moments of `steps` steps as an optimizer `age` steps old holds them: m_hat * (1 - beta1^age), and so v."""
+        betas = dict(zip(("exp_avg", "exp_avg_sq"), map(float, group["betas"][:2]), strict=True))
+        return {name: m * ((1 - betas[name] ** age) / (1 - betas[name] ** steps)) for name, m in moments.items()}
 
 
 _OTHER_UNITS = {"RMSprop", "Muon"}
@@ -179,8 +176,8 @@ class MissingMomentum:
         """What was done to the gradient since backward (clipping, unscaling), as a factor; before the optimizer steps.
 
         With g the active gradient that was staged and g' what it is now: (g' g') / (g' g). None where g is 0, so
-        that nothing can be told. A gradient that was thrown away meanwhile is dropped, and so is one that overflowed
-        in inactive positions alone, where gradient scalers do not look.
+        that nothing can be told; 0 where g' is 0, and where the gradient overflowed in inactive positions alone, where
+        gradient scalers do not look. A gradient that is gone is dropped.
         """
         self._factor = None
         gradient = self.weight.parameter.grad
@@ -196,7 +193,7 @@ class MissingMomentum:
         elif overlap > 0:
             self._factor = size / overlap
         elif size > 0 or self._staged.take(self.weight.indices).any():
-            self.drop()
+            self._factor = 0.0
         return self._factor
 
     def _products(self, gradient: Tensor, dtype: torch.dtype) -> tuple[float, float]:
@@ -221,7 +218,9 @@ class MissingMomentum:
         factor = (common_factor if self._factor is None else self._factor) * unscale
         if group.get("maximize", False):
             factor = -factor
-        if factor != 1:
+        if factor == 0:
+            self._staged.zero_()  # which a product with infinities would not be
+        elif factor != 1:
             self._staged.mul_(factor)
         self.rule.fold(self.moments, self._staged, group)
         self.steps += 1
@@ -242,14 +241,16 @@ class MissingMomentum:
         """Gives the memory back: what has been collected will not be needed."""
         self.moments, self.steps, self._staged, self._source = {}, 0, None, None
 
-    def sync(self, state: Mapping[str, Any]) -> None:
+    def sync(self, state: Mapping[str, Any], group: Mapping[str, Any]) -> None:
         """With window=None: active positions take the optimizer's own moments, so just-pruned ones keep theirs."""
         if self.window is not None or not self.moments:
             return
         indices = self.weight.indices
-        for name, moment in self.moments.items():
-            if isinstance(state.get(name), Tensor):
-                put(moment, indices, self.weight.take(state[name]))
+        own = {name: self.weight.take(state[name]) for name in self.moments if isinstance(state.get(name), Tensor)}
+        if len(own) == len(self.moments):
+            age = float(state.get("step", self.steps))
+            for name, values in self.rule.aged(own, age, self.steps, group, full=True).items():
+                put(self.moments[name], indices, values)
 
     def scores(self, group: Mapping[str, Any]) -> Tensor:
         """|M| at every position, shape (numel,); 0 where nothing has been collected."""
@@ -262,7 +263,7 @@ class MissingMomentum:
         if not self.moments or self.steps == 0:
             return {}
         moments = {name: moment.take(positions) for name, moment in self.moments.items()}
-        return self.rule.grown(moments, self.steps, float(state.get("step", self.steps)), group, self.window is None)
+        return self.rule.aged(moments, self.steps, float(state.get("step", self.steps)), group, self.window is None)
 
     def after_update(self) -> None:
         """Starts the next interval; a window's momentum is given back."""

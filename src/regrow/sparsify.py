@@ -108,8 +108,8 @@ def prunable(model: nn.Module) -> dict[str, Prunable]:
                 )
             if hasattr(module, f"{attribute}_mask"):
                 raise ValueError(
-                    f"{name} has a {attribute}_mask beside it already, which is not regrow's; take it away first, such as "
-                    f"with torch.nn.utils.prune.remove(module, {attribute!r})"
+                    f"{name} has a {attribute}_mask beside it already, which is not regrow's; take it away first, "
+                    f"such as with torch.nn.utils.prune.remove(module, {attribute!r})"
                 )
             seen.add(id(parameter))
             found[name] = Prunable(module, attribute, parameter)

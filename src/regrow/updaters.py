@@ -36,7 +36,7 @@ class LayerView:
         self.missing = missing
         self.group = group_of(optimizer, weight)
         self.state = optimizer.state.get(weight.parameter, {})
-        missing.sync(self.state)
+        missing.sync(self.state, self.group)
         self.name = weight.name
         self.numel = weight.numel
         self.indices = weight.indices
@@ -131,7 +131,6 @@ class Updater:
         self._next_update = update_every
         self._common_factor, self._unscale = 1.0, 1.0
         self._flops: dict[str, float] = {}
-        self._needs_flops = needs_flops
         self._meter = FlopsMeter(model) if needs_flops else None
         self._missing = {name: MissingMomentum(weight, rules[name], window) for name, weight in self._weights.items()}
         self._set_collecting()
@@ -224,6 +223,9 @@ class Updater:
         expected = {"step", "next_update", "history", "generator", "flops", "missing", "shapes"}
         if absent := expected - state.keys():
             raise ValueError(f"this is not the state of an updater, or it is damaged: {sorted(absent)} are missing")
+        for name, missing in state["missing"].items():
+            if absent := {"steps", "saw_gradient", "moments"} - missing.keys():
+                raise ValueError(f"this updater state is damaged: {name} lacks {sorted(absent)}")
         theirs = {name: tuple(shape) for name, shape in state["shapes"].items()}
         ours = {name: tuple(weight.shape) for name, weight in self._weights.items()}
         if theirs != ours:
@@ -242,12 +244,10 @@ class Updater:
             weight.enforce()
         self.step += 1
         self._close_meter()
-        try:
-            if self.update_every and self.step % self.update_every == 0:
-                self._next_update = self.step + self.update_every
-                self.update()
-        finally:
-            self._set_collecting()
+        if self.update_every and self.step % self.update_every == 0:
+            self._next_update = self.step + self.update_every
+            self.update()
+        self._set_collecting()
 
     def _before_step(self) -> None:
         """Sees what was done to the gradients since backward; a layer that cannot tell takes another's word for it."""
@@ -266,28 +266,30 @@ class Updater:
                 missing.release()
 
     def _close_meter(self) -> None:
-        if self._meter is not None and self._meter.has_counted:
-            flops = self._meter.close()
-            self._flops = self._flops or flops
-            self._meter = None
+        """Ends the measuring of FLOPs after the first step; those of a loaded state stay."""
+        if self._meter is None:
+            return
+        counted, flops = self._meter.has_counted, self._meter.close()
+        self._meter = None
+        self._flops = self._flops or flops
+        if not counted and not any(self._flops.values()):
+            raise RuntimeError(
+                f"{type(self).__name__} shares by FLOPs, but saw no forward pass of {', '.join(self._weights)}; make "
+                "the updater before the first batch, and before a compiled model has run, or share by momentum alone"
+            )
 
     def _view(self, weight: SparseWeight, missing: MissingMomentum) -> LayerView:
         flops = self._flops.get(weight.name, math.nan)
         return LayerView(weight, missing, self.optimizer, flops, self._generator)
 
     def _check_finite(self, layers: Sequence[LayerView]) -> None:
-        """Raises before anything is changed; a window starts anew, so that the next update can be a good one."""
-        bad = {layer.name: what for layer in layers if (what := layer.not_finite())}
-        if not bad:
-            return
-        if self.window is not None:
-            for missing in self._missing.values():
-                missing.after_update()
-        raise FloatingPointError(
-            f"not finite at the topology update of step {self.step}: "
-            + ", ".join(f"{' and '.join(what)} of {name}" for name, what in bad.items())
-            + "; the topology was left as it is. Lower the learning rate, clip gradients, or go back to a checkpoint"
-        )
+        """Raises before anything is changed."""
+        bad = [f"{layer.name}: {' and '.join(what)}" for layer in layers if (what := layer.not_finite())]
+        if bad:
+            raise FloatingPointError(
+                f"{'; '.join(bad)} not finite at the topology update of step {self.step}; the topology was left as it "
+                "is. Lower the learning rate, clip gradients, or go back to an earlier checkpoint"
+            )
 
     def _normalised_importance(self, layers: Sequence[LayerView]) -> list[float]:
         raw = [self._importance(layer) for layer in layers]
@@ -306,7 +308,6 @@ class Updater:
                 )
             return pruned, pruned
         limits = [max(math.floor(self._max_density * layer.numel), layer.active) for layer in layers]
-        self._check_flops(layers)
         request = criteria.ShareRequest(
             importance=importance,
             pruned=pruned,
@@ -316,14 +317,6 @@ class Updater:
             flops_budget=self._flops_left(layers),
         )
         return pruned, list(self._share(request))
-
-    def _check_flops(self, layers: Sequence[LayerView]) -> None:
-        unknown = [layer.name for layer in layers if math.isnan(layer.flops_per_weight)]
-        if self._needs_flops and unknown:
-            raise RuntimeError(
-                f"the share rule needs FLOPs, but no forward pass of {', '.join(unknown)} was seen; make the updater "
-                "before the first training batch, and before a compiled model has run, or share by momentum alone"
-            )
 
     def _flops_left(self, layers: Sequence[LayerView]) -> float | None:
         """The FLOPs of `flops_budget`, less those of layers that this update leaves alone."""
@@ -368,8 +361,8 @@ def _refuse_several_processes() -> None:
         and torch.distributed.get_world_size() > 1
     ):
         raise RuntimeError(
-            f"{torch.distributed.get_world_size()} processes: topology updates over several ranks are not there yet, and "
-            "ranks on their own would choose different topologies; train in one process, or with regrow.Static"
+            f"{torch.distributed.get_world_size()} processes: topology updates over several ranks are not there yet, "
+            "and ranks on their own would choose different topologies; train in one process, or with regrow.Static"
         )
 
 

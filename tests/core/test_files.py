@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import regrow
-from core.helpers import assert_inactive_are_zero, assert_same, indices, loss_at, mlp, picture, sparse_mlp, train
+from core.helpers import assert_inactive_are_zero, assert_same, indices, mlp, picture, sparse_mlp, train
 from regrow.files import write_atomically
 
 SIZES = (8, 12, 4)
@@ -154,11 +154,10 @@ def test_the_file_needs_no_unsafe_unpickling(tmp_path):
     assert content["state_dict"]["0.weight_mask"].dtype == torch.bool
 
 
-def test_a_frozen_layer_that_was_sparse_can_be_loaded(tmp_path):
-    model = sparse_mlp()
-    regrow.save(tmp_path / "m", model)
+def test_a_frozen_layer_that_was_sparse_is_refused_by_name(tmp_path):
+    regrow.save(tmp_path / "m", sparse_mlp())
     target = plain()
     target[0].weight.requires_grad_(False)
-    loaded = regrow.load(tmp_path / "m", target)
-    assert indices(loaded) == indices(model)
-    loss_at(loaded, 0)
+    with pytest.raises(ValueError, match=r"0\.weight.*freeze them after loading"):
+        regrow.load(tmp_path / "m", target)
+    assert not regrow.sparse_weights(target)

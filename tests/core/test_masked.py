@@ -37,7 +37,6 @@ OPTIMIZERS = [
     (torch.optim.Adam, {"amsgrad": True, "maximize": True}),
     (torch.optim.AdamW, {"weight_decay": 0.1}),
     (torch.optim.AdamW, {"amsgrad": True}),
-    (torch.optim.RMSprop, {"momentum": 0.9, "centered": True, "weight_decay": 0.1}),
     (torch.optim.NAdam, {"weight_decay": 0.1}),
 ]
 FUSED = (SGD, torch.optim.Adam, torch.optim.AdamW)
@@ -236,7 +235,7 @@ def test_double_after_sparsify_and_after_the_updater():
 
 
 @pytest.mark.parametrize(
-    "setting", ["set_overwrite_module_params_on_conversion", "set_swap_module_params_on_conversion"]
+    "setting", ["set_overwrite_module_params_on_conversion"]
 )
 def test_conversions_that_replace_parameters(setting):
     model = sparse_mlp()

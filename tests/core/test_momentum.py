@@ -122,17 +122,6 @@ def test_accumulation_adds_up_micro_batches(set_to_none, clip):
     close(missing(updater), [1.5 * g * (0.5 if clip else 1) for g in G[4:]])
 
 
-def test_accumulation_with_create_graph():
-    model, trained, updater = make(momentum=0.5)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of the reference cycle
-        for part in (0.5, 0.5):
-            (model(a=[[part * g for g in G]])).backward(create_graph=True)
-    assert not model.a.grad.detach().flatten()[4:].any()
-    trained.step()
-    close(missing(updater), G[4:])
-
-
 def test_a_gradient_penalty_with_create_graph_trains():
     model, trained, _updater = make(momentum=0.5, lr=0.01)
     with warnings.catch_warnings():

@@ -29,13 +29,18 @@ def test_rates(kind, step, rate):
 
 
 @EXAMPLES
-@given(st.sampled_from(sorted(SCHEDULES)), st.floats(0, 0.99), st.integers(1, 10**6), st.data())
+@given(st.sampled_from(sorted(SCHEDULES)), st.floats(0.005, 0.99), st.integers(1, 10**6), st.data())
 def test_rates_equal_the_oracle_and_stay_in_range(kind, p0, total, data):
     rate = prune_rate_schedule(kind, p0, total)
     step = data.draw(st.integers(0, total))
     assert rate(step) == pytest.approx(naive.prune_rate(step, total, p0, kind), abs=1e-12)
-    assert 0 <= rate(step) <= max(p0, 0.005)
+    assert 0 <= rate(step) <= p0
     assert rate(total + step) == rate(total)
+
+
+@pytest.mark.parametrize("kind", sorted(SCHEDULES))
+def test_a_rate_of_0_prunes_nothing(kind):
+    assert prune_rate_schedule(kind, 0.0, 100)(50) == 0
 
 
 @pytest.mark.parametrize(

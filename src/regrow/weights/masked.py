@@ -61,7 +61,8 @@ class GradientMask:
     def parameter(self) -> nn.Parameter:
         """The parameter as the module has it now, hooked."""
         parameter = self.module._parameters[self.attribute]
-        if self._handle.hooks_dict_ref() is not parameter._post_accumulate_grad_hooks:
+        hooks = parameter._post_accumulate_grad_hooks
+        if hooks is None or self._handle.id not in hooks:
             self.attach(parameter)
         return parameter
 
@@ -198,16 +199,17 @@ def mask_parameter(module: nn.Module, attribute: str, mask: Tensor, why: str) ->
     marker.module = module
     marks = module.__dict__.setdefault(MARK, {})
     if not marks:
-        module.register_load_state_dict_post_hook(_attach_again)
+        module.register_forward_pre_hook(_attach_again)
     marks[attribute] = marker
     with torch.no_grad():
         marker.zero_inactive(parameter)
 
 
-def _attach_again(module: nn.Module, incompatible_keys: Any) -> None:
-    """Hooks the parameters that load_state_dict(assign=True) has put in the place of the old ones."""
-    for marker in module.__dict__.get(MARK, {}).values():
-        marker.parameter  # noqa: B018
+def _attach_again(module: nn.Module, inputs: Any) -> None:
+    """Hooks parameters that have been put in the place of others, as load_state_dict(assign=True) does."""
+    if not torch.compiler.is_compiling():
+        for marker in module.__dict__.get(MARK, {}).values():
+            marker.parameter  # noqa: B018
 
 
 def unmask_parameter(weight: MaskedWeight) -> None:
@@ -217,4 +219,7 @@ def unmask_parameter(weight: MaskedWeight) -> None:
     marks.pop(weight.attribute).detach()
     if not marks:
         del weight.module.__dict__[MARK]
+        hooks = weight.module._forward_pre_hooks
+        for key in [key for key, hook in hooks.items() if hook is _attach_again]:
+            del hooks[key]
     delattr(weight.module, f"{weight.attribute}_mask")
