@@ -67,7 +67,7 @@ struct Kernels {
 };
 
 struct Isa {
-  const char* name;  // "x86-64-v4", "x86-64-v3", "baseline"
+  const char* name;  // "v4" (x86-64-v4), "v3" (x86-64-v3), "base"
   Kernels<float> f32;
   Kernels<double> f64;
 };

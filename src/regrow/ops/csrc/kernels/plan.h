@@ -98,6 +98,8 @@ class PlanStorage {
               const Target& target);
   PlanStorage(const ConvShape& shape, const int32_t* flat, int64_t active, int64_t height, int64_t width,
               const Target& target);
+  PlanStorage(PlanStorage&&) = default;  // pointers into the vectors survive a move, not a copy
+  PlanStorage(const PlanStorage&) = delete;
   const Plan& plan() const { return plan_; }
 
  private:
