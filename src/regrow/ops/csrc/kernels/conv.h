@@ -63,9 +63,8 @@ void conv_forward(const Plan& plan, int64_t batch, const T* values, const T* bia
   zero_margins(out, y, parallel);
 
   constexpr int L = kLanes<T>;
-  const ForwardJob<T> job{plan.forward,           own.values,       bias,
-                          L,                      s.stride_h * in.row() * L, s.stride_w * L,
-                          out.plane() * L,        out.row() * L};
+  const ForwardJob<T> job{plan.forward, own.values, true, bias, L, s.stride_h * in.row() * L, s.stride_w * L,
+                            out.plane() * L, out.row() * L};
   const TileGrid grid(plan.out_height, plan.out_width, plan.forward_tile);
   each_worker(parallel, parallel.workers, [&](int worker) {
     each_panel(plan.forward, out.blocks() * grid.count(), worker, parallel.workers, [&](int64_t t, int64_t panel) {

@@ -55,17 +55,23 @@ inline void copy_planes(const Layout& from, const T* src, const Layout& to, T* d
 }
 
 // rows[l][0..count) with distance `stride` -> out[i*out_stride + l]. Missing rows (l >= images) are zeros.
+// A row is read one cache line at a time: rows a power of two apart fall into one set of the cache.
 template <class T>
 inline void interleave(const T* rows, int64_t stride, int64_t images, int64_t count, T* out, int64_t out_stride) {
-  constexpr int L = kLanes<T>;
+  constexpr int L = kLanes<T>, K = kVectorBytes < 64 ? 64 / kVectorBytes : 1;
   int64_t i = 0;
-  for (; i + L <= count; i += L) {
-    Vec<T> r[L];
+  for (; images == L && i + K * L <= count; i += K * L) {
+    Vec<T> r[K][L];
 #pragma GCC unroll 16
-    for (int l = 0; l < L; ++l) r[l] = l < images ? load_unaligned(rows + l * stride + i) : Vec<T>{};
-    transpose<T>(r);
+    for (int l = 0; l < L; ++l)
+#pragma GCC unroll 4
+      for (int k = 0; k < K; ++k) r[k][l] = load_unaligned(rows + l * stride + i + k * L);
+#pragma GCC unroll 4
+    for (int k = 0; k < K; ++k) {
+      transpose<T>(r[k]);
 #pragma GCC unroll 16
-    for (int l = 0; l < L; ++l) store(out + (i + l) * out_stride, r[l]);
+      for (int l = 0; l < L; ++l) store(out + (i + k * L + l) * out_stride, r[k][l]);
+    }
   }
   for (; i < count; ++i)
     for (int l = 0; l < L; ++l) out[i * out_stride + l] = l < images ? rows[l * stride + i] : T(0);
@@ -74,16 +80,20 @@ inline void interleave(const T* rows, int64_t stride, int64_t images, int64_t co
 // The reverse.
 template <class T>
 inline void deinterleave(const T* in, int64_t in_stride, int64_t images, int64_t count, T* rows, int64_t stride) {
-  constexpr int L = kLanes<T>;
+  constexpr int L = kLanes<T>, K = kVectorBytes < 64 ? 64 / kVectorBytes : 1;
   int64_t i = 0;
-  for (; i + L <= count; i += L) {
-    Vec<T> r[L];
+  for (; images == L && i + K * L <= count; i += K * L) {
+    Vec<T> r[K][L];
+#pragma GCC unroll 4
+    for (int k = 0; k < K; ++k) {
 #pragma GCC unroll 16
-    for (int l = 0; l < L; ++l) r[l] = load(in + (i + l) * in_stride);
-    transpose<T>(r);
+      for (int l = 0; l < L; ++l) r[k][l] = load(in + (i + k * L + l) * in_stride);
+      transpose<T>(r[k]);
+    }
 #pragma GCC unroll 16
     for (int l = 0; l < L; ++l)
-      if (l < images) store_unaligned(rows + l * stride + i, r[l]);
+#pragma GCC unroll 4
+      for (int k = 0; k < K; ++k) store_unaligned(rows + l * stride + i + k * L, r[k][l]);
   }
   for (; i < count; ++i)
     for (int l = 0; l < L && l < images; ++l) rows[l * stride + i] = in[i * in_stride + l];

@@ -14,7 +14,8 @@ namespace REGROW_ISA {
 template <class T>
 struct ForwardJob {  // what all tiles share; strides in elements
   ActiveList list;
-  const T* values;  // in list order
+  const T* values;  // in list order, or in parameter order if `gathered` is false
+  bool gathered;
   const T* bias;    // [O] or null
   int64_t pixel;    // elements of a pixel: the unit of list.offset
   int64_t x_row, x_step;  // between rows and pixels of a tile (stride of the convolution included)
@@ -39,7 +40,6 @@ void forward_panel(const ForwardJob<T>& job, const ForwardTile<T>& tile, int64_t
   const int64_t x_row = job.x_row, y_row = job.y_row, pixel = job.pixel;
   const bool first = panel % job.list.blocks == 0;
   const int32_t* const offset = job.list.offset;
-  const T* const values = job.values;
 
   const Segment* segment = job.list.segments + job.list.panel[panel];
   const Segment* const end = job.list.segments + job.list.panel[panel + 1];
@@ -58,14 +58,17 @@ void forward_panel(const ForwardJob<T>& job, const ForwardTile<T>& tile, int64_t
 #pragma GCC unroll 16
         for (int c = 0; c < PW; ++c) acc[r][c] = load(y + r * y_row + c * L);
     }
+    const T* const values = job.values + (job.gathered ? 0 : int64_t(segment->source) - segment->begin);
     const int32_t last = segment[1].begin;
     for (int32_t k = segment->begin; k < last; ++k) {
       const Vec<T> w = splat(values[k]);
       const T* const x = tile.x + offset[k] * pixel;
 #pragma GCC unroll 16
-      for (int r = 0; r < PH; ++r)
+      for (int r = 0; r < PH; ++r) {
+        const T* const row = pin_address(x + r * x_row);
 #pragma GCC unroll 16
-        for (int c = 0; c < PW; ++c) acc[r][c] += w * load(x + r * x_row + c * step);
+        for (int c = 0; c < PW; ++c) acc[r][c] += w * load(row + c * step);
+      }
     }
 #pragma GCC unroll 16
     for (int r = 0; r < PH; ++r)

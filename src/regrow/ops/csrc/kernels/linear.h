@@ -55,11 +55,10 @@ inline void from_lanes(const Layout& layout, const T* in, T* rows, int64_t strid
 
 template <class T>
 struct LinearForwardScratch {
-  T *values, *x, *y;
+  T *x, *y;
   size_t bytes;
   LinearForwardScratch(const Plan& plan, int64_t batch, void* base) {
     Scratch scratch(base);
-    values = scratch.take<T>(plan.active);
     x = scratch.take<T>(linear_layout<T>(batch, plan.shape.in_channels).size());
     y = scratch.take<T>(linear_layout<T>(batch, plan.shape.out_channels).size());
     bytes = scratch.used();
@@ -77,9 +76,9 @@ void linear_forward(const Plan& plan, int64_t batch, const T* values, const T* b
   const Layout in = linear_layout<T>(batch, plan.shape.in_channels);
   const Layout out = linear_layout<T>(batch, plan.shape.out_channels);
   to_lanes(in, x, x_stride, own.x, parallel);
-  gather_forward(plan.forward, values, own.values, parallel);
 
-  const ForwardJob<T> job{plan.forward, own.values, bias, in.lanes, 0, kLanes<T>, out.lanes, 0};
+  // Segments are long here, so values are read where they are.
+  const ForwardJob<T> job{plan.forward, values, false, bias, in.lanes, 0, kLanes<T>, out.lanes, 0};
   const Tile tile = linear_tile<T>(in);
   const auto kernel = forward_kernel<T>(tile, 1);
   each_worker(parallel, parallel.workers, [&](int worker) {

@@ -34,9 +34,9 @@ int64_t tile_bytes(int64_t rows, int64_t cols, const Target& target) {
 }
 
 // Enough channels for segments of useful length, few enough for the cache, and blocks of equal size.
-int64_t choose_block(int64_t channels, int64_t bytes_per_channel, double weights_per_channel, const Target& target) {
+int64_t choose_block(int64_t channels, int64_t cache_bytes, int64_t bytes_per_channel, double weights_per_channel) {
   const double kSegment = 14;  // shorter ones pay more for loading and storing accumulators than they gain
-  const int64_t fits = std::max<int64_t>(1, target.l1_bytes * 3 / 4 / bytes_per_channel);
+  const int64_t fits = std::max<int64_t>(1, cache_bytes / bytes_per_channel);
   const double wanted = weights_per_channel > 0 ? kSegment / weights_per_channel : double(channels);
   const int64_t block = std::max(fits, static_cast<int64_t>(std::min(wanted, double(channels))));
   return ceil_div(channels, ceil_div(channels, clamp(block, 1, channels)));
@@ -74,6 +74,9 @@ TileShape choose_tile(int64_t height, int64_t width, int64_t step, const Target&
 // Threads share the channels only where there are too few tiles to share.
 int64_t choose_groups(int64_t channels, int64_t pixels) { return pixels > 16 ? 1 : clamp(channels / 64, 1, 16); }
 
+// Longer segments than this are left in the order of channels, which memory likes better than the branch predictor.
+constexpr int64_t kLongSegment = 32;
+
 struct ListShape {
   int64_t channels, block_count, groups;
   int64_t panels() const { return groups * block_count; }
@@ -93,7 +96,10 @@ int32_t lay_out(const ListShape& shape, int32_t begin, int32_t* lengths, int32_t
       order.clear();
       for (int64_t c = shape.first_channel(g); c < shape.first_channel(g + 1); ++c)
         if (b == 0 || length(c) > 0) order.push_back(static_cast<int32_t>(c));  // the first block initialises
-      std::stable_sort(order.begin(), order.end(), [&](int32_t p, int32_t q) { return length(p) < length(q); });
+      int64_t total = 0;
+      for (const int32_t c : order) total += length(c);
+      if (total < kLongSegment * static_cast<int64_t>(order.size()))
+        std::stable_sort(order.begin(), order.end(), [&](int32_t p, int32_t q) { return length(p) < length(q); });
       for (const int32_t c : order) {
         segments.push_back({c, begin, 0});
         const int32_t n = length(c);
@@ -213,11 +219,13 @@ void PlanStorage::build(const Index* flat, const Target& target) {
   };
   const double density = double(active) / double(std::max<int64_t>(1, s.positions()));
   const double per_channel = density * double(s.kernel_h * s.kernel_w);
-  int64_t in_block = choose_block(s.in_channels, footprint(plan_.forward_tile, s.stride_h, s.stride_w), per_channel,
-                                  target);
+  // Blocks that fit the first-level cache would leave linear layers with segments too short: use the second.
+  const int64_t cache = linear ? target.l2_bytes / 2 : target.l1_bytes * 3 / 4;
+  int64_t in_block = choose_block(s.in_channels, cache, footprint(plan_.forward_tile, s.stride_h, s.stride_w),
+                                  per_channel);
   const int64_t class_count = s.stride_h * s.stride_w;
-  int64_t out_block = choose_block(s.out_channels, footprint(plan_.backward_tile, 1, 1),
-                                   per_channel / double(class_count), target);
+  int64_t out_block = choose_block(s.out_channels, cache, footprint(plan_.backward_tile, 1, 1),
+                                   per_channel / double(class_count));
   if (target.forward_block > 0) in_block = clamp(target.forward_block, 1, s.in_channels);
   if (target.backward_block > 0) out_block = clamp(target.backward_block, 1, s.out_channels);
 

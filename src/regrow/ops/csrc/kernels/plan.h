@@ -39,8 +39,8 @@ struct Segment {
 
 // Active weights in the order in which one pass meets them.
 // Channels that are accumulated form groups (a unit of work for threads); the channels that are read form blocks
-// small enough for the first-level cache; a panel is one block of one group. Within a panel segments are sorted by
-// length, so that the end of the inner loop is predicted.
+// small enough for the first-level cache; a panel is one block of one group. Short segments of a panel are
+// sorted by length, so that the end of the inner loop is predicted.
 struct ActiveList {
   int32_t groups = 0, blocks = 0;
   const int32_t* panel = nullptr;     // [groups*blocks + 1] first segment
@@ -66,6 +66,7 @@ struct Target {
   int32_t max_tile = 12;      // accumulators
   int32_t max_tile_rows = 4;
   int32_t l1_bytes = 32 * 1024;
+  int32_t l2_bytes = 512 * 1024;
   // Overrides for tuning; 0 = choose.
   int32_t forward_block = 0, backward_block = 0;  // channels
   int32_t tile_height = 0, tile_width = 0;        // of stride-1 tiles

@@ -89,6 +89,13 @@ REGROW_INLINE void pin(T& v) {
 #endif
 }
 
+// The same for an address: keeps compilers from expanding r*stride + c into one sum for each pixel of a tile.
+template <class T>
+REGROW_INLINE const T* pin_address(const T* p) {
+  asm("" : "+r"(p));
+  return p;
+}
+
 template <class V, class Pick, int... I>
 REGROW_INLINE V shuffle_with(V a, V b, Pick, std::integer_sequence<int, I...>) {
   return __builtin_shufflevector(a, b, Pick::from(I)...);
