@@ -6,6 +6,7 @@
 // Each dy vector is loaded once and used twice. The lanes of dw are summed for L weights together by a shuffle tree.
 #pragma once
 
+#include "prefetch.h"
 #include "tiles.h"
 
 namespace regrow {
@@ -14,10 +15,12 @@ namespace REGROW_ISA {
 template <class T>
 struct BackwardJob {  // what all tiles of a residue class share; strides in elements
   ActiveList list;
-  const T* values;  // in list order
+  const T* values;  // in list order, from `first_weight` on
+  int64_t first_weight;
   int64_t pixel;    // elements of a pixel: the unit of list.offset
   int64_t x_plane, x_row, x_step;  // of x and dx (stride of the convolution included)
   int64_t dy_row;
+  Ahead ahead_dy = {};
 };
 
 template <class T>
@@ -25,7 +28,8 @@ struct BackwardTile {
   const T* dy;  // the pixel at the tile's origin in channel 0
   const T* x;   // the tile's first pixel in channel 0; null if dw is not wanted
   T* dx;        // the same; null if not wanted
-  T* dw;        // [active] sums of this worker, in list order; null if not wanted
+  T* dw;        // sums of this worker, in list order from `first_weight` on; null if not wanted
+  int64_t next_x = 0, next_dy = 0;  // elements to the next tile; 0 = do not fetch it
 };
 
 template <class T>
@@ -61,13 +65,15 @@ void backward_panel(const BackwardJob<T>& job, const BackwardTile<T>& tile, int6
   const int64_t step = Step ? Step * L : job.x_step;
   const int64_t x_row = job.x_row, dy_row = job.dy_row, pixel = job.pixel;
   const bool first = panel % job.list.blocks == 0;
-  const int32_t* const offset = job.list.offset;
-  const T* const values = job.values;
 
   const Segment* segment = job.list.segments + job.list.panel[panel];
   const Segment* const end = job.list.segments + job.list.panel[panel + 1];
-  LaneSums<T> sums(WantWeight ? tile.dw + segment->begin : nullptr);
+  LaneSums<T> sums(WantWeight ? tile.dw + (segment->begin - job.first_weight) : nullptr);
+  Ahead ahead = job.ahead_dy;
+  ahead.shift = tile.next_dy ? ahead.shift + tile.next_dy : 0;
+  BlockFetcher<T, PW> fetcher(job.list, panel, tile.dy, ahead);
   for (; segment != end; ++segment) {
+    fetcher.step();
     const T* const x = WantWeight ? tile.x + segment->channel * job.x_plane : nullptr;
     T* const dx = WantInput ? tile.dx + segment->channel * job.x_plane : nullptr;
     Vec<T> acc[PH][PW];
@@ -75,14 +81,20 @@ void backward_panel(const BackwardJob<T>& job, const BackwardTile<T>& tile, int6
     for (int r = 0; r < PH; ++r)
 #pragma GCC unroll 16
       for (int c = 0; c < PW; ++c) acc[r][c] = Vec<T>{};
+    if (first && tile.next_x) {
+      if (WantWeight) fetch_rectangle<T, PW * (Step ? Step : 1), false>(x + tile.next_x, PH, x_row);
+      if (WantInput) fetch_rectangle<T, PW * (Step ? Step : 1), true>(dx + tile.next_x, PH, x_row);
+    }
     if (WantInput && !first) {
 #pragma GCC unroll 16
       for (int r = 0; r < PH; ++r)
 #pragma GCC unroll 16
         for (int c = 0; c < PW; ++c) acc[r][c] = load(dx + r * x_row + c * step);
     }
-    const int32_t last = segment[1].begin;
-    for (int32_t k = segment->begin; k < last; ++k) {
+    const int32_t* const offset = job.list.offset + segment->begin;
+    const T* const values = WantInput ? job.values + (segment->begin - job.first_weight) : nullptr;
+    const int32_t count = segment[1].begin - segment->begin;
+    for (int32_t k = 0; k < count; ++k) {
       Vec<T> w{};
       if (WantInput) w = splat(values[k]);
       const T* const dy = tile.dy + offset[k] * pixel;

@@ -21,6 +21,18 @@ inline bool same_margin(const Layout& a, const Layout& b) {
   return a.margin_h == b.margin_h && a.margin_w == b.margin_w;
 }
 
+// Worth fetching ahead: one block of images does not stay in the second-level cache.
+template <class T>
+inline bool exceeds_cache(const Layout& in, const Layout& out) {
+  return (in.block_size() + out.block_size()) * static_cast<int64_t>(sizeof(T)) > 512 * 1024;
+}
+
+// First row or column of a tile's input that the tile before has not seen.
+inline int64_t unseen(int64_t kernel, int64_t dilation, int64_t stride) {
+  const int64_t first = (kernel - 1) * dilation + 1 - stride;
+  return first > 0 ? first : 0;
+}
+
 // Element index of pixel (y, x) of channel 0 in a block of images.
 inline int64_t pixel_at(const Layout& layout, int64_t block, int64_t y, int64_t x) {
   return block * layout.block_size() +
@@ -64,15 +76,25 @@ void conv_forward(const Plan& plan, int64_t batch, const T* values, const T* bia
 
   constexpr int L = kLanes<T>;
   const ForwardJob<T> job{plan.forward, own.values, true, bias, L, s.stride_h * in.row() * L, s.stride_w * L,
-                            out.plane() * L, out.row() * L};
+                            out.plane() * L, out.row() * L,
+                            {(unseen(s.kernel_h, s.dilation_h, s.stride_h) * in.row() +
+                              unseen(s.kernel_w, s.dilation_w, s.stride_w)) * L,
+                             plan.forward_tile.height * s.stride_h, in.row() * L, in.plane() * L}};
   const TileGrid grid(plan.out_height, plan.out_width, plan.forward_tile);
+  const bool fetch = exceeds_cache<T>(in, out);
+  const auto x_at = [&](int64_t block, const Tile& tile) {
+    return pixel_at(in, block, tile.y * s.stride_h - s.padding_h, tile.x * s.stride_w - s.padding_w);
+  };
+  const auto y_at = [&](int64_t block, const Tile& tile) { return pixel_at(out, block, tile.y, tile.x); };
   each_worker(parallel, parallel.workers, [&](int worker) {
     each_panel(plan.forward, out.blocks() * grid.count(), worker, parallel.workers, [&](int64_t t, int64_t panel) {
       const int64_t block = t / grid.count();
       const Tile tile = grid[t % grid.count()];
-      const ForwardTile<T> where{
-          x + pixel_at(in, block, tile.y * s.stride_h - s.padding_h, tile.x * s.stride_w - s.padding_w),
-          y + pixel_at(out, block, tile.y, tile.x), images_in(out, block)};
+      ForwardTile<T> where{x + x_at(block, tile), y + y_at(block, tile), images_in(out, block)};
+      if (fetch && t % grid.count() + 1 < grid.count()) {
+        const Tile next = grid[t % grid.count() + 1];
+        where.next_x = x_at(block, next) - x_at(block, tile), where.next_y = y_at(block, next) - y_at(block, tile);
+      }
       forward_kernel<T>(tile, s.stride_w)(job, where, panel);
     });
   });
@@ -146,22 +168,32 @@ void conv_backward(const Plan& plan, int64_t batch, const T* values, const T* x,
     zero_margins(in, dx, parallel);
   }
 
+  const bool fetch = exceeds_cache<T>(in, out);
+  const int64_t reach_h = plan.backward_margin_h, reach_w = plan.backward_margin_w;
   each_worker(parallel, parallel.workers, [&](int worker) {
     T* const dw = want_dw ? own.dw + worker * plan.active : nullptr;
     if (want_dw) zero(dw, plan.active);
     for (int64_t c = 0; c < plan.class_count; ++c) {
       const ResidueClass& cls = plan.classes[c];
       if (cls.height == 0 || cls.width == 0) continue;
-      const BackwardJob<T> job{cls.list, own.values, L, in.plane() * L, s.stride_h * in.row() * L, s.stride_w * L,
-                               out.row() * L};
+      const BackwardJob<T> job{cls.list, own.values, 0, L, in.plane() * L, s.stride_h * in.row() * L, s.stride_w * L,
+                               out.row() * L,
+                               {(reach_h * out.row() + reach_w) * L, plan.backward_tile.height, out.row() * L,
+                                out.plane() * L}};
       const TileGrid grid(cls.height, cls.width, plan.backward_tile);
+      const auto x_at = [&](int64_t block, const Tile& tile) {
+        return pixel_at(in, block, cls.residue_h + tile.y * s.stride_h, cls.residue_w + tile.x * s.stride_w);
+      };
+      const auto dy_at = [&](int64_t block, const Tile& tile) { return pixel_at(out, block, tile.y, tile.x); };
       each_panel(cls.list, in.blocks() * grid.count(), worker, parallel.workers, [&](int64_t t, int64_t panel) {
         const int64_t block = t / grid.count();
         const Tile tile = grid[t % grid.count()];
-        const int64_t at =
-            pixel_at(in, block, cls.residue_h + tile.y * s.stride_h, cls.residue_w + tile.x * s.stride_w);
-        const BackwardTile<T> where{dy + pixel_at(out, block, tile.y, tile.x), want_dw ? x + at : nullptr,
-                                    want_dx ? dx + at : nullptr, dw};
+        const int64_t at = x_at(block, tile);
+        BackwardTile<T> where{dy + dy_at(block, tile), want_dw ? x + at : nullptr, want_dx ? dx + at : nullptr, dw};
+        if (fetch && t % grid.count() + 1 < grid.count()) {
+          const Tile next = grid[t % grid.count() + 1];
+          where.next_x = x_at(block, next) - at, where.next_dy = dy_at(block, next) - dy_at(block, tile);
+        }
         backward_kernel<T>(tile, s.stride_w, want_dx, want_dw)(job, where, panel);
       });
     }

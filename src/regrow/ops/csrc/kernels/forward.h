@@ -6,6 +6,7 @@
 // bound: PH*PW + 2 of them, two a cycle.
 #pragma once
 
+#include "prefetch.h"
 #include "tiles.h"
 
 namespace regrow {
@@ -20,6 +21,7 @@ struct ForwardJob {  // what all tiles share; strides in elements
   int64_t pixel;    // elements of a pixel: the unit of list.offset
   int64_t x_row, x_step;  // between rows and pixels of a tile (stride of the convolution included)
   int64_t y_plane, y_row;
+  Ahead ahead_x = {};
 };
 
 template <class T>
@@ -27,6 +29,7 @@ struct ForwardTile {
   const T* x;   // what the kernel's first tap of channel 0 sees from the tile's first pixel
   T* y;         // the tile's first pixel in channel 0
   int64_t images;  // that exist among the lanes
+  int64_t next_x = 0, next_y = 0;  // elements to the next tile; 0 = do not fetch it
 };
 
 template <class T>
@@ -39,14 +42,18 @@ void forward_panel(const ForwardJob<T>& job, const ForwardTile<T>& tile, int64_t
   const int64_t step = Step ? Step * L : job.x_step;
   const int64_t x_row = job.x_row, y_row = job.y_row, pixel = job.pixel;
   const bool first = panel % job.list.blocks == 0;
-  const int32_t* const offset = job.list.offset;
 
   const Segment* segment = job.list.segments + job.list.panel[panel];
   const Segment* const end = job.list.segments + job.list.panel[panel + 1];
+  Ahead ahead = job.ahead_x;
+  ahead.shift = tile.next_x ? ahead.shift + tile.next_x : 0;
+  BlockFetcher<T, PW * (Step ? Step : 1)> fetcher(job.list, panel, tile.x, ahead);
   for (; segment != end; ++segment) {
+    fetcher.step();
     T* const y = tile.y + segment->channel * job.y_plane;
     Vec<T> acc[PH][PW];
     if (first) {
+      if (tile.next_y) fetch_rectangle<T, PW, true>(y + tile.next_y, PH, y_row);
       const Vec<T> start = job.bias ? splat(job.bias[segment->channel]) * lane_mask<T>(tile.images) : Vec<T>{};
 #pragma GCC unroll 16
       for (int r = 0; r < PH; ++r)
@@ -58,9 +65,10 @@ void forward_panel(const ForwardJob<T>& job, const ForwardTile<T>& tile, int64_t
 #pragma GCC unroll 16
         for (int c = 0; c < PW; ++c) acc[r][c] = load(y + r * y_row + c * L);
     }
-    const T* const values = job.values + (job.gathered ? 0 : int64_t(segment->source) - segment->begin);
-    const int32_t last = segment[1].begin;
-    for (int32_t k = segment->begin; k < last; ++k) {
+    const int32_t* const offset = job.list.offset + segment->begin;
+    const T* const values = job.values + (job.gathered ? segment->begin : segment->source);
+    const int32_t count = segment[1].begin - segment->begin;
+    for (int32_t k = 0; k < count; ++k) {
       const Vec<T> w = splat(values[k]);
       const T* const x = tile.x + offset[k] * pixel;
 #pragma GCC unroll 16

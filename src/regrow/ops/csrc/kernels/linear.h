@@ -127,7 +127,7 @@ void linear_backward(const Plan& plan, int64_t batch, const T* values, const T* 
   if (want_dx) gather_backward(plan, values, own.values, parallel);
 
   const ActiveList& list = plan.classes[0].list;
-  const BackwardJob<T> job{list, own.values, out.lanes, in.lanes, 0, kLanes<T>, 0};
+  const BackwardJob<T> job{list, own.values, 0, out.lanes, in.lanes, 0, kLanes<T>, 0};
   const Tile tile = linear_tile<T>(in);
   const auto kernel = backward_kernel<T>(tile, 1, want_dx, want_dw);
   if (want_dw && own.copies == 1) zero(own.dw, plan.active);

@@ -112,6 +112,13 @@ int32_t lay_out(const ListShape& shape, int32_t begin, int32_t* lengths, int32_t
   return begin;
 }
 
+int32_t largest_panel(const ActiveList& list) {
+  int32_t largest = 0;
+  for (int32_t p = 0; p < list.groups * list.blocks; ++p)
+    largest = std::max(largest, list.segments[list.panel[p + 1]].begin - list.segments[list.panel[p]].begin);
+  return largest;
+}
+
 int64_t mod(int64_t a, int64_t b) { return ((a % b) + b) % b; }
 
 struct Tap {  // of the kernel, in one dimension
@@ -257,6 +264,8 @@ void PlanStorage::build(const Index* flat, const Target& target) {
 
   plan_.forward.groups = static_cast<int32_t>(fwd.groups);
   plan_.forward.blocks = static_cast<int32_t>(fwd.block_count);
+  plan_.forward.block_channels = static_cast<int32_t>(in_block);
+  plan_.forward.read_channels = static_cast<int32_t>(s.in_channels);
   plan_.forward.panel = panel;
   plan_.forward.offset = fwd_offset;
   lay_out(fwd, 0, fwd_place.data(), panel, segments_);
@@ -271,6 +280,8 @@ void PlanStorage::build(const Index* flat, const Target& target) {
     cls.residue_h = rh, cls.residue_w = rw;
     cls.height = rh < H ? ceil_div(H - rh, s.stride_h) : 0, cls.width = rw < W ? ceil_div(W - rw, s.stride_w) : 0;
     cls.list.groups = static_cast<int32_t>(bwd.groups), cls.list.blocks = static_cast<int32_t>(bwd.block_count);
+    cls.list.block_channels = static_cast<int32_t>(out_block);
+    cls.list.read_channels = static_cast<int32_t>(s.out_channels);
     cls.list.panel = panel;
     cls.list.offset = bwd_offset;
     first_segment.push_back(segments_.size());
@@ -279,7 +290,11 @@ void PlanStorage::build(const Index* flat, const Target& target) {
     classes_.push_back(cls);
   }
   plan_.forward.segments = segments_.data();
-  for (int64_t c = 0; c < class_count; ++c) classes_[c].list.segments = segments_.data() + first_segment[c];
+  plan_.forward.largest_panel = largest_panel(plan_.forward);
+  for (int64_t c = 0; c < class_count; ++c) {
+    classes_[c].list.segments = segments_.data() + first_segment[c];
+    classes_[c].list.largest_panel = largest_panel(classes_[c].list);
+  }
 
   // Place every weight.
   for (int64_t k = 0; k < active; ++k) {

@@ -43,6 +43,8 @@ struct Segment {
 // sorted by length, so that the end of the inner loop is predicted.
 struct ActiveList {
   int32_t groups = 0, blocks = 0;
+  int32_t block_channels = 0, read_channels = 0;  // channels of a block, of all blocks together
+  int32_t largest_panel = 0;                      // active weights
   const int32_t* panel = nullptr;     // [groups*blocks + 1] first segment
   const Segment* segments = nullptr;  // [panel[groups*blocks] + 1]
   const int32_t* offset = nullptr;    // [active] pixels from the tile's origin; indexed by list order
