@@ -1,7 +1,7 @@
 """Builds the native kernels: one shared library for every instruction set and every torch >= 2.11.
 
-The library holds no Python ABI and only torch's stable C ABI, so a wheel is tagged py3-none-<platform>. The build
-reads the headers of the torch that is installed beside it and never fetches another one. Environment:
+The library holds no Python ABI and only torch's stable C ABI, so a wheel is tagged py3-none-<platform>. The
+build reads the headers of the torch that is installed beside it and never fetches another one. Environment:
 
     REGROW_NO_NATIVE=1   build nothing; regrow then runs on plain torch, slowly, and says so
     REGROW_SANITIZE=1    address and undefined-behaviour sanitizers (see `make sanitize`)
@@ -29,8 +29,8 @@ ROOT = Path(__file__).parent
 CSRC = Path("src/regrow/ops/csrc")
 KERNELS = CSRC / "kernels/kernels.cpp"
 TORCH_TARGET = "0x020b000000000000"  # torch 2.11: the oldest one whose stable ABI has everything we call
-# Lowest first, and linked in this order: where two objects hold the same inline function the linker keeps the first,
-# which must never be one that a lesser processor cannot run.
+# Lowest first, and linked in this order: where two objects hold the same inline function the linker keeps
+# the first, which must never be one that a lesser processor cannot run.
 X86_LEVELS = {"base": [], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
 
 
@@ -62,7 +62,13 @@ def levels() -> dict[str, list[str]]:
 def compile_flags(torch: Path) -> list[str]:
     """Flags of every source file."""
     includes = [f"-I{torch / 'include'}", f"-I{CSRC}"]
-    debug = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g", "-O1"]
+    debug = [
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=undefined",
+        "-fno-omit-frame-pointer",
+        "-g",
+        "-O1",
+    ]
     return [
         *["-std=gnu++17", "-fPIC", "-O3", "-fvisibility=hidden", "-Wall", "-Wno-psabi"],
         *["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"],
@@ -73,7 +79,7 @@ def compile_flags(torch: Path) -> list[str]:
 
 def objects(build: Path) -> list[tuple[Path, Path, list[str]]]:
     """(source, object, extra flags) of everything to compile: kernels once per level, the rest once."""
-    once = sorted(set([*CSRC.glob("*.cpp"), *CSRC.glob("kernels/*.cpp")]) - {KERNELS})
+    once = sorted({*CSRC.glob("*.cpp"), *CSRC.glob("kernels/*.cpp")} - {KERNELS})
     rows = [(source, build / f"{source.stem}.o", []) for source in once]
     for level, flags in levels().items():
         rows.append((KERNELS, build / f"kernels.{level}.o", [f"-DREGROW_ISA={level}", *flags]))
@@ -81,7 +87,7 @@ def objects(build: Path) -> list[tuple[Path, Path, list[str]]]:
 
 
 def build_directory() -> Path:
-    """Where objects are kept from one build to the next (pip's own build directory is a new one each time)."""
+    """Where objects are kept from one build to the next (pip has a new directory each time)."""
     return ROOT / ("build/sanitize" if os.environ.get("REGROW_SANITIZE") == "1" else "build/native")
 
 
@@ -89,7 +95,9 @@ def run(command: list[str]) -> None:
     """Run a compiler and show what it said when it fails."""
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"regrow: building the native kernels failed: {shlex.join(command)}\n{done.stderr}")
+        raise RuntimeError(
+            f"regrow: building the native kernels failed: {shlex.join(command)}\n{done.stderr}"
+        )
     if done.stderr.strip():
         print(done.stderr, file=sys.stderr)
 
@@ -126,8 +134,8 @@ def missing_compiler() -> None:
     why = "REGROW_NO_NATIVE=1" if os.environ.get("REGROW_NO_NATIVE") == "1" else "no C++ compiler was found"
     print(
         f"\n*** regrow: native kernels were NOT built ({why}). regrow works, on plain torch, much slower.\n"
-        "*** Remedy: install g++ or clang++ (or set CXX), then `pip install --no-build-isolation --force-reinstall "
-        "--no-deps regrow`.\n",
+        "*** Remedy: install g++ or clang++ (or set CXX), then\n"
+        "***   pip install --no-build-isolation --force-reinstall --no-deps regrow\n",
         file=sys.stderr,
     )
 

@@ -1,8 +1,8 @@
 """The batch-blocked layout, seen from Python: how many elements it takes, how it maps to (N, C, H, W).
 
-A blocked activation is a 1-D tensor that holds [blocks][C][margin + H][margin + W][lanes] and a zero tail; lanes are
-images, and the margin (1, or 0 on a 1x1 plane) lies above and to the left of every plane. `csrc/kernels/geometry.h`
-is the same in C++.
+A blocked activation is a 1-D tensor that holds [blocks][C][margin + H][margin + W][lanes] and a zero tail;
+lanes are images, and the margin (1, or 0 on a 1x1 plane) lies above and to the left of every plane.
+`csrc/kernels/geometry.h` is the same in C++.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def lanes(dtype: torch.dtype) -> int:
         return _native.LANES_F32
     if dtype == torch.float64:
         return _native.LANES_F64
-    raise TypeError(f"regrow: blocked activations are float32 or float64, got {dtype}; convert it first, e.g. .float()")
+    raise TypeError(
+        f"regrow: blocked activations are float32 or float64, got {dtype}; convert it first, e.g. .float()"
+    )
 
 
 def _margin(shape: Shape) -> int:
@@ -63,9 +65,12 @@ def planes(blocked: Tensor, shape: Shape, lanes: int) -> Tensor:
     return _grid(blocked, shape, lanes)[:, :, margin:, margin:]
 
 
-def conv_output_shape(shape: Shape, weight_shape: Shape, stride: Shape, padding: Shape, dilation: Shape) -> list[int]:
+def conv_output_shape(
+    shape: Shape, weight_shape: Shape, stride: Shape, padding: Shape, dilation: Shape
+) -> list[int]:
     """(N, O, H', W') of a convolution."""
     sizes = [
-        (shape[2 + d] + 2 * padding[d] - dilation[d] * (weight_shape[2 + d] - 1) - 1) // stride[d] + 1 for d in (0, 1)
+        (shape[2 + d] + 2 * padding[d] - dilation[d] * (weight_shape[2 + d] - 1) - 1) // stride[d] + 1
+        for d in (0, 1)
     ]
     return [shape[0], weight_shape[0], *sizes]

@@ -12,11 +12,17 @@ import torch
 
 LIBRARY = Path(__file__).with_name("libregrow.so")
 _REBUILD = (
-    "Remedy: install a C++ compiler (g++ or clang++), then run `pip install --no-build-isolation --force-reinstall "
-    "--no-deps regrow` (in a checkout: `make native`)."
+    "Remedy: install a C++ compiler (g++ or clang++), then run `pip install --no-build-isolation "
+    "--force-reinstall --no-deps regrow` (in a checkout: `make native`)."
 )
 _SHORT = {"base": "baseline", "v3": "x86-64-v3", "v4": "x86-64-v4"}
-_MALLOC = ("LD_PRELOAD", "GLIBC_TUNABLES", "MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+_MALLOC = (
+    "LD_PRELOAD",
+    "GLIBC_TUNABLES",
+    "MALLOC_ARENA_MAX",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+)
 
 
 def _absent() -> str | None:
@@ -65,11 +71,17 @@ def _choose_isa() -> str:
     if name not in runs:
         raise RuntimeError(
             f"regrow: REGROW_ISA={asked!r} cannot be used here; this processor runs {runs} "
-            f"of the compiled {_names(_library) if _library else []}. Remedy: unset REGROW_ISA or name one of {runs}."
+            f"of the compiled {_names(_library) if _library else []}. "
+            f"Remedy: unset REGROW_ISA or name one of {runs}."
         )
     assert _library is not None
     _library.regrow_isa_use(name.encode())
     return name
+
+
+def isa() -> str:
+    """Instruction set in use: "x86-64-v4", "x86-64-v3", "baseline", or "reference" without native kernels."""
+    return _isa
 
 
 def info() -> dict[str, Any]:
@@ -77,8 +89,8 @@ def info() -> dict[str, Any]:
 
     Returns:
         A dict with `loaded` (bool), `reason` (why not loaded, else ""), `library` (path), `isa` ("x86-64-v4",
-        "x86-64-v3", "baseline" or "reference"), `available_isas`, `threads` (torch's intra-op threads), `torch` (version) and
-        `allocator` (the environment settings that change malloc, those that are set).
+        "x86-64-v3", "baseline" or "reference"), `available_isas`, `threads` (torch's intra-op threads),
+        `torch` (version) and `allocator` (the environment settings that change malloc, those that are set).
 
     Example:
         >>> regrow.ops.info()["isa"]
@@ -106,8 +118,8 @@ def warn_if_absent() -> None:
     """Warn that the reference path is in use. Called once, when `regrow.ops` is imported."""
     if _library is None:
         warnings.warn(
-            f"regrow: the native kernels are not loaded ({_reason}); compressed layers run on plain torch, which is "
-            f"correct and much slower than dense. {_REBUILD}",
+            f"regrow: the native kernels are not loaded ({_reason}); compressed layers run on plain torch, "
+            f"correct but no faster than dense. {_REBUILD}",
             RuntimeWarning,
             stacklevel=3,
         )

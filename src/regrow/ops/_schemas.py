@@ -1,11 +1,13 @@
 """Operator schemas, their shapes without data (fake), and their plain-torch implementation.
 
-`weight` is (active, 1), `indices` the (active,) flat row-major positions in the logical weight, ascending; `plan` comes
-from `make_plan`, which checked those indices. The native library overrides every operator on the CPU and reads `plan`;
-the reference reads `indices`.
+`weight` is (active, 1), `indices` the (active,) flat row-major positions in the logical weight, ascending;
+`plan` comes from `make_plan`, which checked those indices. The native library overrides every operator on
+the CPU and reads `plan`; the reference reads `indices`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,23 +15,23 @@ from torch import Tensor
 from regrow.ops import reference
 from regrow.ops._layout import Shape, blocked_size, conv_output_shape
 
-library = torch.library.Library("regrow", "DEF")  # noqa: TOR901
+library = torch.library.Library("regrow", "DEF")
 
 _CONV = "int[] shape, int lanes, int[] weight_shape, int[] stride, int[] padding, int[] dilation"
 _WANT = "bool want_input, bool want_weight, bool want_bias"
+_LAYER = "Tensor weight, Tensor? bias, Tensor indices, Tensor plan"
+_BACK = "Tensor grad_output, Tensor input, Tensor weight, Tensor indices, Tensor plan"
+_TRIPLE = "(Tensor, Tensor, Tensor)"
 SCHEMAS = {
-    "make_plan": "(Tensor indices, int[] weight_shape, int[] stride, int[] padding, int[] dilation, int[] image, "
-    "bool float64) -> Tensor",
+    "make_plan": "(Tensor indices, int[] weight_shape, int[] stride, int[] padding, int[] dilation, "
+    "int[] image, bool float64) -> Tensor",
     "plan_bytes": "(Tensor plan) -> int",
     "to_blocked": "(Tensor input, int lanes) -> Tensor",
     "from_blocked": "(Tensor blocked, SymInt[] shape, int lanes) -> Tensor",
-    "sparse_linear": "(Tensor input, Tensor weight, Tensor? bias, Tensor indices, Tensor plan, int out_features) "
-    "-> Tensor",
-    "sparse_linear_backward": "(Tensor grad_output, Tensor input, Tensor weight, Tensor indices, Tensor plan, "
-    f"{_WANT}) -> (Tensor, Tensor, Tensor)",
-    "sparse_conv2d": f"(Tensor input, Tensor weight, Tensor? bias, Tensor indices, Tensor plan, {_CONV}) -> Tensor",
-    "sparse_conv2d_backward": "(Tensor grad_output, Tensor input, Tensor weight, Tensor indices, Tensor plan, "
-    f"{_CONV}, {_WANT}) -> (Tensor, Tensor, Tensor)",
+    "sparse_linear": f"(Tensor input, {_LAYER}, int out_features) -> Tensor",
+    "sparse_linear_backward": f"({_BACK}, {_WANT}) -> {_TRIPLE}",
+    "sparse_conv2d": f"(Tensor input, {_LAYER}, {_CONV}) -> Tensor",
+    "sparse_conv2d_backward": f"({_BACK}, {_CONV}, {_WANT}) -> {_TRIPLE}",
 }
 
 
@@ -62,7 +64,9 @@ def _fake_linear_backward(grad_output, input, weight, indices, plan, *want):
 
 
 def _fake_conv2d(input, weight, bias, indices, plan, shape, lanes, weight_shape, stride, padding, dilation):
-    return input.new_empty(blocked_size(conv_output_shape(shape, weight_shape, stride, padding, dilation), lanes))
+    return input.new_empty(
+        blocked_size(conv_output_shape(shape, weight_shape, stride, padding, dilation), lanes)
+    )
 
 
 def _fake_conv2d_backward(
@@ -71,7 +75,7 @@ def _fake_conv2d_backward(
     return _fake_gradients(input.shape, input, weight, weight_shape[0], *want)
 
 
-FAKES = {
+FAKES: dict[str, Callable] = {
     "make_plan": _fake_make_plan,
     "to_blocked": _fake_to_blocked,
     "from_blocked": _fake_from_blocked,

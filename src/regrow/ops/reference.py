@@ -14,7 +14,13 @@ from regrow.ops._layout import Shape, blocked_size, conv_output_shape, planes
 
 
 def make_plan(
-    indices: Tensor, weight_shape: Shape, stride: Shape, padding: Shape, dilation: Shape, image: Shape, float64: bool
+    indices: Tensor,
+    weight_shape: Shape,
+    stride: Shape,
+    padding: Shape,
+    dilation: Shape,
+    image: Shape,
+    float64: bool,
 ) -> Tensor:
     """Check the indices. The plan itself is a placeholder: the reference reads the indices each time."""
     check_indices(indices, weight_shape)
@@ -44,8 +50,8 @@ def check_indices(indices: Tensor, weight_shape: Shape) -> None:
         at = int(step.argmin())
         what = "duplicate" if int(step[at]) == 0 else "unsorted"
         raise RuntimeError(
-            f"make_plan: indices are {what}: {int(indices[at + 1])} follows {int(indices[at])} at position {at + 1}; "
-            "wanted ascending unique indices"
+            f"make_plan: indices are {what}: {int(indices[at + 1])} follows {int(indices[at])} "
+            f"at position {at + 1}; wanted ascending unique indices"
         )
 
 
@@ -148,7 +154,9 @@ def sparse_conv2d_backward(
     out_shape = conv_output_shape(shape, weight_shape, stride, padding, dilation)
     grad, x = from_blocked(grad_output, out_shape, lanes), from_blocked(input, shape, lanes)
     dense = scatter_dense(weight, indices, weight_shape)
-    dx, dw, db = conv2d_backward(grad, x, dense, stride, padding, dilation, (want_input, want_weight, want_bias))
+    dx, dw, db = conv2d_backward(
+        grad, x, dense, stride, padding, dilation, (want_input, want_weight, want_bias)
+    )
     none = input.new_empty(0)
     return (
         none if dx is None else to_blocked(dx, lanes),
@@ -160,7 +168,7 @@ def sparse_conv2d_backward(
 def conv2d_backward(
     grad: Tensor, x: Tensor, dense: Tensor, stride: Shape, padding: Shape, dilation: Shape, wanted: Shape
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """torch's own convolution gradients of ordinary tensors: (input, dense weight, bias), None where not wanted."""
+    """torch's own convolution gradients: of input, dense weight and bias, None where not wanted."""
     with torch.autocast(x.device.type, enabled=False):
         return torch.ops.aten.convolution_backward(
             grad, x, dense, [dense.shape[0]], stride, padding, dilation, False, [0, 0], 1, list(wanted)
