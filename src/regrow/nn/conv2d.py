@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regrow.nn._layer import SparseLayer, active_positions
-from regrow.ops import conv2d_plan, conv2d_weight_grad, sparse_conv2d_nchw
+from regrow.nn.blocked import BlockedTensor, SparseConv2dBlocked
+from regrow.ops import conv2d_plan, conv2d_weight_grad, conv_output_shape, sparse_conv2d_nchw
 
 _PLANS_KEPT = 8  # image sizes
 
@@ -138,6 +139,12 @@ class SparseConv2d(SparseLayer):
             return self._dense(input)
         plan = self._plan(input.size(2), input.size(3))
         geometry = (self.dense_shape, self.stride, self.padding, self.dilation)
+        if isinstance(input, BlockedTensor):
+            shape = conv_output_shape(input.shape, *geometry)
+            lists = [list(sizes) for sizes in geometry]
+            return SparseConv2dBlocked.apply(
+                input, self.weight, self.bias, self.indices, plan, shape, lists, self
+            )
         return sparse_conv2d_nchw(input, self.weight, self.bias, self.indices, plan, geometry, self)
 
     def _dense(self, input: Tensor) -> Tensor:
