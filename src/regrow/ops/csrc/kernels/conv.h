@@ -82,18 +82,18 @@ void conv_forward(const Plan& plan, int64_t batch, const T* values, const T* bia
                              plan.forward_tile.height * s.stride_h, in.row() * L, in.plane() * L}};
   const TileGrid grid(plan.out_height, plan.out_width, plan.forward_tile);
   const bool fetch = exceeds_cache<T>(in, out);
-  const auto x_at = [&](int64_t block, const Tile& tile) {
-    return pixel_at(in, block, tile.y * s.stride_h - s.padding_h, tile.x * s.stride_w - s.padding_w);
+  const int64_t tiles = out.blocks() * grid.count();
+  const auto x_at = [&](int64_t t, const Tile& tile) {
+    return pixel_at(in, t / grid.count(), tile.y * s.stride_h - s.padding_h, tile.x * s.stride_w - s.padding_w);
   };
-  const auto y_at = [&](int64_t block, const Tile& tile) { return pixel_at(out, block, tile.y, tile.x); };
+  const auto y_at = [&](int64_t t, const Tile& tile) { return pixel_at(out, t / grid.count(), tile.y, tile.x); };
   each_worker(parallel, parallel.workers, [&](int worker) {
-    each_panel(plan.forward, out.blocks() * grid.count(), worker, parallel.workers, [&](int64_t t, int64_t panel) {
-      const int64_t block = t / grid.count();
+    each_panel(plan.forward, tiles, worker, parallel.workers, [&](int64_t t, int64_t panel) {
       const Tile tile = grid[t % grid.count()];
-      ForwardTile<T> where{x + x_at(block, tile), y + y_at(block, tile), images_in(out, block)};
-      if (fetch && t % grid.count() + 1 < grid.count()) {
-        const Tile next = grid[t % grid.count() + 1];
-        where.next_x = x_at(block, next) - x_at(block, tile), where.next_y = y_at(block, next) - y_at(block, tile);
+      ForwardTile<T> where{x + x_at(t, tile), y + y_at(t, tile), images_in(out, t / grid.count())};
+      if (fetch && t + 1 < tiles) {
+        const Tile next = grid[(t + 1) % grid.count()];
+        where.next_x = x_at(t + 1, next) - x_at(t, tile), where.next_y = y_at(t + 1, next) - y_at(t, tile);
       }
       forward_kernel<T>(tile, s.stride_w)(job, where, panel);
     });
@@ -102,26 +102,24 @@ void conv_forward(const Plan& plan, int64_t batch, const T* values, const T* bia
 
 template <class T>
 struct BackwardScratch {
-  T* values;  // list order
-  T* dw;      // [copies][active], list order
-  T* dy;      // copy with wider margins, or null
-  int64_t copies;
-  size_t bytes;
-  BackwardScratch(const Plan& plan, int64_t batch, int workers, bool want_dx, bool want_dw, void* base) {
-    Scratch scratch(base);
-    copies = workers;
-    values = scratch.take<T>(want_dx ? plan.active : 0);
-    dw = scratch.take<T>(want_dw ? copies * plan.active : 0);
+  Scratch scratch;
+  WeightScratch<T> weights;
+  T* dy;  // copy with wider margins, or null
+  BackwardScratch(const Plan& plan, int64_t batch, int workers, bool want_dx, bool want_dw, void* base)
+      : scratch(base), weights(plan, tiles(plan, batch), workers, want_dx, want_dw, scratch) {
     const Layout given = output_layout<T>(plan, batch);
     const Layout wide = with_margin(given, plan.backward_margin_h, plan.backward_margin_w);
     dy = same_margin(given, wide) || !(want_dx || want_dw) ? nullptr : scratch.take<T>(wide.size());
-    bytes = scratch.used();
+  }
+  // Of the first residue class, the largest.
+  static int64_t tiles(const Plan& plan, int64_t batch) {
+    const ResidueClass& cls = plan.classes[0];
+    return input_layout<T>(plan, batch).blocks() * TileGrid(cls.height, cls.width, plan.backward_tile).count();
   }
 };
-
 template <class T>
 size_t conv_backward_scratch(const Plan& plan, int64_t batch, int workers, bool want_dx, bool want_dvalues) {
-  return BackwardScratch<T>(plan, batch, workers, want_dx, want_dvalues, nullptr).bytes;
+  return BackwardScratch<T>(plan, batch, workers, want_dx, want_dvalues, nullptr).scratch.used();
 }
 
 // dbias[o] = sum of dy over images and pixels; margins and missing images are zero.
@@ -163,42 +161,42 @@ void conv_backward(const Plan& plan, int64_t batch, const T* values, const T* x,
     copy_planes(given, dy, out, own.dy, parallel);
     dy = own.dy;
   }
-  if (want_dx) {
-    gather_backward(plan, values, own.values, parallel);
-    zero_margins(in, dx, parallel);
-  }
+  if (want_dx) zero_margins(in, dx, parallel);
 
+  const WeightScratch<T>& weights = own.weights;
   const bool fetch = exceeds_cache<T>(in, out);
-  const int64_t reach_h = plan.backward_margin_h, reach_w = plan.backward_margin_w;
+  const auto backward_class = [&](const ResidueClass& cls, int worker) {
+    const TileGrid grid(cls.height, cls.width, plan.backward_tile);
+    const int64_t tiles = in.blocks() * grid.count();
+    BackwardJob<T> job{cls.list, nullptr, 0, L, in.plane() * L, s.stride_h * in.row() * L, s.stride_w * L,
+                       out.row() * L,
+                       {(plan.backward_margin_h * out.row() + plan.backward_margin_w) * L, plan.backward_tile.height,
+                        out.row() * L, out.plane() * L}};
+    const auto x_at = [&](int64_t t, const Tile& tile) {
+      return pixel_at(in, t / grid.count(), cls.residue_h + tile.y * s.stride_h, cls.residue_w + tile.x * s.stride_w);
+    };
+    const auto dy_at = [&](int64_t t, const Tile& tile) { return pixel_at(out, t / grid.count(), tile.y, tile.x); };
+    const auto run = [&](int64_t t, int64_t panel, int64_t first_weight, const T* gathered, T* dw) {
+      const Tile tile = grid[t % grid.count()];
+      const int64_t at = x_at(t, tile);
+      BackwardTile<T> where{dy + dy_at(t, tile), want_dw ? x + at : nullptr, want_dx ? dx + at : nullptr, dw};
+      if (fetch && t + 1 < tiles) {
+        const Tile next = grid[(t + 1) % grid.count()];
+        where.next_x = x_at(t + 1, next) - at, where.next_dy = dy_at(t + 1, next) - dy_at(t, tile);
+      }
+      job.values = gathered, job.first_weight = first_weight;
+      backward_kernel<T>(tile, s.stride_w, want_dx, want_dw)(job, where, panel);
+    };
+    if (weights.by_channel)
+      backward_by_channel(plan, cls.list, tiles, worker, parallel.workers, weights, values, dvalues, run);
+    else
+      backward_by_tile(cls.list, tiles, worker, parallel.workers, weights, run);
+  };
+  if (!weights.by_channel) begin_by_tile(plan, weights, values, parallel);
   each_worker(parallel, parallel.workers, [&](int worker) {
-    T* const dw = want_dw ? own.dw + worker * plan.active : nullptr;
-    if (want_dw) zero(dw, plan.active);
-    for (int64_t c = 0; c < plan.class_count; ++c) {
-      const ResidueClass& cls = plan.classes[c];
-      if (cls.height == 0 || cls.width == 0) continue;
-      const BackwardJob<T> job{cls.list, own.values, 0, L, in.plane() * L, s.stride_h * in.row() * L, s.stride_w * L,
-                               out.row() * L,
-                               {(reach_h * out.row() + reach_w) * L, plan.backward_tile.height, out.row() * L,
-                                out.plane() * L}};
-      const TileGrid grid(cls.height, cls.width, plan.backward_tile);
-      const auto x_at = [&](int64_t block, const Tile& tile) {
-        return pixel_at(in, block, cls.residue_h + tile.y * s.stride_h, cls.residue_w + tile.x * s.stride_w);
-      };
-      const auto dy_at = [&](int64_t block, const Tile& tile) { return pixel_at(out, block, tile.y, tile.x); };
-      each_panel(cls.list, in.blocks() * grid.count(), worker, parallel.workers, [&](int64_t t, int64_t panel) {
-        const int64_t block = t / grid.count();
-        const Tile tile = grid[t % grid.count()];
-        const int64_t at = x_at(block, tile);
-        BackwardTile<T> where{dy + dy_at(block, tile), want_dw ? x + at : nullptr, want_dx ? dx + at : nullptr, dw};
-        if (fetch && t % grid.count() + 1 < grid.count()) {
-          const Tile next = grid[t % grid.count() + 1];
-          where.next_x = x_at(block, next) - at, where.next_dy = dy_at(block, next) - dy_at(block, tile);
-        }
-        backward_kernel<T>(tile, s.stride_w, want_dx, want_dw)(job, where, panel);
-      });
-    }
+    for (int64_t c = 0; c < plan.class_count; ++c) backward_class(plan.classes[c], worker);
   });
-  if (want_dw) scatter_weight_gradient(plan, own.dw, own.copies, dvalues, parallel);
+  if (!weights.by_channel) finish_by_tile(plan, weights, dvalues, parallel);
 }
 
 }  // namespace REGROW_ISA

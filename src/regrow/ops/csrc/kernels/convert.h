@@ -54,25 +54,50 @@ inline void copy_planes(const Layout& from, const T* src, const Layout& to, T* d
   zero_tail(to, dst);
 }
 
+// Transposes of K vectors' width. A row is read or written one cache line at a time: rows that are a power of two
+// apart fall into one set of the cache, so a line would not be there any more for its second half.
+template <class T, int K>
+REGROW_INLINE void interleave_strip(const T* rows, int64_t stride, int64_t images, T* out, int64_t out_stride) {
+  constexpr int L = kLanes<T>;
+  Vec<T> r[K][L];
+#pragma GCC unroll 16
+  for (int l = 0; l < L; ++l)
+#pragma GCC unroll 4
+    for (int k = 0; k < K; ++k) r[k][l] = l < images ? load_unaligned(rows + l * stride + k * L) : Vec<T>{};
+#pragma GCC unroll 4
+  for (int k = 0; k < K; ++k) {
+    transpose<T>(r[k]);
+#pragma GCC unroll 16
+    for (int l = 0; l < L; ++l) store(out + (k * L + l) * out_stride, r[k][l]);
+  }
+}
+template <class T, int K>
+REGROW_INLINE void deinterleave_strip(const T* in, int64_t in_stride, int64_t images, T* rows, int64_t stride) {
+  constexpr int L = kLanes<T>;
+  Vec<T> r[K][L];
+#pragma GCC unroll 4
+  for (int k = 0; k < K; ++k) {
+#pragma GCC unroll 16
+    for (int l = 0; l < L; ++l) r[k][l] = load(in + (k * L + l) * in_stride);
+    transpose<T>(r[k]);
+  }
+#pragma GCC unroll 16
+  for (int l = 0; l < L; ++l)
+    if (l < images) {
+#pragma GCC unroll 4
+      for (int k = 0; k < K; ++k) store_unaligned(rows + l * stride + k * L, r[k][l]);
+    }
+}
+
 // rows[l][0..count) with distance `stride` -> out[i*out_stride + l]. Missing rows (l >= images) are zeros.
-// A row is read one cache line at a time: rows a power of two apart fall into one set of the cache.
 template <class T>
 inline void interleave(const T* rows, int64_t stride, int64_t images, int64_t count, T* out, int64_t out_stride) {
   constexpr int L = kLanes<T>, K = kVectorBytes < 64 ? 64 / kVectorBytes : 1;
   int64_t i = 0;
-  for (; images == L && i + K * L <= count; i += K * L) {
-    Vec<T> r[K][L];
-#pragma GCC unroll 16
-    for (int l = 0; l < L; ++l)
-#pragma GCC unroll 4
-      for (int k = 0; k < K; ++k) r[k][l] = load_unaligned(rows + l * stride + i + k * L);
-#pragma GCC unroll 4
-    for (int k = 0; k < K; ++k) {
-      transpose<T>(r[k]);
-#pragma GCC unroll 16
-      for (int l = 0; l < L; ++l) store(out + (i + k * L + l) * out_stride, r[k][l]);
-    }
-  }
+  if (images == L)
+    for (; i + K * L <= count; i += K * L)
+      interleave_strip<T, K>(rows + i, stride, L, out + i * out_stride, out_stride);
+  for (; i + L <= count; i += L) interleave_strip<T, 1>(rows + i, stride, images, out + i * out_stride, out_stride);
   for (; i < count; ++i)
     for (int l = 0; l < L; ++l) out[i * out_stride + l] = l < images ? rows[l * stride + i] : T(0);
 }
@@ -82,19 +107,9 @@ template <class T>
 inline void deinterleave(const T* in, int64_t in_stride, int64_t images, int64_t count, T* rows, int64_t stride) {
   constexpr int L = kLanes<T>, K = kVectorBytes < 64 ? 64 / kVectorBytes : 1;
   int64_t i = 0;
-  for (; images == L && i + K * L <= count; i += K * L) {
-    Vec<T> r[K][L];
-#pragma GCC unroll 4
-    for (int k = 0; k < K; ++k) {
-#pragma GCC unroll 16
-      for (int l = 0; l < L; ++l) r[k][l] = load(in + (i + k * L + l) * in_stride);
-      transpose<T>(r[k]);
-    }
-#pragma GCC unroll 16
-    for (int l = 0; l < L; ++l)
-#pragma GCC unroll 4
-      for (int k = 0; k < K; ++k) store_unaligned(rows + l * stride + i + k * L, r[k][l]);
-  }
+  if (images == L)
+    for (; i + K * L <= count; i += K * L) deinterleave_strip<T, K>(in + i * in_stride, in_stride, L, rows + i, stride);
+  for (; i + L <= count; i += L) deinterleave_strip<T, 1>(in + i * in_stride, in_stride, images, rows + i, stride);
   for (; i < count; ++i)
     for (int l = 0; l < L && l < images; ++l) rows[l * stride + i] = in[i * in_stride + l];
 }

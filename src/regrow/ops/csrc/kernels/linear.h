@@ -91,25 +91,21 @@ void linear_forward(const Plan& plan, int64_t batch, const T* values, const T* b
 
 template <class T>
 struct LinearBackwardScratch {
-  T *values, *dw, *x, *dx, *dy;
-  int64_t copies;
-  size_t bytes;
-  LinearBackwardScratch(const Plan& plan, int64_t batch, int workers, bool want_dx, bool want_dw, void* base) {
+  Scratch scratch;
+  WeightScratch<T> weights;
+  T *x, *dx, *dy;
+  LinearBackwardScratch(const Plan& plan, int64_t batch, int workers, bool want_dx, bool want_dw, void* base)
+      : scratch(base),
+        weights(plan, linear_layout<T>(batch, 1).blocks(), workers, want_dx, want_dw, scratch) {
     const Layout in = linear_layout<T>(batch, plan.shape.in_channels);
-    const Layout out = linear_layout<T>(batch, plan.shape.out_channels);
-    Scratch scratch(base);
-    copies = share_channels(plan.classes[0].list, in.blocks(), workers) ? 1 : workers;
-    values = scratch.take<T>(want_dx ? plan.active : 0);
-    dw = scratch.take<T>(want_dw ? copies * plan.active : 0);
     x = scratch.take<T>(want_dw ? in.size() : 0);
     dx = scratch.take<T>(want_dx ? in.size() : 0);
-    dy = scratch.take<T>(out.size());
-    bytes = scratch.used();
+    dy = scratch.take<T>(linear_layout<T>(batch, plan.shape.out_channels).size());
   }
 };
 template <class T>
 size_t linear_backward_scratch(const Plan& plan, int64_t batch, int workers, bool want_dx, bool want_dvalues) {
-  return LinearBackwardScratch<T>(plan, batch, workers, want_dx, want_dvalues, nullptr).bytes;
+  return LinearBackwardScratch<T>(plan, batch, workers, want_dx, want_dvalues, nullptr).scratch.used();
 }
 
 template <class T>
@@ -124,24 +120,26 @@ void linear_backward(const Plan& plan, int64_t batch, const T* values, const T* 
   if (dbias) bias_gradient(out, own.dy, dbias, parallel);
   if (!want_dx && !want_dw) return;
   if (want_dw) to_lanes(in, x, x_stride, own.x, parallel);
-  if (want_dx) gather_backward(plan, values, own.values, parallel);
 
   const ActiveList& list = plan.classes[0].list;
-  const BackwardJob<T> job{list, own.values, 0, out.lanes, in.lanes, 0, kLanes<T>, 0};
-  const Tile tile = linear_tile<T>(in);
-  const auto kernel = backward_kernel<T>(tile, 1, want_dx, want_dw);
-  if (want_dw && own.copies == 1) zero(own.dw, plan.active);
+  const WeightScratch<T>& weights = own.weights;
+  const auto kernel = backward_kernel<T>(linear_tile<T>(in), 1, want_dx, want_dw);
+  const auto run = [&](int64_t n, int64_t panel, int64_t first_weight, const T* gathered, T* dw) {
+    const BackwardJob<T> job{list, gathered, first_weight, out.lanes, in.lanes, 0, kLanes<T>, 0};
+    kernel(job,
+           {own.dy + n * out.block_size(), want_dw ? own.x + n * in.block_size() : nullptr,
+            want_dx ? own.dx + n * in.block_size() : nullptr, dw},
+           panel);
+  };
+  if (!weights.by_channel) begin_by_tile(plan, weights, values, parallel);
   each_worker(parallel, parallel.workers, [&](int worker) {
-    T* const dw = !want_dw ? nullptr : own.copies == 1 ? own.dw : own.dw + worker * plan.active;
-    if (want_dw && own.copies > 1) zero(dw, plan.active);
-    each_panel(list, in.blocks(), worker, parallel.workers, [&](int64_t n, int64_t panel) {
-      const BackwardTile<T> where{own.dy + n * out.block_size(), want_dw ? own.x + n * in.block_size() : nullptr,
-                                  want_dx ? own.dx + n * in.block_size() : nullptr, dw};
-      kernel(job, where, panel);
-    });
+    if (weights.by_channel)
+      backward_by_channel(plan, list, in.blocks(), worker, parallel.workers, weights, values, dvalues, run);
+    else
+      backward_by_tile(list, in.blocks(), worker, parallel.workers, weights, run);
   });
+  if (!weights.by_channel) finish_by_tile(plan, weights, dvalues, parallel);
   if (want_dx) from_lanes(in, own.dx, dx, dx_stride, parallel);
-  if (want_dw) scatter_weight_gradient(plan, own.dw, own.copies, dvalues, parallel);
 }
 
 }  // namespace REGROW_ISA

@@ -24,13 +24,13 @@ inline void each_worker(const Parallel& parallel, int workers, const Body& body)
                [](void* arg, int worker) { (*static_cast<const Body*>(arg))(worker); }, const_cast<Body*>(&body));
 }
 
-// Cuts the caller's scratch into 64-byte aligned pieces. With a null base it only counts.
+// Cuts the caller's scratch into 64-byte aligned pieces; an empty piece is null. With a null base it only counts.
 class Scratch {
  public:
   explicit Scratch(void* base) : base_(static_cast<char*>(base)) {}
   template <class T>
   T* take(int64_t count) {
-    T* piece = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
+    T* piece = base_ && count > 0 ? reinterpret_cast<T*>(base_ + used_) : nullptr;
     used_ += (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
     return piece;
   }
