@@ -70,7 +70,8 @@ def to_blocked(input: Tensor) -> BlockedTensor:
     """An activation in the kernels' layout. Differentiable.
 
     Args:
-        input: (N, C, H, W), float32 or float64, on the CPU, any strides; a BlockedTensor is returned as it is.
+        input: (N, C, H, W), float32 or float64, on the CPU, any strides; a BlockedTensor is returned as it
+        is.
 
     Example:
         >>> to_blocked(torch.randn(4, 3, 8, 8)).shape

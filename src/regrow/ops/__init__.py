@@ -4,6 +4,7 @@
 profilers and `torch.compile`. `info()` says what they run on.
 """
 
+from regrow.ops._allocator import keep_pages
 from regrow.ops._layout import blocked_size, conv_output_shape, lanes
 from regrow.ops._native import available_isas, info, isa, warn_if_absent
 from regrow.ops.functional import (
@@ -23,6 +24,7 @@ __all__ = [
     "conv_output_shape",
     "info",
     "isa",
+    "keep_pages",
     "lanes",
     "linear_plan",
     "plan_bytes",

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
-LIBRARY = Path(__file__).with_name("libregrow.so")
+from regrow.ops._allocator import pages_kept
+
+LIBRARY = Path(os.environ.get("REGROW_LIBRARY") or Path(__file__).with_name("libregrow.so"))
 _REBUILD = (
     "Remedy: install a C++ compiler (g++ or clang++), then run `pip install --no-build-isolation "
     "--force-reinstall --no-deps regrow` (in a checkout: `make native`)."
@@ -20,6 +22,8 @@ _MALLOC = (
     "LD_PRELOAD",
     "GLIBC_TUNABLES",
     "MALLOC_ARENA_MAX",
+    "MALLOC_MMAP_MAX_",
+    "MALLOC_TOP_PAD_",
     "MALLOC_MMAP_THRESHOLD_",
     "MALLOC_TRIM_THRESHOLD_",
 )
@@ -104,7 +108,8 @@ def info() -> dict[str, Any]:
         "available_isas": available_isas(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "allocator": {name: os.environ[name] for name in _MALLOC if name in os.environ},
+        "allocator": {name: os.environ[name] for name in _MALLOC if name in os.environ}
+        | ({"keep_pages": "on"} if pages_kept() else {}),
     }
 
 
