@@ -178,6 +178,16 @@ static double test_linear(const Kernels<T>& k) {
   return error;
 }
 
+static bool test_indices() {
+  const auto fault = [](std::vector<int64_t> flat) {
+    const std::vector<int32_t> narrow(flat.begin(), flat.end());
+    const IndexCheck wide = check_indices(flat.data(), flat.size(), 10), check = check_indices(narrow.data(), narrow.size(), 10);
+    return wide.fault == check.fault && wide.position == check.position ? check.fault : IndexFault(99);
+  };
+  return fault({}) == IndexFault::none && fault({0, 4, 9}) == IndexFault::none && fault({0, -1}) == IndexFault::negative &&
+         fault({3, 10}) == IndexFault::too_large && fault({3, 3}) == IndexFault::duplicate && fault({4, 3}) == IndexFault::unsorted;
+}
+
 struct Case { const char* name; int64_t N, I, O, H, k, s, p; };
 static const Case cases[] = {
     {"conv3x3:64@32", 128, 64, 64, 32, 3, 1, 1}, {"conv3x3:128@16", 128, 128, 128, 16, 3, 1, 1}, {"conv3x3:256@8", 128, 256, 256, 8, 3, 1, 1},
@@ -252,6 +262,7 @@ static void bench(const char* filter, int reps) {
 int main(int argc, char** argv) {
   if (argc > 1 && !std::strcmp(argv[1], "bench")) return bench(argc > 2 ? argv[2] : nullptr, argc > 3 ? std::atoi(argv[3]) : 200), 0;
   const int count = argc > 2 ? std::atoi(argv[2]) : 200;
+  if (!test_indices()) return std::printf("check_indices is wrong\n"), 1;
   double error32 = 0, error64 = 0;
   for (int c = 0; c < count; ++c) {
     error32 = std::max({error32, test_conv(DRIVER_ISA().f32, false), test_linear(DRIVER_ISA().f32)});

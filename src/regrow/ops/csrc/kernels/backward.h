@@ -100,14 +100,16 @@ void backward_panel(const BackwardJob<T>& job, const BackwardTile<T>& tile, int6
       const T* const dy = tile.dy + offset[k] * pixel;
       Vec<T> partial[2] = {};  // two chains, for latency
 #pragma GCC unroll 16
-      for (int r = 0; r < PH; ++r)
+      for (int r = 0; r < PH; ++r) {
+        const T* const row = pin_address(dy + r * dy_row);
 #pragma GCC unroll 16
         for (int c = 0; c < PW; ++c) {
-          Vec<T> g = load(dy + r * dy_row + c * L);
+          Vec<T> g = load(row + c * L);
           if (WantInput && WantWeight) pin(g);
           if (WantInput) acc[r][c] += w * g;
           if (WantWeight) partial[(r * PW + c) % 2] += g * load(x + r * x_row + c * step);
         }
+      }
       if (WantWeight) sums.push(partial[0] + partial[1]);
     }
     if (WantInput) {
