@@ -2,7 +2,7 @@
 
     make sanitize        or        python tests/ops/fuzz.py --rounds 200 --seed 1
 
-Not collected by pytest. Results are compared with the reference, so that silence means correct as well as clean.
+Not collected by pytest. Results are compared with the reference, so silence means correct as well as clean.
 """
 
 import argparse

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from regrow.nn import _positions as check
 from regrow.nn import tuning
 
-_TRANSIENT = ("_plans", "on_backward")  # never copied, pickled or saved
+_TRANSIENT = ("_plans", "_auto_dense", "on_backward")  # never copied, pickled or saved
 BackwardCallback = Callable[[Tensor, Tensor], None]
 
 
@@ -43,6 +43,7 @@ class SparseLayer(nn.Module):
         self.on_backward: BackwardCallback | None = None
         self.compute = "auto"
         self._plans: dict[Any, Tensor] = {}
+        self._auto_dense: bool | None = None
         dtype = dtype or torch.get_default_dtype()
         check.check_real(self._label(), dtype, torch.device("cpu"))
         check.check_size(self._label(), self.dense_shape.numel())
@@ -111,6 +112,7 @@ class SparseLayer(nn.Module):
         self.weight.grad = None
         self.indices = positions.to(torch.int32, copy=True)
         self._plans.clear()
+        self._auto_dense = None
 
     def dense_weight(self) -> Tensor:
         """The logical weight, (dense_shape), zeros where inactive. Differentiable."""
@@ -118,9 +120,11 @@ class SparseLayer(nn.Module):
 
     def computes_dense(self) -> bool:
         """Whether forward uses torch's dense operator (see `compute` and `regrow.nn.tuning`)."""
-        if self.compute == "auto":
-            return self.density >= tuning.dense_from(self.kind)
-        return self.compute == "dense"
+        if self.compute != "auto":
+            return self.compute == "dense"
+        if self._auto_dense is None:
+            self._auto_dense = self.density >= tuning.dense_from(self.kind)
+        return self._auto_dense
 
     # -- running
 
@@ -181,7 +185,7 @@ class SparseLayer(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._plans, self.on_backward = {}, None
+        self._plans, self._auto_dense, self.on_backward = {}, None, None
 
     def _apply(self, fn, recurse: bool = True):
         self._refuse_move(fn)

@@ -89,20 +89,20 @@ class SparseLinear(SparseLayer):
         if self.computes_dense():
             return self._dense(input)
         rows = input if input.dim() == 2 else input.reshape(-1, self.in_features)
-        output = sparse_linear(
-            rows, self.weight, self.bias, self.indices, self._plan(), self.out_features, self
-        )
+        weight = self.weight
+        plan = self._plan(weight.dtype)
+        output = sparse_linear(rows, weight, self.bias, self.indices, plan, self.out_features, self)
         return output if input.dim() == 2 else output.view(*input.shape[:-1], self.out_features)
 
     def _dense(self, input: Tensor) -> Tensor:
         with torch.autocast("cpu", enabled=False):
             return self._observed(F.linear(input, self.dense_weight(), self.bias), input)
 
-    def _plan(self) -> Tensor:
-        plan = self._plans.get(self.weight.dtype)
+    def _plan(self, dtype: torch.dtype) -> Tensor:
+        plan = self._plans.get(dtype)
         if plan is None:
-            plan = linear_plan(self.indices, self.out_features, self.in_features, self.weight.dtype)
-            self._plans[self.weight.dtype] = plan
+            plan = linear_plan(self.indices, self.out_features, self.in_features, dtype)
+            self._plans[dtype] = plan
         return plan
 
     def extra_repr(self) -> str:

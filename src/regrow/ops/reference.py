@@ -170,6 +170,8 @@ def conv2d_backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """torch's own convolution gradients: of input, dense weight and bias, None where not wanted."""
     with torch.autocast(x.device.type, enabled=False):
-        return torch.ops.aten.convolution_backward(
+        gradients = torch.ops.aten.convolution_backward(
             grad, x, dense, [dense.shape[0]], stride, padding, dilation, False, [0, 0], 1, list(wanted)
         )
+    dx, dw, db = (g if want else None for g, want in zip(gradients, wanted, strict=True))
+    return dx, dw, db
