@@ -234,9 +234,7 @@ def test_double_after_sparsify_and_after_the_updater():
     assert {row["step"] for row in updater.history} == {3, 6}
 
 
-@pytest.mark.parametrize(
-    "setting", ["set_overwrite_module_params_on_conversion"]
-)
+@pytest.mark.parametrize("setting", ["set_overwrite_module_params_on_conversion"])
 def test_conversions_that_replace_parameters(setting):
     model = sparse_mlp()
     getattr(torch.__future__, setting)(True)

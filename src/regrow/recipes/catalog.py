@@ -83,4 +83,5 @@ def lenet5_mnist() -> Recipe:
         name="lenet5-mnist",
         about="LeNet-5-Caffe on MNIST, 100 epochs, published protocol of sparse momentum",
         model=models.lenet_5_caffe,
+        channels_last=True,
     )

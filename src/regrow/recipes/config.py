@@ -29,6 +29,7 @@ class Recipe:
         validation_fraction: share of the training set held out, at random by seed.
         prune_rate, prune_schedule, share, max_density, flops_budget: of the updater.
         distribution, dense: of `sparsify`.
+        channels_last: memory format of weights and images; faster for convolutions on CPUs, the same numbers otherwise.
         accelerator: of Lightning Fabric; "auto" takes a GPU where there is one.
         threads: of torch, where `--threads` says nothing; None: torch's choice. Not a setting, for results are named
             by what was trained, not by what it ran on.
@@ -55,6 +56,7 @@ class Recipe:
     flops_budget: float | None = None
     distribution: str = "uniform"
     dense: tuple[str, ...] = ()
+    channels_last: bool = False
     accelerator: str = "auto"
     threads: int | None = None
 

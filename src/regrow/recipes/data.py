@@ -23,8 +23,8 @@ class Split(NamedTuple):
     x: Tensor
     y: Tensor
 
-    def to(self, device: torch.device) -> Split:
-        return Split(self.x.to(device), self.y.to(device))
+    def to(self, device: torch.device, memory_format: torch.memory_format) -> Split:
+        return Split(self.x.to(device, memory_format=memory_format), self.y.to(device))
 
 
 class Data(NamedTuple):
@@ -34,8 +34,8 @@ class Data(NamedTuple):
     validation: Split
     test: Split
 
-    def to(self, device: torch.device) -> Data:
-        return Data(*(split.to(device) for split in self))
+    def to(self, device: torch.device, memory_format: torch.memory_format) -> Data:
+        return Data(*(split.to(device, memory_format) for split in self))
 
 
 def data_root(data_dir: str | Path | None = None) -> Path:

@@ -99,14 +99,15 @@ def make_session(settings: Settings, root: Path) -> Session:
     fabric = Fabric(accelerator=recipe.accelerator, devices=1)
     fabric.launch()
     seed_everything(settings.seed, verbose=False)
-    dense = recipe.model()
+    memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    dense = recipe.model().to(memory_format=memory_format)
     parameters, prunable = sum(p.numel() for p in dense.parameters()), prunable_weights(dense, recipe.dense)
     model = fabric.to_device(make_sparse(dense, settings))
     optimizer = make_optimizer(model, settings)
     total_steps = recipe.epochs * steps_per_epoch(data, settings)
     updater = make_updater(model, optimizer, settings, total_steps)
     network = fabric.setup_module(model)
-    data = data.to(fabric.device)
+    data = data.to(fabric.device, memory_format)
     flops = flops_per_weight(model, data.train.x[:2]) if updater else {}
     return Session(settings, fabric, model, network, optimizer, updater, data, total_steps, parameters, prunable, flops)
 

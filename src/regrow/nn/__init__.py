@@ -1,0 +1,8 @@
+"""Layers that hold and compute only their active weights."""
+
+from regrow.nn import tuning
+from regrow.nn.blocked import BlockedTensor, to_blocked
+from regrow.nn.conv2d import SparseConv2d
+from regrow.nn.linear import SparseLinear
+
+__all__ = ["BlockedTensor", "SparseConv2d", "SparseLinear", "to_blocked", "tuning"]

@@ -1,0 +1,236 @@
+"""What SparseLinear and SparseConv2d share: the active values, their positions, and how both travel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from regrow.nn import _positions as check
+from regrow.nn import tuning
+
+_TRANSIENT = ("_plans", "_auto_dense", "on_backward")  # never copied, pickled or saved
+BackwardCallback = Callable[[Tensor, Tensor], None]
+
+
+class SparseLayer(nn.Module):
+    """A layer that holds only its active weights. Base of SparseLinear and SparseConv2d.
+
+    Attributes:
+        weight: parameter (active, 1), ordered by ascending flat position in the logical weight.
+        indices: buffer (active,) int32, those positions.
+        bias: parameter (out,) or None.
+        on_backward: None, or a function of (input, grad_output) that every backward pass through this layer
+            calls with the ordinary tensors; nothing is kept while it is None. It is not copied, pickled or
+            saved.
+        compute: "auto" (a nearly dense layer computes through torch's dense operator), "sparse" or "dense".
+    """
+
+    weight: nn.Parameter
+    indices: Tensor
+    bias: nn.Parameter | None
+    dense_shape: torch.Size
+    kind: str
+
+    def __init__(self, dense_shape: tuple[int, ...], bias: bool, positions: Tensor | None, dtype: torch.dtype | None):
+        super().__init__()
+        self.dense_shape = torch.Size(dense_shape)
+        self.on_backward: BackwardCallback | None = None
+        self.compute = "auto"
+        self._plans: dict[Any, Tensor] = {}
+        self._auto_dense: bool | None = None
+        dtype = dtype or torch.get_default_dtype()
+        check.check_real(self._label(), dtype, torch.device("cpu"))
+        check.check_size(self._label(), self.dense_shape.numel())
+        if positions is None:
+            positions = torch.empty(0, dtype=torch.int64)
+        check.check_positions(self._label(), positions, self.dense_shape.numel())
+        self.register_buffer("indices", positions.to(torch.int32))
+        self.weight = nn.Parameter(torch.empty(positions.numel(), 1, dtype=dtype, device="cpu"))
+        self.register_parameter("bias", nn.Parameter(torch.empty(dense_shape[0], dtype=dtype)) if bias else None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw values as the dense layer does, from its fan-in; sparsity does not rescale them."""
+        fan_in = self.dense_shape.numel() // max(self.dense_shape[0], 1)
+        bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
+        for parameter in (self.weight, self.bias):
+            if parameter is not None:
+                nn.init.uniform_(parameter, -bound, bound)
+
+    # -- the active set
+
+    @property
+    def active(self) -> int:
+        """Number of active weights."""
+        return self.indices.numel()
+
+    @property
+    def density(self) -> float:
+        """Share of active positions, in [0, 1]."""
+        return self.active / max(self.dense_shape.numel(), 1)
+
+    def positions(self) -> tuple[Tensor, Tensor]:
+        """The active set, and how the parameter is ordered.
+
+        Returns:
+            `positions` (active,) int64, ascending flat row-major positions in the logical weight; and
+            `order` (active,) int64 with `weight[order[i]]` the value at `positions[i]`. (Parameter order is
+            ascending order: `order` is 0, 1, 2, …)
+
+        Example:
+            >>> layer = SparseLinear(4, 2, positions=torch.tensor([1, 6]))
+            >>> layer.positions()[0]
+            tensor([1, 6])
+        """
+        return self.indices.long(), torch.arange(self.active)
+
+    @torch.no_grad()
+    def set_topology(self, positions: Tensor, values: Tensor) -> None:
+        """Replace the active set and its values; `weight` stays the same object, its gradient is dropped.
+
+        Args:
+            positions: (active,) int64, ascending, unique, 0 <= position < dense_shape.numel().
+            values: (active,) or (active, 1), of the layer's dtype, in the order of `positions`.
+
+        Raises:
+            TypeError, ValueError: before anything is changed; says what was found and what is wanted.
+
+        Example:
+            >>> layer.set_topology(torch.tensor([0, 3]), torch.zeros(2))
+        """
+        check.check_positions(self._label(), positions, self.dense_shape.numel())
+        check.check_values(self._label(), values, positions, self.weight.dtype)
+        self.weight.set_(values.detach().clone().view(-1, 1))  # type: ignore[call-overload]
+        self.weight.grad = None
+        self.indices = positions.to(torch.int32, copy=True)
+        self._plans.clear()
+        self._auto_dense = None
+
+    def dense_weight(self) -> Tensor:
+        """The logical weight, (dense_shape), zeros where inactive. Differentiable."""
+        return ScatterDense.apply(self.weight, self.indices, self.dense_shape)
+
+    def computes_dense(self) -> bool:
+        """Whether forward uses torch's dense operator (see `compute` and `regrow.nn.tuning`)."""
+        if self.compute != "auto":
+            return self.compute == "dense"
+        if self._auto_dense is None:
+            self._auto_dense = self.density >= tuning.dense_from(self.kind)
+        return self._auto_dense
+
+    # -- running
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return _outside_the_graph(self, input)
+        return self._run(input)
+
+    def _run(self, input: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _accept(self, input: Tensor) -> Tensor:
+        """The input in the layer's dtype: autocast's half types are widened, anything else is an error."""
+        if input.dtype == self.weight.dtype:
+            return input
+        if torch.is_autocast_enabled(input.device.type) and input.is_floating_point():
+            return input.to(self.weight.dtype)
+        raise RuntimeError(
+            f"{self._label()}: input is {input.dtype}, weight is {self.weight.dtype}; convert the input with "
+            f".to({self.weight.dtype}), or use torch.autocast, under which this layer keeps its dtype"
+        )
+
+    def _observed(self, output: Tensor, input: Tensor) -> Tensor:
+        """The output of a dense operator, with on_backward attached to it."""
+        if output.requires_grad:
+            kept = input.detach()
+            output.register_hook(lambda grad: self._observe(kept, grad))
+        return output
+
+    def _observe(self, input: Tensor, grad: Tensor) -> None:
+        if self.on_backward is not None:
+            self.on_backward(input, grad)
+
+    # -- travelling
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors) -> None:
+        indices, weight = state_dict.get(prefix + "indices"), state_dict.get(prefix + "weight")
+        if indices is not None and weight is not None:
+            try:
+                self._resize_for(indices, weight)
+            except (TypeError, ValueError) as error:
+                errors.append(f"{prefix}indices: {error}")
+                return
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+
+    @torch.no_grad()
+    def _resize_for(self, indices: Tensor, weight: Tensor) -> None:
+        """Take on the length that is about to be loaded; the values follow."""
+        check.check_positions(self._label(), indices.cpu(), self.dense_shape.numel())
+        if weight.shape != (indices.numel(), 1):
+            raise ValueError(f"{self._label()}: weight {tuple(weight.shape)} for {indices.numel()} indices")
+        self.set_topology(indices.cpu().long(), self.weight.new_zeros(indices.numel()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in _TRANSIENT}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._plans, self._auto_dense, self.on_backward = {}, None, None
+
+    def _apply(self, fn, recurse: bool = True):
+        self._refuse_move(fn)
+        return super()._apply(fn, recurse)
+
+    def _refuse_move(self, fn) -> None:
+        """Raise, before anything is changed, if `fn` takes the weight where there are no kernels."""
+        remedy = (
+            f"{self._label()} computes on the CPU in float32 or float64. Remedy: regrow.densify(model), "
+            'or regrow.sparsify(…, storage="masked"), which runs anywhere'
+        )
+        try:
+            probe = fn(self.weight.detach()[:0])
+        except Exception as error:
+            raise RuntimeError(f"{remedy}. (Moving it failed with: {error})") from error
+        if probe.device.type not in ("cpu", "meta") or probe.dtype not in (torch.float32, torch.float64):
+            raise RuntimeError(f"cannot move it to {probe.dtype} on {probe.device}: {remedy}")
+
+    # -- describing
+
+    def _label(self) -> str:
+        return f"{type(self).__name__}{tuple(self.dense_shape)}"
+
+    def _sparse_repr(self) -> str:
+        return f"bias={self.bias is not None}, active={self.active}, density={self.density:.4g}"
+
+
+class ScatterDense(torch.autograd.Function):
+    """Active values to a dense weight; backward gathers."""
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, indices: Tensor, shape: torch.Size) -> Tensor:
+        ctx.save_for_backward(indices)
+        dense = weight.new_zeros(shape.numel())
+        return dense.index_copy_(0, indices.long(), weight.view(-1)).view(shape)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (indices,) = ctx.saved_tensors
+        return grad.reshape(-1).index_select(0, indices).unsqueeze(1), None, None
+
+
+@torch.compiler.disable(reason="a compressed layer's length changes at every topology update")
+def _outside_the_graph(layer: SparseLayer, input: Tensor) -> Tensor:
+    return layer._run(input)
+
+
+def active_positions(layer: str, weight: Tensor, mask: Tensor | None) -> Tensor:
+    """Ascending flat positions of a mask, or of the non-zero weights when there is none."""
+    check.check_real(layer, weight.dtype, weight.device)
+    if mask is None:
+        mask = weight.detach() != 0
+    check.check_mask(layer, mask, weight.shape)
+    return mask.detach().cpu().reshape(-1).nonzero().view(-1)

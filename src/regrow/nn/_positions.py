@@ -1,0 +1,63 @@
+"""Checks of active sets and of values, with errors that name the layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LIMIT = 2**31 - 1  # kernels index with int32
+
+
+def check_size(layer: str, positions: int) -> None:
+    """Raise unless a weight of so many positions can be indexed."""
+    if positions > LIMIT:
+        raise ValueError(f"{layer}: {positions} weight positions, the kernels index at most {LIMIT}; keep it masked")
+
+
+def check_positions(layer: str, positions: Tensor, limit: int) -> None:
+    """Raise unless `positions` is a 1-D int64 (or int32) CPU tensor, ascending, unique, in [0, limit)."""
+    if positions.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"{layer}: positions are {positions.dtype}, wanted int64; call .long() on them")
+    if positions.dim() != 1:
+        raise ValueError(f"{layer}: positions have shape {tuple(positions.shape)}, wanted (active,); flatten them")
+    if positions.device.type != "cpu":
+        raise ValueError(f"{layer}: positions are on {positions.device}, wanted cpu; call .cpu() on them")
+    if positions.numel() == 0:
+        return
+    low, high = (int(end) for end in torch.aminmax(positions))
+    if low < 0 or high >= limit:
+        raise ValueError(
+            f"{layer}: position {low if low < 0 else high} is out of range, wanted 0 <= position < {limit}"
+        )
+    step = positions[1:] - positions[:-1]
+    if bool((step <= 0).any()):
+        at = int((step <= 0).nonzero()[0])
+        what = "twice" if int(step[at]) == 0 else "out of order"
+        raise ValueError(
+            f"{layer}: position {int(positions[at + 1])} comes {what}, after {int(positions[at])} "
+            f"at place {at + 1}; wanted ascending and unique, e.g. positions.unique()"
+        )
+
+
+def check_values(layer: str, values: Tensor, positions: Tensor, dtype: torch.dtype) -> None:
+    """Raise unless there is one value of this dtype for each position."""
+    if values.dtype != dtype:
+        raise TypeError(f"{layer}: values are {values.dtype}, the layer is {dtype}; call .to({dtype}) on them")
+    if values.numel() != positions.numel():
+        raise ValueError(f"{layer}: {values.numel()} values for {positions.numel()} positions, wanted one for each")
+
+
+def check_mask(layer: str, mask: Tensor, shape: torch.Size) -> None:
+    """Raise unless `mask` is boolean and of the weight's shape."""
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{layer}: mask is {mask.dtype}, wanted bool; write mask != 0")
+    if mask.shape != shape:
+        raise ValueError(f"{layer}: mask has shape {tuple(mask.shape)}, wanted that of the weight, {tuple(shape)}")
+
+
+def check_real(layer: str, dtype: torch.dtype, device: torch.device) -> None:
+    """Raise unless a layer of this dtype and device can be compressed."""
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{layer}: weight is {dtype}; compressed layers are float32 or float64. Call .float() first")
+    if device.type != "cpu":
+        raise ValueError(f"{layer}: weight is on {device}; compressed layers are on the CPU. Use masked storage there")

@@ -1,0 +1,163 @@
+"""SparseConv2d: nn.Conv2d that holds and computes only its active weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regrow.nn._layer import SparseLayer, active_positions
+from regrow.nn.blocked import BlockedTensor, SparseConv2dBlocked
+from regrow.ops import conv2d_plan, conv2d_weight_grad, conv_output_shape, sparse_conv2d_nchw
+
+_PLANS_KEPT = 8  # image sizes
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def resolve_padding(padding, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]):
+    """nn.Conv2d's padding as numbers. "same" needs stride 1 and an equal share on both sides."""
+    if not isinstance(padding, str):
+        return _pair(padding)
+    if padding == "valid":
+        return (0, 0)
+    total = [dilation[d] * (kernel[d] - 1) for d in (0, 1)]
+    if padding != "same" or stride != (1, 1) or total[0] % 2 or total[1] % 2:
+        raise ValueError(
+            f"SparseConv2d: padding={padding!r} with kernel {kernel}, stride {stride}, dilation {dilation} "
+            "is not served; give padding as numbers, equal on both sides, or keep the layer masked or dense"
+        )
+    return (total[0] // 2, total[1] // 2)
+
+
+class SparseConv2d(SparseLayer):
+    """nn.Conv2d with an unstructured-sparse weight, on the CPU, in float32 or float64.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, bias: as nn.Conv2d. Not served:
+            groups != 1, padding_mode other than "zeros".
+        positions: (active,) int64, ascending flat positions in (out_channels, in_channels, kH, kW); default
+        none.
+        dtype: float32 or float64; default torch's.
+
+    Shape:
+        input (N, C, H, W) or (C, H, W), any strides, channels_last too; output as nn.Conv2d, contiguous.
+
+    Raises:
+        TypeError, ValueError: what cannot be served; the text says what and the remedy.
+
+    Example:
+        >>> layer = SparseConv2d.from_dense(nn.Conv2d(8, 4, 3, padding=1), mask=torch.rand(4, 8, 3, 3) < 0.1)
+        >>> layer(torch.randn(2, 8, 6, 6)).shape
+        torch.Size([2, 4, 6, 6])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        positions: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        if groups != 1:
+            raise ValueError(f"SparseConv2d: groups={groups}, wanted 1; keep a grouped convolution masked or dense")
+        kernel = _pair(kernel_size)
+        super().__init__((out_channels, in_channels, *kernel), bias, positions, dtype)
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, 1
+        self.kernel_size, self.stride, self.dilation = kernel, _pair(stride), _pair(dilation)
+        self.padding = resolve_padding(padding, kernel, self.stride, self.dilation)
+        self.kind = "pointwise" if kernel == (1, 1) else "conv"
+
+    @classmethod
+    def from_dense(cls, module: nn.Conv2d, mask: Tensor | None = None) -> SparseConv2d:
+        """The sparse form of a dense layer: values where `mask`, the same bias parameter.
+
+        Args:
+            module: an nn.Conv2d on the CPU, float32 or float64, groups 1, padding_mode "zeros".
+            mask: bool, of the weight's shape; default the non-zero weights.
+        """
+        name = f"from_dense({module})"
+        if module.padding_mode != "zeros":
+            raise ValueError(
+                f"{name}: padding_mode is {module.padding_mode!r}, wanted 'zeros'; keep it masked or dense"
+            )
+        positions = active_positions(name, module.weight, mask)
+        geometry = (module.kernel_size, module.stride, module.padding, module.dilation, module.groups)
+        bias = module.bias is not None
+        layer = cls(module.in_channels, module.out_channels, *geometry, bias, dtype=module.weight.dtype)  # type: ignore[arg-type]
+        layer.set_topology(positions, module.weight.detach().reshape(-1)[positions])
+        layer.weight.requires_grad_(module.weight.requires_grad)
+        layer.bias = module.bias  # type: ignore[assignment]
+        return layer.train(module.training)
+
+    def to_dense(self) -> nn.Conv2d:
+        """A plain nn.Conv2d with zeros where inactive, its own copy of everything."""
+        sizes = (self.in_channels, self.out_channels, self.kernel_size)
+        geometry = (self.stride, self.padding, self.dilation, 1)
+        has_bias = self.bias is not None
+        dense = nn.Conv2d(*sizes, *geometry, has_bias, dtype=self.weight.dtype)  # type: ignore[arg-type]
+        dense.weight = nn.Parameter(self.dense_weight().detach(), self.weight.requires_grad)
+        if self.bias is not None:
+            dense.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
+        return dense.train(self.training)
+
+    @torch.no_grad()
+    def dense_weight_grad(self, input: Tensor, grad_output: Tensor) -> Tensor:
+        """Gradient of all weights, inactive ones included: (out_channels, in_channels, kH, kW).
+
+        Args:
+            input: (N, in_channels, H, W) or without N.
+            grad_output: (N, out_channels, H', W') or without N.
+        """
+        if input.dim() == 3:
+            input, grad_output = input.unsqueeze(0), grad_output.unsqueeze(0)
+        return conv2d_weight_grad(input, grad_output, self.dense_shape, self.stride, self.padding, self.dilation)
+
+    def _run(self, input: Tensor) -> Tensor:
+        if input.dim() not in (3, 4) or input.size(-3) != self.in_channels:
+            wanted = f"(N, {self.in_channels}, H, W)"
+            raise RuntimeError(f"{self._label()}: input has shape {tuple(input.shape)}, wanted {wanted}")
+        input = self._accept(input)
+        if input.dim() == 3:
+            return self._images(input.unsqueeze(0)).squeeze(0)
+        return self._images(input)
+
+    def _images(self, input: Tensor) -> Tensor:
+        if self.computes_dense():
+            return self._dense(input)
+        plan = self._plan(input.size(2), input.size(3))
+        geometry = (self.dense_shape, self.stride, self.padding, self.dilation)
+        if isinstance(input, BlockedTensor):
+            shape = conv_output_shape(input.shape, *geometry)
+            lists = [list(sizes) for sizes in geometry]
+            return SparseConv2dBlocked.apply(input, self.weight, self.bias, self.indices, plan, shape, lists, self)
+        return sparse_conv2d_nchw(input, self.weight, self.bias, self.indices, plan, geometry, self)
+
+    def _dense(self, input: Tensor) -> Tensor:
+        geometry = (self.stride, self.padding, self.dilation)
+        with torch.autocast("cpu", enabled=False):
+            return self._observed(F.conv2d(input, self.dense_weight(), self.bias, *geometry), input)
+
+    def _plan(self, height: int, width: int) -> Tensor:
+        key = (height, width, self.weight.dtype)
+        plan = self._plans.get(key)
+        if plan is None:
+            if len(self._plans) >= _PLANS_KEPT:
+                self._plans.pop(next(iter(self._plans)))
+            geometry = (self.dense_shape, self.stride, self.padding, self.dilation)
+            plan = self._plans[key] = conv2d_plan(self.indices, *geometry, (height, width), self.weight.dtype)
+        return plan
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, dilation={self.dilation}, {self._sparse_repr()}"
+        )

@@ -1,0 +1,105 @@
+"""SparseLinear: nn.Linear that holds and computes only its active weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regrow.nn._layer import SparseLayer, active_positions
+from regrow.ops import linear_plan, sparse_linear
+
+
+class SparseLinear(SparseLayer):
+    """`input @ W.T + bias` with an unstructured-sparse W, on the CPU, in float32 or float64.
+
+    Args:
+        in_features, out_features: sizes of the logical weight (out_features, in_features).
+        bias: whether to add a bias.
+        positions: (active,) int64, ascending flat positions of the active weights; default none.
+        dtype: float32 or float64; default torch's.
+
+    Shape:
+        input (*, in_features), any strides; output (*, out_features).
+
+    Raises:
+        TypeError, ValueError: positions, dtype or device that cannot be served; the text says which and the
+        remedy.
+
+    Example:
+        >>> layer = SparseLinear.from_dense(nn.Linear(8, 4), mask=torch.rand(4, 8) < 0.5)
+        >>> layer(torch.randn(3, 8)).shape
+        torch.Size([3, 4])
+    """
+
+    kind = "linear"
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        positions: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__((out_features, in_features), bias, positions, dtype)
+        self.in_features, self.out_features = in_features, out_features
+
+    @classmethod
+    def from_dense(cls, module: nn.Linear, mask: Tensor | None = None) -> SparseLinear:
+        """The sparse form of a dense layer: values where `mask`, the same bias parameter.
+
+        Args:
+            module: an nn.Linear on the CPU, float32 or float64.
+            mask: bool, of the weight's shape; default the non-zero weights.
+        """
+        positions = active_positions(f"from_dense({module})", module.weight, mask)
+        layer = cls(module.in_features, module.out_features, module.bias is not None, dtype=module.weight.dtype)
+        layer.set_topology(positions, module.weight.detach().reshape(-1)[positions])
+        layer.weight.requires_grad_(module.weight.requires_grad)
+        layer.bias = module.bias
+        return layer.train(module.training)
+
+    def to_dense(self) -> nn.Linear:
+        """A plain nn.Linear with zeros where inactive, its own copy of everything."""
+        dense = nn.Linear(self.in_features, self.out_features, self.bias is not None, dtype=self.weight.dtype)
+        dense.weight = nn.Parameter(self.dense_weight().detach(), self.weight.requires_grad)
+        if self.bias is not None:
+            dense.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
+        return dense.train(self.training)
+
+    @torch.no_grad()
+    def dense_weight_grad(self, input: Tensor, grad_output: Tensor) -> Tensor:
+        """Gradient of all weights, inactive ones included: (out_features, in_features).
+
+        Args:
+            input: (*, in_features).
+            grad_output: (*, out_features).
+        """
+        return grad_output.reshape(-1, self.out_features).t() @ input.reshape(-1, self.in_features)
+
+    def _run(self, input: Tensor) -> Tensor:
+        if input.size(-1) != self.in_features:
+            raise RuntimeError(f"{self._label()}: input has shape {tuple(input.shape)}, wanted (*, {self.in_features})")
+        input = self._accept(input)
+        if self.computes_dense():
+            return self._dense(input)
+        rows = input if input.dim() == 2 else input.reshape(-1, self.in_features)
+        weight = self.weight
+        plan = self._plan(weight.dtype)
+        output = sparse_linear(rows, weight, self.bias, self.indices, plan, self.out_features, self)
+        return output if input.dim() == 2 else output.view(*input.shape[:-1], self.out_features)
+
+    def _dense(self, input: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return self._observed(F.linear(input, self.dense_weight(), self.bias), input)
+
+    def _plan(self, dtype: torch.dtype) -> Tensor:
+        plan = self._plans.get(dtype)
+        if plan is None:
+            plan = linear_plan(self.indices, self.out_features, self.in_features, dtype)
+            self._plans[dtype] = plan
+        return plan
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, {self._sparse_repr()}"

@@ -1,0 +1,35 @@
+"""Operators of compressed layers: native kernels where they were built, plain torch everywhere else.
+
+`torch.ops.regrow.*` are the operators (schemas in `_schemas.py`), differentiable and known to `opcheck`,
+profilers and `torch.compile`. `info()` says what they run on.
+"""
+
+from regrow.ops._allocator import keep_pages
+from regrow.ops._layout import blocked_size, conv_output_shape, lanes
+from regrow.ops._native import available_isas, info, isa, warn_if_absent
+from regrow.ops.functional import (
+    conv2d_plan,
+    conv2d_weight_grad,
+    linear_plan,
+    plan_bytes,
+    sparse_conv2d_nchw,
+    sparse_linear,
+)
+
+__all__ = [
+    "available_isas",
+    "blocked_size",
+    "conv2d_plan",
+    "conv2d_weight_grad",
+    "conv_output_shape",
+    "info",
+    "isa",
+    "keep_pages",
+    "lanes",
+    "linear_plan",
+    "plan_bytes",
+    "sparse_conv2d_nchw",
+    "sparse_linear",
+]
+
+warn_if_absent()

@@ -1,0 +1,90 @@
+"""Operator schemas, their shapes without data (fake), and their plain-torch implementation.
+
+`weight` is (active, 1), `indices` the (active,) flat row-major positions in the logical weight, ascending;
+`plan` comes from `make_plan`, which checked those indices. The native library overrides every operator on
+the CPU and reads `plan`; the reference reads `indices`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from regrow.ops import reference
+from regrow.ops._layout import Shape, blocked_size, conv_output_shape
+
+library = torch.library.Library("regrow", "DEF")
+
+_CONV = "int[] shape, int lanes, int[] weight_shape, int[] stride, int[] padding, int[] dilation"
+_WANT = "bool want_input, bool want_weight, bool want_bias"
+_LAYER = "Tensor weight, Tensor? bias, Tensor indices, Tensor plan"
+_BACK = "Tensor grad_output, Tensor input, Tensor weight, Tensor indices, Tensor plan"
+_TRIPLE = "(Tensor, Tensor, Tensor)"
+SCHEMAS = {
+    "make_plan": "(Tensor indices, int[] weight_shape, int[] stride, int[] padding, int[] dilation, "
+    "int[] image, bool float64) -> Tensor",
+    "plan_bytes": "(Tensor plan) -> int",
+    "to_blocked": "(Tensor input, int lanes) -> Tensor",
+    "from_blocked": "(Tensor blocked, SymInt[] shape, int lanes) -> Tensor",
+    "sparse_linear": f"(Tensor input, {_LAYER}, int out_features) -> Tensor",
+    "sparse_linear_backward": f"({_BACK}, {_WANT}) -> {_TRIPLE}",
+    "sparse_conv2d": f"(Tensor input, {_LAYER}, {_CONV}) -> Tensor",
+    "sparse_conv2d_backward": f"({_BACK}, {_CONV}, {_WANT}) -> {_TRIPLE}",
+}
+
+
+def _fake_make_plan(indices: Tensor, *_) -> Tensor:
+    return indices.new_empty(1, dtype=torch.int64)
+
+
+def _fake_to_blocked(input: Tensor, lanes: int) -> Tensor:
+    return input.new_empty(blocked_size(input.shape, lanes))
+
+
+def _fake_from_blocked(blocked: Tensor, shape: Shape, lanes: int) -> Tensor:
+    return blocked.new_empty(list(shape))
+
+
+def _fake_linear(input: Tensor, weight: Tensor, bias, indices, plan, out_features: int) -> Tensor:
+    return input.new_empty(input.shape[0], out_features)
+
+
+def _fake_gradients(x_shape, input, weight, channels, want_input, want_weight, want_bias):
+    return (
+        input.new_empty(x_shape if want_input else 0),
+        weight.new_empty(weight.shape if want_weight else 0),
+        weight.new_empty(channels if want_bias else 0),
+    )
+
+
+def _fake_linear_backward(grad_output, input, weight, indices, plan, *want):
+    return _fake_gradients(input.shape, input, weight, grad_output.shape[1], *want)
+
+
+def _fake_conv2d(input, weight, bias, indices, plan, shape, lanes, weight_shape, stride, padding, dilation):
+    return input.new_empty(blocked_size(conv_output_shape(shape, weight_shape, stride, padding, dilation), lanes))
+
+
+def _fake_conv2d_backward(
+    grad_output, input, weight, indices, plan, shape, lanes, weight_shape, stride, padding, dilation, *want
+):
+    return _fake_gradients(input.shape, input, weight, weight_shape[0], *want)
+
+
+FAKES: dict[str, Callable] = {
+    "make_plan": _fake_make_plan,
+    "to_blocked": _fake_to_blocked,
+    "from_blocked": _fake_from_blocked,
+    "sparse_linear": _fake_linear,
+    "sparse_linear_backward": _fake_linear_backward,
+    "sparse_conv2d": _fake_conv2d,
+    "sparse_conv2d_backward": _fake_conv2d_backward,
+}
+
+for _name, _schema in SCHEMAS.items():
+    library.define(_name + _schema)
+    library.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
+for _name, _fake in FAKES.items():
+    torch.library.register_fake(f"regrow::{_name}", _fake, lib=library)

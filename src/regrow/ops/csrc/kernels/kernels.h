@@ -1,0 +1,79 @@
+// The contract between the kernels and whoever binds them. No torch, no standard containers, raw pointers only.
+//
+// Build: compile kernels.cpp once per instruction set, with -DREGROW_ISA=v4 | v3 | base and the matching -march;
+// compile plan.cpp once, with baseline flags. Choose at run time: isa_v4(), isa_v3() or isa_base().
+// (Only plan.cpp may use the standard library's templates: an AVX-512 copy of std::vector must never be the one
+// that the linker keeps.)
+//
+// Legend: N batch, C or I input channels, O output channels, L lanes; `active` = number of active weights;
+// "parameter order" is defined in plan.h. All functions are deterministic for a given number of workers.
+// Nothing is allocated: scratch is asked for with the *_scratch functions (bytes; 64-byte aligned; need not be
+// initialised; may be null when 0).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "geometry.h"
+#include "plan.h"
+
+namespace regrow {
+
+// How to run `workers` pieces of work: run() must call body(arg, w) exactly once for each w in [0, workers), in any
+// order, on any thread, and return when all are done. workers decides how work is split (and thereby the bits).
+struct Parallel {
+  int workers = 1;
+  void (*run)(void* context, int workers, void (*body)(void* arg, int worker), void* arg) = nullptr;
+  void* context = nullptr;
+};
+
+// Element strides of an ordinary tensor [N, C, H, W]: NCHW, channels_last, or anything else.
+struct Strides {
+  int64_t n = 0, c = 0, h = 0, w = 0;
+};
+
+template <class T>
+struct Kernels {
+  int lanes;      // L of conv layouts: pass it to activation_layout
+  Target target;  // pass it to PlanStorage
+
+  // src [N, C, H, W] -> dst[layout.size()], margins, lanes of the batch tail and tail pixels zero-filled.
+  void (*to_blocked)(const T* src, Strides strides, Layout layout, T* dst, Parallel parallel);
+  // The reverse; margins and tails are dropped. (Each is the other's backward.)
+  void (*from_blocked)(const T* src, Layout layout, T* dst, Strides strides, Parallel parallel);
+
+  // y = conv(x, weight) + bias.  values[active] in parameter order; bias[O] or null.
+  // x: activation_layout(N, I, H, W, L); y: activation_layout(N, O, H', W', L). H, W as in the plan.
+  size_t (*conv_forward_scratch)(const Plan& plan, int64_t batch, int workers);
+  void (*conv_forward)(const Plan& plan, int64_t batch, const T* values, const T* bias, const T* x, T* y,
+                       void* scratch, Parallel parallel);
+
+  // Gradients of conv_forward. dx (layout of x), dvalues[active] (parameter order), dbias[O]: null = not wanted.
+  // values is read only for dx, x only for dvalues (each may be null otherwise).
+  size_t (*conv_backward_scratch)(const Plan& plan, int64_t batch, int workers, bool want_dx, bool want_dvalues);
+  void (*conv_backward)(const Plan& plan, int64_t batch, const T* values, const T* x, const T* dy, T* dx,
+                        T* dvalues, T* dbias, void* scratch, Parallel parallel);
+
+  // y[N, O] = x[N, I] weight^T + bias, ordinary row-major tensors with row strides in elements. The plan is that of
+  // a 1x1 kernel on a 1x1 plane.
+  size_t (*linear_forward_scratch)(const Plan& plan, int64_t batch, int workers);
+  void (*linear_forward)(const Plan& plan, int64_t batch, const T* values, const T* bias, const T* x,
+                         int64_t x_stride, T* y, int64_t y_stride, void* scratch, Parallel parallel);
+
+  size_t (*linear_backward_scratch)(const Plan& plan, int64_t batch, int workers, bool want_dx, bool want_dvalues);
+  void (*linear_backward)(const Plan& plan, int64_t batch, const T* values, const T* x, int64_t x_stride,
+                          const T* dy, int64_t dy_stride, T* dx, int64_t dx_stride, T* dvalues, T* dbias,
+                          void* scratch, Parallel parallel);
+};
+
+struct Isa {
+  const char* name;  // "v4" (x86-64-v4), "v3" (x86-64-v3), "base"
+  Kernels<float> f32;
+  Kernels<double> f64;
+};
+
+const Isa& isa_v4();    // needs AVX-512 F, BW, CD, DQ, VL
+const Isa& isa_v3();    // needs AVX2 and FMA
+const Isa& isa_base();  // runs everywhere, aarch64 included
+
+}  // namespace regrow

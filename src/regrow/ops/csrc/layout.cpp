@@ -1,0 +1,53 @@
+// regrow::to_blocked and regrow::from_blocked.
+#include "check.h"
+#include "isa.h"
+#include "layout.h"
+#include "ops.h"
+#include "runtime.h"
+
+namespace regrow {
+namespace {
+
+template <class T>
+Tensor to(const Tensor& input, int64_t lanes) {
+  const Layout layout = blocked_layout<T>("to_blocked", {input.size(0), input.size(1), input.size(2), input.size(3)},
+                                          lanes);
+  Tensor blocked = empty({layout.size()}, scalar_type<T>);
+  const Strides strides{input.stride(0), input.stride(1), input.stride(2), input.stride(3)};
+  kernels<T>().to_blocked(input.const_data_ptr<T>(), strides, layout, blocked.mutable_data_ptr<T>(),
+                          threads_for(4.0 * layout.size()));
+  return blocked;
+}
+
+template <class T>
+Tensor from(const Tensor& blocked, const Ints& shape, int64_t lanes) {
+  const Layout layout = blocked_layout<T>("from_blocked", shape, lanes);
+  want_blocked("from_blocked", "blocked", blocked, layout, scalar_type<T>);
+  Tensor out = empty({shape[0], shape[1], shape[2], shape[3]}, scalar_type<T>);
+  const Strides strides{out.stride(0), out.stride(1), out.stride(2), out.stride(3)};
+  kernels<T>().from_blocked(blocked.const_data_ptr<T>(), layout, out.mutable_data_ptr<T>(), strides,
+                            threads_for(4.0 * layout.size()));
+  return out;
+}
+
+bool is_double(const char* op, const Tensor& tensor) {
+  want_cpu(op, "input", tensor);
+  const ScalarType type = tensor.scalar_type();
+  if (type != ScalarType::Float && type != ScalarType::Double)
+    fail(op, ": input is ", dtype_name(type), ", wanted float32 or float64; call .float() on it");
+  return type == ScalarType::Double;
+}
+
+}  // namespace
+
+Tensor to_blocked(const Tensor& input, int64_t lanes) {
+  const bool wide = is_double("to_blocked", input);
+  want_dims("to_blocked", "input", input, 4);
+  return wide ? to<double>(input, lanes) : to<float>(input, lanes);
+}
+
+Tensor from_blocked(const Tensor& blocked, Ints shape, int64_t lanes) {
+  return is_double("from_blocked", blocked) ? from<double>(blocked, shape, lanes) : from<float>(blocked, shape, lanes);
+}
+
+}  // namespace regrow

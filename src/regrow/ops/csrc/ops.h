@@ -1,0 +1,41 @@
+// The operators; their schemas are in ops/_schemas.py.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "check.h"
+
+namespace regrow {
+
+using Ints = std::vector<int64_t>;
+using Gradients = std::tuple<Tensor, Tensor, Tensor>;  // of input, weight, bias; empty where not wanted
+
+inline void want_bias(const char* op, const std::optional<Tensor>& bias, int64_t channels, ScalarType type) {
+  if (!bias) return;
+  want_real(op, "bias", *bias, type);
+  want_contiguous(op, "bias", *bias);
+  want_length(op, "bias", *bias, channels);
+}
+
+Tensor sparse_linear(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                     const Tensor& indices, const Tensor& plan, int64_t out_features);
+Gradients sparse_linear_backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+                                 const Tensor& indices, const Tensor& plan, bool want_x, bool want_weight,
+                                 bool want_bias);
+
+Tensor to_blocked(const Tensor& input, int64_t lanes);
+Tensor from_blocked(const Tensor& blocked, Ints shape, int64_t lanes);
+
+Tensor sparse_conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                     const Tensor& indices, const Tensor& plan, Ints shape, int64_t lanes, Ints weight_shape,
+                     Ints stride, Ints padding, Ints dilation);
+Gradients sparse_conv2d_backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+                                 const Tensor& indices, const Tensor& plan, Ints shape, int64_t lanes,
+                                 Ints weight_shape, Ints stride, Ints padding, Ints dilation, bool want_x,
+                                 bool want_weight, bool want_bias);
+
+}  // namespace regrow

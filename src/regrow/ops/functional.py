@@ -1,0 +1,117 @@
+"""The operators as functions: plans, sparse linear, sparse convolution of ordinary tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regrow.ops._autograd import SparseConv2dNCHW, SparseLinear
+from regrow.ops._layout import Shape, conv_output_shape, lanes
+from regrow.ops.reference import conv2d_backward
+
+_ops = torch.ops.regrow
+
+
+def linear_plan(indices: Tensor, out_features: int, in_features: int, dtype: torch.dtype) -> Tensor:
+    """Check the indices of a linear layer and prepare its kernels.
+
+    Args:
+        indices: (active,) int32 or int64, ascending, unique, flat positions in (out_features, in_features).
+        dtype: float32 or float64, that of the values to come.
+
+    Returns:
+        An opaque int64 tensor of one element that owns the plan. Valid in this process only; make a new one
+        whenever the active set changes.
+
+    Raises:
+        RuntimeError: bad indices; says which, where, and what is wanted.
+    """
+    return conv2d_plan(indices, (out_features, in_features, 1, 1), (1, 1), (0, 0), (1, 1), (1, 1), dtype)
+
+
+def conv2d_plan(
+    indices: Tensor,
+    weight_shape: Shape,
+    stride: Shape,
+    padding: Shape,
+    dilation: Shape,
+    image: Shape,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Check the indices of a convolution and prepare its kernels for images of one size.
+
+    Args:
+        indices: (active,) int32 or int64, ascending, unique, flat positions in `weight_shape`.
+        weight_shape: (O, I, kH, kW).
+        stride, padding, dilation: (h, w) each.
+        image: (H, W) of the input.
+        dtype: float32 or float64.
+
+    Returns, raises: as `linear_plan`.
+    """
+    lanes(dtype)  # raises for what has no kernels
+    lists = [list(sizes) for sizes in (weight_shape, stride, padding, dilation, image)]
+    return _ops.make_plan.default(indices, *lists, dtype == torch.float64)
+
+
+def plan_bytes(plan: Tensor) -> int:
+    """Memory in bytes of a plan's index arrays."""
+    return _ops.plan_bytes.default(plan)
+
+
+def sparse_linear(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    indices: Tensor,
+    plan: Tensor,
+    out_features: int,
+    observer: Any = None,
+) -> Tensor:
+    """`input @ W.T + bias`, differentiable once.
+
+    Args:
+        input: (batch, in_features), the dtype of the plan.
+        weight: (active, 1) values in the order of `indices`.
+        bias: (out_features,) or None.
+        indices, plan: the active set, and what `linear_plan` made of it.
+        observer: None, or an object whose `on_backward`, when not None, is called with (input, grad_output).
+
+    Returns:
+        (batch, out_features).
+    """
+    return SparseLinear.apply(input, weight, bias, indices, plan, out_features, observer)
+
+
+def sparse_conv2d_nchw(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    indices: Tensor,
+    plan: Tensor,
+    geometry: tuple[Shape, Shape, Shape, Shape],
+    observer: Any = None,
+) -> Tensor:
+    """Convolution of an ordinary (N, C, H, W) tensor, differentiable once; contiguous (N, O, H', W').
+
+    Args:
+        input: (N, I, H, W) of the plan's dtype and image size, any strides.
+        weight, bias, indices, plan, observer: as `sparse_linear`, with `conv2d_plan`.
+        geometry: (weight_shape, stride, padding, dilation).
+    """
+    shape = conv_output_shape(input.shape, *geometry)
+    return SparseConv2dNCHW.apply(
+        input, weight, bias, indices, plan, lanes(input.dtype), shape, [list(g) for g in geometry], observer
+    )
+
+
+def conv2d_weight_grad(
+    input: Tensor, grad_output: Tensor, weight_shape: Shape, stride: Shape, padding: Shape, dilation: Shape
+) -> Tensor:
+    """Gradient of every weight of a convolution, (O, I, kH, kW), by torch's own operator."""
+    like = input.new_empty(1).expand(*weight_shape)  # only its shape is read
+    grad = conv2d_backward(grad_output, input, like, stride, padding, dilation, (False, True, False))[1]
+    assert grad is not None
+    return grad

@@ -1,0 +1,358 @@
+"""Measure sparse layers against the best dense ones: the logic of `regrow bench layers`.
+
+Forward and backward through autograd and the public modules, every contestant in turn in one process and
+under one allocator, medians. A sparse convolution is fed and asked in the blocked layout, as inside a chain
+of layers (`sparse_ms`); with ordinary tensors at both ends it is `sparse_ordinary_ms`. Linear is always
+ordinary.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regrow import ops
+from regrow.nn import SparseConv2d, SparseLinear, to_blocked
+
+# The list of DESIGN section 4. `b` is the batch where it is not the default.
+CASES = (
+    "conv3x3:64->64@32",
+    "conv3x3:128->128@16",
+    "conv3x3:256->256@8",
+    "conv3x3:512->512@8b64",
+    "conv3x3:512->512@4",
+    "conv3x3:512->512@2",
+    "conv3x3:160->160@32b32",
+    "conv3x3:128->256@16s2b32",
+    "conv1x1:256->64@56b32",
+    "linear:784->300",
+    "linear:1024->4096",
+    "linear:4096->4096",
+)
+DENSITIES = (0.2, 0.1, 0.05, 0.02, 0.01)
+KINDS = ("nchw", "channels_last", "compile", "bf16", "onednn")
+
+_CONV = re.compile(r"conv(\d+)x(\d+):(\d+)->(\d+)@(\d+)(?:x(\d+))?((?:[spdb]\d+)*)$")
+_LINEAR = re.compile(r"linear:(\d+)->(\d+)((?:b\d+)*)$")
+Step = Callable[[], Any]
+Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layer shape: `conv3x3:128->256@16s2` or `linear:1024->4096`.
+
+    Grammar: `convKHxKW:IN->OUT@SIZE` or `@HxW`, then any of sSTRIDE, pPADDING (default: keeps the size at
+    stride 1), dDILATION, bBATCH; `linear:IN->OUT`, then bBATCH.
+    """
+
+    text: str
+    inputs: int
+    outputs: int
+    kernel: tuple[int, int] | None
+    image: tuple[int, int]
+    stride: int
+    padding: tuple[int, int]
+    dilation: int
+    batch: int
+
+    def dense(self) -> nn.Module:
+        """The dense layer, without bias."""
+        if self.kernel is None:
+            return nn.Linear(self.inputs, self.outputs, bias=False)
+        geometry = (self.kernel, self.stride, self.padding, self.dilation)
+        return nn.Conv2d(self.inputs, self.outputs, *geometry, bias=False)  # type: ignore[arg-type]
+
+    def input(self) -> Tensor:
+        """A random input."""
+        sizes = (self.batch, self.inputs) if self.kernel is None else (self.batch, self.inputs, *self.image)
+        return torch.randn(sizes)
+
+
+def parse_case(text: str, batch: int = 128) -> Case:
+    """Read a case; see `Case`. Raises ValueError with the grammar."""
+    if found := _LINEAR.match(text):
+        options = _options(found[3])
+        return Case(text, int(found[1]), int(found[2]), None, (1, 1), 1, (0, 0), 1, options.get("b", batch))
+    if found := _CONV.match(text):
+        kernel, image = (int(found[1]), int(found[2])), (int(found[5]), int(found[6] or found[5]))
+        options = _options(found[7])
+        dilation = options.get("d", 1)
+        same = tuple(dilation * (size - 1) // 2 for size in kernel)
+        padding = (options["p"], options["p"]) if "p" in options else (same[0], same[1])
+        sizes = (int(found[3]), int(found[4]))
+        return Case(text, *sizes, kernel, image, options.get("s", 1), padding, dilation, options.get("b", batch))
+    raise ValueError(f"case {text!r} is neither conv3x3:128->256@16s2 nor linear:1024->4096; {Case.__doc__}")
+
+
+def _options(text: str) -> dict[str, int]:
+    return {name: int(value) for name, value in re.findall(r"([spdb])(\d+)", text)}
+
+
+# -- contestants
+
+
+def _random_mask(weight: Tensor, density: float) -> Tensor:
+    mask = torch.zeros(weight.numel(), dtype=torch.bool)
+    mask[torch.randperm(weight.numel())[: max(1, round(density * weight.numel()))]] = True
+    return mask.view_as(weight)
+
+
+def _step(module: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor, parameters: Sequence[Tensor]) -> Step:
+    """Forward and backward, gradients of the input and of the weight."""
+    leaf = x.detach().requires_grad_()
+
+    def run() -> tuple[Tensor, ...]:
+        leaf.grad = None
+        for parameter in parameters:
+            parameter.grad = None
+        output = module(leaf)
+        output.backward(grad)
+        assert leaf.grad is not None
+        return output.detach(), leaf.grad, *(p.grad for p in parameters if p.grad is not None)
+
+    return run
+
+
+def _layer_step(layer: nn.Module, x: Tensor, grad: Tensor) -> Step:
+    return _step(layer, x, grad, [layer.weight])  # type: ignore[list-item]
+
+
+def _bf16(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    def run(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return layer(x)
+
+    return run
+
+
+def _onednn_linear(weight: Tensor) -> Callable[[Tensor], Tensor]:
+    """A linear layer as a 1x1 convolution, which torch hands to oneDNN (nn.Linear goes to MKL)."""
+    return lambda x: F.conv2d(x[:, :, None, None], weight[:, :, None, None])[:, :, 0, 0]
+
+
+def _dense_step(kind: str, dense: nn.Module, x: Tensor, grad: Tensor) -> Step | None:
+    """A dense contestant, or None where the kind does not apply to this layer."""
+    image = x.dim() == 4
+    weight: Any = dense.weight
+    if kind == "nchw":
+        return _layer_step(dense, x, grad)
+    if kind == "channels_last" and image:
+        last = {"memory_format": torch.channels_last}
+        copy = nn.Conv2d(1, 1, 1)
+        copy.__dict__.update({**dense.__dict__, "_parameters": dict(dense._parameters)})
+        copy.weight = nn.Parameter(weight.detach().clone(**last))
+        return _layer_step(copy, x.contiguous(**last), grad.contiguous(**last))
+    if kind == "compile":
+        return _step(torch.compile(dense), x, grad, [weight])
+    if kind == "bf16":
+        return _step(_bf16(dense), x, grad.bfloat16(), [weight])
+    if kind == "onednn" and not image:
+        return _step(_onednn_linear(weight), x, grad, [weight])
+    return None
+
+
+def _peers(dense: nn.Module, x: Tensor, grad: Tensor) -> dict[str, Step]:
+    """Other sparse layers, for Linear."""
+    if x.dim() != 2:
+        return {}
+    weight: Any = dense.weight
+    warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+    csr = weight.detach().to_sparse_csr().requires_grad_()
+    return {
+        "torch_csr": _step(lambda x: torch.sparse.mm(csr, x.t()).t(), x, grad, [csr]),
+        **_sparselab(dense, x, grad),
+    }
+
+
+def _sparselab(dense: nn.Module, x: Tensor, grad: Tensor) -> dict[str, Step]:
+    try:
+        from sparselab import SparseLinear as Peer  # type: ignore[import-not-found]
+    except ImportError:
+        return {}
+    weight: Any = dense.weight
+    density = float((weight != 0).float().mean())
+    peer = Peer(weight.shape[1], weight.shape[0], sparsity=1 - density, bias=False)
+    return {"sparselab": _step(peer, x, grad, list(peer.parameters()))}
+
+
+# -- measuring
+
+
+def _times(steps: dict[str, Step], seconds: float, clock: Clock) -> dict[str, list[float]]:
+    """Run every contestant in turn until each has had its time; at least five rounds. Milliseconds."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    end = time.perf_counter() + seconds * len(steps)
+    while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
+        for name, step in steps.items():
+            start = clock()
+            step()
+            times[name].append((clock() - start) * 1e3)
+    return times
+
+
+def _noise(times: list[float]) -> float:
+    """Distance of the quartiles over the median."""
+    low, middle, high = statistics.quantiles(times, n=4)
+    return (high - low) / middle
+
+
+def _error(got: tuple[Tensor, ...], want: tuple[Tensor, ...], indices: Tensor) -> float:
+    """Largest error of output, input gradient and weight gradient, each against its own largest entry."""
+    y, dx, dw = (tensor.dense() if hasattr(tensor, "dense") else tensor for tensor in got)
+    want = (want[0], want[1], want[2].reshape(-1)[indices.long()].unsqueeze(1))
+    pairs = zip((y, dx, dw), want, strict=True)
+    return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in pairs)
+
+
+def _sparse_steps(layer: Any, x: Tensor, grad: Tensor) -> dict[str, Step]:
+    if x.dim() == 2:
+        return {"sparse": _layer_step(layer, x, grad)}
+    blocked = _layer_step(layer, to_blocked(x), to_blocked(grad))
+    return {"sparse": blocked, "sparse_ordinary": _layer_step(layer, x, grad)}
+
+
+def _working(steps: dict[str, Step]) -> tuple[dict[str, Step], dict[str, str]]:
+    """Warm up; contestants that cannot run are left out, with the reason."""
+    good, bad = {}, {}
+    for name, step in steps.items():
+        try:
+            for _ in range(3):
+                step()
+            good[name] = step
+        except Exception as error:
+            bad[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+    return good, bad
+
+
+def processor() -> str:
+    """The processor's name."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def measure(
+    case: Case, density: float, kinds: Sequence[str] = KINDS, seconds: float = 0.5, clock: str = "wall"
+) -> dict[str, Any]:
+    """One row. `seconds` is each contestant's time."""
+    torch.manual_seed(0)
+    dense, x = case.dense(), case.input()
+    with torch.no_grad():
+        dense.weight.mul_(_random_mask(dense.weight, density))  # type: ignore[operator,arg-type]
+        grad = torch.randn_like(dense(x))
+    kind = SparseLinear if case.kernel is None else SparseConv2d
+    layer = kind.from_dense(dense)  # type: ignore[arg-type]
+    layer.compute = "sparse"
+    steps = {name: step for name in kinds if (step := _dense_step(name, dense, x, grad)) is not None}
+    peers = _peers(dense, x, grad)
+    good, bad = _working({**_sparse_steps(layer, x, grad), **steps, **peers})
+    error = _error(good["sparse"](), _layer_step(dense, x, grad)(), layer.indices)
+    times = _times(good, seconds, CLOCKS[clock])
+    return _row(case, density, times, bad, {"max_rel_error": error, "active": layer.active, "peers": list(peers)})
+
+
+def _row(case: Case, density: float, times: dict[str, list[float]], bad: dict[str, str], more: dict) -> dict[str, Any]:
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    peers = {name: medians[name] for name in more.pop("peers") if name in medians}
+    sparse = medians["sparse"]
+    dense = {name: medians[name] for name in KINDS if name in medians}
+    fp32: dict[str, float] = {name: dense[name] for name in ("nchw", "channels_last", "compile") if name in dense}
+    best = min(fp32, key=lambda name: fp32[name]) if fp32 else None
+    return {
+        "case": case.text,
+        "density": density,
+        "batch": case.batch,
+        "threads": torch.get_num_threads(),
+        "sparse_ms": sparse,
+        "sparse_ordinary_ms": medians.get("sparse_ordinary"),
+        "dense_ms": dense,
+        "peers_ms": peers,
+        "best_fp32": best,
+        "ratio_best_fp32": fp32[best] / sparse if best else None,
+        "ratio_onednn": dense["onednn"] / sparse if "onednn" in dense else None,
+        "ratio_bf16": dense["bf16"] / sparse if "bf16" in dense else None,
+        "noise": {name: _noise(values) for name, values in times.items()},
+        "failed": bad,
+        **more,
+    }
+
+
+def run(
+    cases: Sequence[str] = CASES,
+    densities: Sequence[float] = DENSITIES,
+    batch: int = 128,
+    threads: int | None = None,
+    kinds: Sequence[str] = KINDS,
+    seconds: float = 0.5,
+    clock: str = "wall",
+    progress: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> list[dict[str, Any]]:
+    """Measure every case at every density.
+
+    Args:
+        cases: e.g. `["conv3x3:128->256@16s2", "linear:1024->4096"]`; see `Case`.
+        densities: in (0, 1].
+        batch: for cases that name none.
+        threads: torch's threads meanwhile; default as they are.
+        kinds: dense contestants, some of KINDS.
+        seconds: time of each contestant in a row.
+        clock: "wall", or "cpu": processor time of all threads, for one thread on a busy machine.
+        progress: called with each row when it is there.
+
+    Returns:
+        Rows as `regrow bench layers --json` writes them: case, density, batch, threads, sparse_ms, dense_ms
+        by kind, peers_ms, ratios (above 1: sparse is faster), max_rel_error, noise (quartile distance over
+        median), failed contestants with the reason, and where it was measured (processor, isa, torch,
+        allocator).
+    """
+    ops.keep_pages()  # both sides the same, and neither pays for page faults
+    where = {key: ops.info()[key] for key in ("isa", "torch", "allocator")} | {
+        "processor": processor(),
+        "clock": clock,
+    }
+    parsed = [parse_case(text, batch) for text in cases]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    rows = []
+    try:
+        for case in parsed:
+            for density in densities:
+                rows.append({**measure(case, density, kinds, seconds, clock), **where})
+                progress(rows[-1])
+    finally:
+        torch.set_num_threads(before)
+    return rows
+
+
+HEADER = (
+    f"{'case':26} {'density':>7} {'batch':>5} {'sparse':>8} {'ordinary':>8} {'best fp32':>9} {'kind':>13} "
+    f"{'ratio':>6} {'onednn':>6} {'bf16':>6} {'noise':>6} {'error':>8}"
+)
+
+
+def format_row(row: dict[str, Any]) -> str:
+    """A row as a line under HEADER; milliseconds."""
+
+    def cell(value: float | None, width: int) -> str:
+        return f"{'' if value is None else f'{value:.2f}':>{width}}"
+
+    best = row["dense_ms"].get(row["best_fp32"])
+    return (
+        f"{row['case']:26} {row['density']:7.3g} {row['batch']:5} {cell(row['sparse_ms'], 8)} "
+        f"{cell(row['sparse_ordinary_ms'], 8)} {cell(best, 9)} {row['best_fp32'] or '':>13} "
+        f"{cell(row['ratio_best_fp32'], 6)} {cell(row['ratio_onednn'], 6)} {cell(row['ratio_bf16'], 6)} "
+        f"{row['noise']['sparse']:6.2f} {row['max_rel_error']:8.1e}"
+    )

@@ -1,0 +1,64 @@
+"""Every instruction set that this machine runs, and what happens where there is none."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from regrow.ops import available_isas, info
+
+HERE = Path(__file__).parent
+SHOW = "import regrow.ops as o; print(o.info()['isa'])"
+
+
+def python(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        cwd=HERE,
+    )
+
+
+@pytest.mark.parametrize("isa", [isa for isa in available_isas() if isa != info()["isa"]])
+def test_the_kernel_tests_pass_under(isa):
+    done = python("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "test_kernels.py", REGROW_ISA=isa)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("isa", available_isas())
+def test_an_instruction_set_can_be_forced(isa):
+    assert python("-c", SHOW, REGROW_ISA=isa).stdout.strip() == isa
+
+
+@pytest.mark.skipif(not available_isas(), reason="no native library")
+def test_an_instruction_set_that_is_not_there_is_an_error():
+    done = python("-c", SHOW, REGROW_ISA="sse9")
+    assert done.returncode != 0
+    assert "sse9" in done.stderr
+    assert "Remedy" in done.stderr
+
+
+def test_without_the_library_the_reference_runs_and_says_so_once():
+    done = python("-c", "import regrow.ops, regrow.nn; " + SHOW, REGROW_NO_NATIVE="1")
+    assert done.stdout.strip() == "reference"
+    assert done.stderr.count("native kernels are not loaded") == 1
+    assert "Remedy" in done.stderr
+
+
+def test_the_modules_work_without_the_library():
+    layers = HERE.parent / "nn" / "test_layers.py"
+    done = python("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(layers), REGROW_NO_NATIVE="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not available_isas(), reason="no native library")
+def test_a_library_that_does_not_load_says_why(tmp_path):
+    broken = tmp_path / "libregrow.so"
+    broken.write_bytes(b"not a library")
+    done = python("-c", "import regrow.ops as o; print(o.info()['reason'])", REGROW_LIBRARY=str(broken))
+    assert "does not load" in done.stdout, done.stderr
+    assert "does not load" in done.stderr
