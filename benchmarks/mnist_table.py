@@ -46,12 +46,14 @@ class Cell:
     recipe: str
     density: float
     seed: int
+    storage: str
     folder: Path
     options: tuple[str, ...]
 
     @property
     def command(self) -> list[str]:
-        method = ["--method", "dense"] if self.density == 1 else ["--density", str(self.density)]
+        sparse = ["--density", str(self.density), "--storage", self.storage]
+        method = ["--method", "dense"] if self.density == 1 else sparse
         words = ["train", self.recipe, *method, "--seed", str(self.seed), "--out", str(self.folder), "--resume"]
         return [sys.executable, "-m", "regrow.recipes", *words, *self.options]
 
@@ -183,6 +185,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--densities", type=float, nargs="+", help="1 is dense; default: the preset's")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: the preset's")
     parser.add_argument("--epochs", type=int, help="default: the recipe's")
+    parser.add_argument("--storage", default="masked", help="as for regrow train (default masked)")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side (default 2)")
     parser.add_argument("--threads", type=int, default=1, help="of each run (default 1)")
     parser.add_argument("--data-dir", help="as for regrow train")
@@ -198,8 +201,16 @@ def make_cells(chosen: argparse.Namespace) -> list[Cell]:
     options += ["--epochs", str(chosen.epochs)] if chosen.epochs else []
     options += ["--data-dir", chosen.data_dir] if chosen.data_dir else []
     kind = f"e{chosen.epochs}-" if chosen.epochs else ""
+    kind += "" if chosen.storage == "masked" else f"{chosen.storage}-"
     return [
-        Cell(recipe, density, seed, chosen.runs / recipe / f"table-{kind}{density:g}-s{seed}", tuple(options))
+        Cell(
+            recipe,
+            density,
+            seed,
+            chosen.storage,
+            chosen.runs / recipe / f"table-{kind}{density:g}-s{seed}",
+            tuple(options),
+        )
         for seed in chosen.seeds or seeds
         for density in chosen.densities or densities
     ]
@@ -209,7 +220,7 @@ def main() -> int:
     chosen = arguments()
     cells = make_cells(chosen)
     recipe = cells[0].recipe
-    file = chosen.results / f"{recipe}.json"
+    file = chosen.results / f"{recipe}{'' if chosen.storage == 'masked' else f'-{chosen.storage}'}.json"
     command = shlex.join(["python", os.path.relpath(__file__, ROOT), *sys.argv[1:]])
     todo = [cell for cell in cells if cell.summary is None]
     grid, failed, began = Grid(todo, chosen.jobs), [], time.monotonic()

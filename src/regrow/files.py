@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .sparsify import prunable, sparsify
+from .storage import Storage
 from .weights import plain_name, sparse_weights, unwrapped
 
 __all__ = ["load", "save", "write_atomically"]
@@ -52,30 +54,51 @@ def save(path: str | os.PathLike[str], model: nn.Module) -> None:
         >>> regrow.save("model.pt", model)
         >>> model = regrow.load("model.pt", make_model())
     """
-    state = {plain_name(name): value for name, value in unwrapped(model).state_dict().items()}
+    content = {
+        "format": _FORMAT,
+        "sparse": {name: list(weight.shape) for name, weight in sparse_weights(model).items()},
+        "state_dict": {plain_name(name): value for name, value in unwrapped(model).state_dict().items()},
+    }
     with write_atomically(path) as temporary:
-        torch.save({"format": _FORMAT, "sparse": list(sparse_weights(model)), "state_dict": state}, temporary)
+        torch.save(content, temporary)
 
 
-def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
+def load(path: str | os.PathLike[str], model: nn.Module, *, storage: Storage | None = None) -> nn.Module:
     """Reads what `save` wrote into a model of the same kind, dense or sparse; use the returned model.
 
-    A sparse model takes over the active sets of the file; a dense one is made sparse with them.
+    A sparse model takes over the active sets of the file, in whatever storage it has; a dense one is made sparse with
+    them, in the storage asked for (see `sparsify`; None: that of the file).
 
     Raises:
         ValueError: not such a file, or one of another model, whose differing names are listed; nothing is changed.
     """
     content = _read(path)
     state: dict[str, Any] = content["state_dict"]
-    masks = {name: state[f"{name}_mask"] for name in content["sparse"]}
+    masks = {name: _mask(state, name, shape) for name, shape in content["sparse"].items()}
     _check_fits(os.fspath(path), model, state, masks)
     if masks and not sparse_weights(model):
         if fixed := sorted(masks.keys() - prunable(model).keys()):
             raise ValueError(f"{fixed} are sparse in {os.fspath(path)}, but frozen here; freeze them after loading")
-        model = sparsify(model, None, init=masks, dense=[name for name in prunable(model) if name not in masks])
+        dense = [name for name in prunable(model) if name not in masks]
+        of_file: Storage = "masked" if all(f"{name}_mask" in state for name in masks) else "compressed"
+        model = sparsify(model, None, init=masks, dense=dense, storage=storage or of_file)
     target = unwrapped(model)
-    target.load_state_dict({name: state[plain_name(name)] for name in target.state_dict()})
+    wrapped_names = {plain_name(name): name for name in target.state_dict()}
+    target.load_state_dict({wrapped_names.get(name, name): value for name, value in state.items()})
     return model
+
+
+def _mask(state: Mapping[str, Any], name: str, shape: list[int]) -> Tensor:
+    """The active set of a weight, from the state of either storage."""
+    if f"{name}_mask" in state:
+        return state[f"{name}_mask"]
+    mask = torch.zeros(math.prod(shape), dtype=torch.bool)
+    mask[state[_indices_name(name)].long()] = True
+    return mask.view(shape)
+
+
+def _indices_name(name: str) -> str:
+    return name.removesuffix("weight") + "indices"
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -93,15 +116,22 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _check_fits(path: str, model: nn.Module, state: Mapping[str, Any], masks: Mapping[str, Tensor]) -> None:
     ours = sparse_weights(model)
-    if ours and list(ours) != list(masks):
+    if ours and sorted(ours) != sorted(masks):
         raise ValueError(f"{path} holds another model: sparse there: {sorted(masks)}, sparse here: {sorted(ours)}")
     here = {plain_name(name): _shape(value) for name, value in unwrapped(model).state_dict().items()}
-    expected = here | {f"{name}_mask": here.get(name) for name in masks}
+    here = _without_storage(here, ours) | {name: tuple(weight.shape) for name, weight in ours.items()}
     there = {name: _shape(value) for name, value in state.items()}
-    differing = sorted(name for name in expected.keys() | there.keys() if expected.get(name) != there.get(name))
+    there = _without_storage(there, masks) | {name: tuple(mask.shape) for name, mask in masks.items()}
+    differing = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
     if differing:
-        details = ", ".join(f"{n} ({there.get(n)} there, {expected.get(n)} here)" for n in differing[:5])
+        details = ", ".join(f"{n} ({there.get(n)} there, {here.get(n)} here)" for n in differing[:5])
         raise ValueError(f"{path} holds another model; {len(differing)} entries differ: {details}")
+
+
+def _without_storage(shapes: Mapping[str, Any], sparse: Iterable[str]) -> dict[str, Any]:
+    """Shapes without the entries that depend on how sparse weights are stored."""
+    stored = {part for name in sparse for part in (name, f"{name}_mask", _indices_name(name))}
+    return {name: shape for name, shape in shapes.items() if name not in stored}
 
 
 def _shape(value: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .nn import SparseConv2d
 from .weights import sparse_weights
 
 __all__ = ["FlopsMeter", "flop_density", "flops_per_weight"]
@@ -50,7 +51,7 @@ def _matrix(module: Any, inputs: list[Tensor], outputs: list[Tensor]) -> float:
 
 _USES: list[tuple[tuple[type, ...], Callable[[Any, list[Tensor], list[Tensor]], float]]] = [
     ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed),
-    ((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
+    ((nn.Conv1d, nn.Conv2d, nn.Conv3d, SparseConv2d), _convolution),
     ((nn.Embedding, nn.EmbeddingBag), _embedding),
     ((nn.RNNBase,), _recurrent),
 ]

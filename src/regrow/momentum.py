@@ -18,7 +18,10 @@ from torch import Tensor
 
 from .weights import SparseWeight, put
 
-__all__ = ["MissingMomentum", "momentum_of_state", "optimizer_rule"]
+__all__ = ["DEFAULT_WINDOW", "MissingMomentum", "momentum_of_state", "optimizer_rule", "window_of"]
+
+DEFAULT_WINDOW = 20
+"""Steps before an update in which compressed storage collects, unless told otherwise."""
 
 
 class Moments:
@@ -87,20 +90,35 @@ class AdamMoments:
         return {name: m * ((1 - betas[name] ** age) / (1 - betas[name] ** steps)) for name, m in moments.items()}
 
 
+_SHAPE_DEPENDENT = {"Adafactor", "LAMB", "Lamb", "LARS", "Lars", "Muon", "Shampoo", "SOAP"}
+"""Optimizers that read the parameter's shape or norm, which a compressed parameter does not have."""
+
 _OTHER_UNITS = {"RMSprop", "Muon"}
 """Optimizers with a momentum buffer that is not a sum of gradients: of normalised ones, or an average."""
 
 Rule = type[Moments] | type[AdamMoments]
 
 
-def optimizer_rule(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], name: str) -> Rule:
+def window_of(weight: SparseWeight, window: int | str | None) -> int | None:
+    """The window of one weight in steps; None for all steps."""
+    if window is None:
+        return DEFAULT_WINDOW if weight.storage == "compressed" else None
+    return None if isinstance(window, str) else window
+
+
+def optimizer_rule(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], weight: SparseWeight) -> Rule:
     """How the optimizer of this parameter group keeps momentum.
 
     Raises:
-        ValueError: it keeps none, or its momentum is switched off.
+        ValueError: it keeps none, its momentum is switched off, or it does not go with the weight's storage.
     """
-    kind = type(optimizer).__name__
+    kind, name = type(optimizer).__name__, weight.name
     rule: Rule
+    if weight.storage == "compressed" and kind in _SHAPE_DEPENDENT:
+        raise ValueError(
+            f"{kind} reads shapes or norms of parameters, and {name} is stored compressed; use SGD, Adam or AdamW, or "
+            "sparsify(..., storage='masked')"
+        )
     if kind in _OTHER_UNITS:
         raise ValueError(
             f"{kind}, which trains {name}, keeps its momentum in other units than the gradient, so active and missing "
@@ -153,6 +171,7 @@ class MissingMomentum:
         self._source: weakref.ref[Tensor] | None = None
         self._version = 0
         weight.listen(self._stage)
+        weight.collect(self.collecting)
 
     def _stage(self, gradient: Tensor) -> None:
         """Keeps the dense gradient before inactive entries are zeroed; adds up over the micro-batches of a step."""
@@ -233,9 +252,11 @@ class MissingMomentum:
 
     def collect(self, on: bool) -> None:
         """Opens or closes the window."""
-        if self.collecting and not on:
-            self._source = None
+        if self.collecting == on:
+            return
         self.collecting = on
+        self._source = None
+        self.weight.collect(on)
 
     def release(self) -> None:
         """Gives the memory back: what has been collected will not be needed."""

@@ -6,7 +6,7 @@ import copy
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,10 @@ from torch.nn.parameter import UninitializedParameter
 from . import topology
 from .allocation import initial_counts
 from .random import seeded_generator
+from .storage import Storage, compress, replace_module, why_masked
 from .weights import MaskedWeight, mask_parameter, plain_name, sparse_weights, unmask_parameter, unwrapped
 
 __all__ = ["Summary", "densify", "sparsify", "summary"]
-
-Storage = Literal["auto", "masked", "compressed"]
 
 _NORMALISATIONS = (
     nn.modules.batchnorm._NormBase,
@@ -64,7 +63,9 @@ def sparsify(
         init: which positions are active: "random", "magnitude" (the largest weights of each layer), a mapping from
             parameter names to scores (the largest are active), or to boolean masks (which then decide all counts).
         dense: names or patterns ("fc3", "layer1.*", "*.embedding") of parameters or modules that stay dense.
-        storage: "masked" (a dense parameter and a mask; works everywhere), "compressed", or "auto" to choose by layer.
+        storage: "masked" (a dense parameter and a mask; works everywhere), "compressed" (only the active values, with
+            kernels of our own; Linear and Conv2d on the CPU, other layers stay masked), or "auto": compressed up to a
+            density of 0.3. `summary` says which layer got what and why.
         seed: of the random positions; None draws from torch's global generator.
 
     Raises:
@@ -80,10 +81,21 @@ def sparsify(
     _check_arguments(model, density, init, storage)
     chosen = _select(prunable(model), dense)
     masks = _masks(chosen, density, distribution, init, seed)
-    why = "masked was asked for" if storage == "masked" else "auto: no compressed kernels yet"
+    root = unwrapped(model)
+    reasons = {name: _why_masked(root, place, masks[name], storage) for name, place in chosen.items()}
     for name, place in chosen.items():
-        mask_parameter(place.module, place.attribute, masks[name], why)
+        reason = reasons[name]
+        if reason is not None:
+            mask_parameter(place.module, place.attribute, masks[name], reason)
+        else:
+            why = "compressed was asked for" if storage == "compressed" else "auto"
+            layer = compress(place.module, masks[name], why)  # type: ignore[arg-type]
+            model = replace_module(model, place.module, layer)
     return model
+
+
+def _why_masked(model: nn.Module, place: Prunable, mask: Tensor, storage: Storage) -> str | None:
+    return why_masked(model, place.module, place.parameter, int(mask.sum()) / mask.numel(), storage)
 
 
 def prunable(model: nn.Module) -> dict[str, Prunable]:
@@ -125,8 +137,10 @@ def densify(model: nn.Module) -> nn.Module:
     """
     model = copy.deepcopy(model)
     for weight in sparse_weights(model).values():
-        assert isinstance(weight, MaskedWeight)
-        unmask_parameter(weight)
+        if isinstance(weight, MaskedWeight):
+            unmask_parameter(weight)
+        else:
+            model = replace_module(model, weight.module, weight.module.to_dense())  # type: ignore[operator]
     return model
 
 
@@ -185,8 +199,9 @@ class Summary:
             for row in self.rows
         ]
         total = ("total", "", f"{self.active:,} / {self.numel:,}", f"{self.density:.2%}", "")
-        dense = self.parameters - self.numel
-        return "\n".join([*_table([head, *body, total]), f"{dense:,} further parameters are dense"])
+        return "\n".join(
+            [*_table([head, *body, total]), f"{self.parameters - self.numel:,} further parameters are dense"]
+        )
 
 
 def summary(model: nn.Module) -> Summary:
@@ -199,7 +214,9 @@ def summary(model: nn.Module) -> Summary:
         SummaryRow(weight.name, tuple(weight.shape), weight.active, weight.numel, weight.storage, weight.why)
         for weight in sparse_weights(model).values()
     )
-    return Summary(rows, sum(parameter.numel() for parameter in model.parameters()))
+    sparse = {id(weight.parameter) for weight in sparse_weights(model).values()}
+    dense = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in sparse)
+    return Summary(rows, dense + sum(row.numel for row in rows))
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -214,8 +231,6 @@ def _check_arguments(model: nn.Module, density: float | None, init: Any, storage
         raise ValueError(f"density={density} must be above 0 and at most 1")
     if storage not in ("auto", "masked", "compressed"):
         raise ValueError(f"storage={storage!r} is unknown; use 'auto', 'masked' or 'compressed'")
-    if storage == "compressed":
-        raise ValueError("storage='compressed' is not there yet; use storage='masked' or 'auto'")
     if isinstance(init, str) and init not in ("random", "magnitude"):
         raise ValueError(f"init={init!r} is unknown; use 'random', 'magnitude', or a mapping of scores or masks")
     already = sparse_weights(model)

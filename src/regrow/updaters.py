@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from . import criteria, topology
 from .flops import FlopsMeter
-from .momentum import MissingMomentum, momentum_of_state, optimizer_rule
+from .momentum import MissingMomentum, momentum_of_state, optimizer_rule, window_of
 from .optimizers import before_step, group_of, groups_of, innermost, refuse_second, trained_weights, was_skipped
 from .random import seeded_generator
 from .schedule import Schedule, prune_rate_schedule
@@ -80,7 +80,9 @@ class Updater:
         max_density: no layer grows above this density, or the one it starts with if that is more; in (0, 1].
         flops_budget: FLOP density of the sparse weights that share rules which heed it stay within, in (0, 1].
         needs_flops: whether the share rule asks for FLOPs; they are measured on the first training batch.
-        window: collect the momentum of missing weights in this many steps before an update; None: in all steps.
+        window: steps before an update in which the momentum of missing weights is collected; "all": in all steps,
+            as published; None: "all" for masked weights, `momentum.DEFAULT_WINDOW` for compressed ones.
+        window_batch: examples of a batch from which compressed weights have the gradients of missing ones; None: all.
         seed: of the generator that criteria may use; None draws one from torch's global generator.
 
     Attributes:
@@ -103,12 +105,12 @@ class Updater:
         max_density: float = 1.0,
         flops_budget: float | None = None,
         needs_flops: bool = False,
-        window: int | None = None,
+        window: int | Literal["all"] | None = None,
+        window_batch: int | None = None,
         seed: int | None = None,
     ):
         _check_steps(total_steps, update_every)
-        if window is not None and window < 1:
-            raise ValueError(f"window={window} must be at least 1 step, or None for all steps")
+        _check_window(window, window_batch)
         if not 0 < max_density <= 1:
             raise ValueError(f"max_density={max_density} must be in (0, 1]")
         optimizer = innermost(optimizer)
@@ -117,7 +119,6 @@ class Updater:
         self.optimizer = optimizer
         self.total_steps = total_steps
         self.update_every = update_every
-        self.window = window
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self._schedule, self._prune, self._grow = schedule, prune, grow
@@ -125,14 +126,18 @@ class Updater:
         self._max_density, self._flops_budget = max_density, flops_budget
         self._weights = trained_weights(model, optimizer)
         rules = {
-            name: optimizer_rule(optimizer, group_of(optimizer, weight), name) for name, weight in self._weights.items()
+            name: optimizer_rule(optimizer, group_of(optimizer, weight), weight)
+            for name, weight in self._weights.items()
         }
         self._generator = seeded_generator(seed)
         self._next_update = update_every
         self._common_factor, self._unscale = 1.0, 1.0
         self._flops: dict[str, float] = {}
         self._meter = FlopsMeter(model) if needs_flops else None
-        self._missing = {name: MissingMomentum(weight, rules[name], window) for name, weight in self._weights.items()}
+        self._missing = {
+            name: MissingMomentum(weight, rules[name], window_of(weight, window))
+            for name, weight in self._weights.items()
+        }
         self._set_collecting()
         self._hooks = [
             before_step(optimizer, self._before_step),
@@ -142,7 +147,7 @@ class Updater:
     def expect_update(self, after: int) -> None:
         """Says that the next update by hand will come after so many more steps, so that the window opens in time.
 
-        Without it, by-hand updates with a `window` collect in all steps since the last update.
+        Without it, by-hand updates with a window collect in all steps since the last update.
         """
         self._next_update = self.step + after
         self._set_collecting()
@@ -258,10 +263,10 @@ class Updater:
 
     def _set_collecting(self) -> None:
         """Opens the windows `window` steps before the next update."""
-        opens = self.step if self.window is None or self._next_update is None else self._next_update - self.window
+        next_update = self.step if self._next_update is None else self._next_update
         done = self.step >= self.total_steps or (self._next_update or 0) >= self.total_steps
         for missing in self._missing.values():
-            missing.collect(opens <= self.step and not done)
+            missing.collect(not done and (missing.window is None or next_update - missing.window <= self.step))
             if done:
                 missing.release()
 
@@ -354,6 +359,13 @@ class Updater:
         return rows
 
 
+def _check_window(window: Any, window_batch: int | None) -> None:
+    if window not in (None, "all") and (not isinstance(window, int) or window < 1):
+        raise ValueError(f"window={window!r} must be a number of steps, at least 1, or 'all', or None")
+    if window_batch is not None and window_batch < 1:
+        raise ValueError(f"window_batch={window_batch} must be at least 1 example, or None for the whole batch")
+
+
 def _refuse_several_processes() -> None:
     if (
         torch.distributed.is_available()
@@ -392,8 +404,9 @@ class SparseMomentum(Updater):
         share: "momentum" (the paper), "none" (each layer keeps its number of weights) or "momentum-per-flop".
         max_density: no layer grows above this density, or the one it starts with if that is more; in (0, 1].
         flops_budget: share by momentum so that the FLOP density of the sparse weights stays within this, in (0, 1].
-        window: collect the momentum of missing weights only in this many steps before an update, at least 1; None:
-            in all steps, exactly as the paper.
+        window: steps before an update in which the momentum of missing weights is collected, at least 1; "all": in all
+            steps, as published; None: "all" for masked weights, `momentum.DEFAULT_WINDOW` for compressed ones.
+        window_batch: examples of a batch from which compressed weights have the gradients of missing ones; None: all.
         seed: sparse momentum draws nothing at random; kept for interface's sake.
 
     Raises:
@@ -418,7 +431,8 @@ class SparseMomentum(Updater):
         share: str = "momentum",
         max_density: float | None = None,
         flops_budget: float | None = None,
-        window: int | None = None,
+        window: int | Literal["all"] | None = None,
+        window_batch: int | None = None,
         seed: int | None = None,
     ):
         if share not in criteria.SHARE_RULES:
@@ -441,6 +455,7 @@ class SparseMomentum(Updater):
             flops_budget=flops_budget,
             needs_flops=flops_budget is not None or share == "momentum-per-flop",
             window=window,
+            window_batch=window_batch,
             seed=0 if seed is None else seed,
         )
 
@@ -466,6 +481,9 @@ class Static:
             for weight in self._weights.values():
                 weight.enforce()
             self.step += 1
+
+    def expect_update(self, after: int) -> None:
+        """Changes nothing."""
 
     def update(self) -> list[dict[str, Any]]:
         """Changes nothing."""

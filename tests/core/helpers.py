@@ -34,7 +34,7 @@ def mask_of(numel, active):
 def fed(active, dtype=torch.float64, **rows):
     """A sparse `Fed`; active: layer name -> active positions."""
     masks = {name: mask_of(len(row), active[name]) for name, row in rows.items()}
-    return regrow.sparsify(Fed(dtype, **rows), None, init=masks)
+    return masked(Fed(dtype, **rows), None, init=masks)
 
 
 def feed(model, optimizer, scale=1.0, set_to_none=True, **gradients):
@@ -51,7 +51,7 @@ def mlp(*sizes, seed=0, dtype=torch.float32, bias=True):
 
 
 def sparse_mlp(*sizes, density=0.3, seed=0, dtype=torch.float32):
-    return regrow.sparsify(mlp(*(sizes or (8, 12, 4)), seed=seed, dtype=dtype), density, seed=seed)
+    return masked(mlp(*(sizes or (8, 12, 4)), seed=seed, dtype=dtype), density, seed=seed)
 
 
 def loss_at(model, step, inputs=8, classes=4, dtype=torch.float32):
@@ -138,3 +138,8 @@ def picture(model, optimizer=None, updater=None):
     if updater is not None:
         parts["updater"] = updater.state_dict()
     return frozen(parts)
+
+
+def masked(model, density, **settings):
+    """`regrow.sparsify` in masked storage, whatever the layers."""
+    return regrow.sparsify(model, density, storage="masked", **settings)

@@ -13,19 +13,20 @@ import regrow
 
 ROOT = Path(regrow.__file__).parent
 LOW = {"topology", "allocation", "schedule", "criteria", "random", "weights", "optimizers", "momentum", "flops"}
+PACKAGES = {"ops": set(), "nn": {"ops"}, "weights": {"nn"}}
 ALLOWED = {
     "topology": set(),
     "allocation": {"topology"},
     "schedule": set(),
     "criteria": {"topology"},
     "random": set(),
-    "weights": set(),
+    "storage": {"nn"},
     "optimizers": {"weights"},
     "momentum": {"weights"},
-    "flops": {"weights"},
-    "sparsify": {"topology", "allocation", "random", "weights"},
+    "flops": {"nn", "weights"},
+    "sparsify": {"topology", "allocation", "random", "storage", "weights"},
     "updaters": LOW,
-    "files": {"sparsify", "weights"},
+    "files": {"sparsify", "storage", "weights"},
     "__init__": LOW | {"sparsify", "updaters", "files"},
 }
 CORE = sorted(path.stem for path in ROOT.glob("*.py"))
@@ -61,6 +62,29 @@ def test_a_room_of_the_core_knows_only_the_rooms_below(room):
     ours, foreign = imports(ROOT / f"{room}.py")
     assert ours <= ALLOWED[room], f"{room} imports {ours - ALLOWED[room]}"
     assert foreign <= FOREIGN, f"{room} imports {foreign - FOREIGN}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_of_the_core_knows_only_the_rooms_below(package):
+    for file in (ROOT / package).glob("*.py"):
+        tree = ast.parse(file.read_text())
+        relative = {node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)} - {0, 1}
+        assert not relative, f"{file} reaches above its package; import from regrow by name"
+        from_ours = [
+            name
+            for node in ast.walk(tree)
+            for name in (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom) and node.level == 0
+                else []
+            )
+            if name.split(".")[0] == "regrow"
+        ]
+        rooms = {name.split(".")[1] for name in from_ours} - {package}
+        assert rooms <= PACKAGES[package], f"{file} imports {rooms - PACKAGES[package]}"
+        assert imports(file)[1] <= FOREIGN
 
 
 def test_the_walker_sees_every_form(tmp_path):

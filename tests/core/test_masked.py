@@ -23,6 +23,7 @@ from core.helpers import (
     hooks,
     indices,
     loss_at,
+    masked,
     picture,
     sparse_mlp,
     train,
@@ -193,11 +194,11 @@ def conv_loss(model, step, dtype=torch.float32):
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("optimizer", [SGD, torch.optim.AdamW])
 def test_channels_last_parameters(when, optimizer):
-    plain = regrow.sparsify(convolutions(torch.float64), 0.3, seed=1)
+    plain = masked(convolutions(torch.float64), 0.3, seed=1)
     other = convolutions(torch.float64)
     if when == "before":
         other = other.to(memory_format=torch.channels_last)
-    other = regrow.sparsify(other, 0.3, seed=1).to(memory_format=torch.channels_last)
+    other = masked(other, 0.3, seed=1).to(memory_format=torch.channels_last)
     assert other[0].weight.is_contiguous(memory_format=torch.channels_last)
     for model in (plain, other):
         settings = {"momentum": 0.9} if optimizer is SGD else {"betas": (0.9, 0.99)}
@@ -453,12 +454,12 @@ def test_prefixes_of_wrappers_do_not_change_names(wrap):
 
 def test_sparsify_through_a_wrapper_and_use_without():
     model = nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 4))
-    regrow.sparsify(nn.DataParallel(model), 0.3)
+    masked(nn.DataParallel(model), 0.3)
     assert list(regrow.sparse_weights(model)) == ["0.weight", "2.weight"]
 
 
 def test_a_weight_used_twice_and_an_expanded_gradient():
-    layer = regrow.sparsify(nn.Linear(4, 4), 0.5, seed=0)
+    layer = masked(nn.Linear(4, 4), 0.5, seed=0)
     mask = regrow.sparse_weights(layer)["weight"].mask
     (layer.weight.sum() + layer(layer(torch.ones(2, 4))).sum()).backward()
     assert not layer.weight.grad[~mask].any()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import regrow
-from core.helpers import Fed, fed, feed, indices, mask_of
+from core.helpers import Fed, fed, feed, indices, mask_of, masked
 
 G = [float(g) for g in range(1, 9)]
 ACTIVE = {"a": range(4)}
@@ -413,7 +413,7 @@ def test_an_updater_made_after_the_optimizer_has_trained_scores_on_one_scale():
 def test_dense_parameters_do_not_disturb():
     model = nn.ModuleDict({"fed": Fed(a=ROW)})
     model.register_parameter("bias", nn.Parameter(torch.ones(3, dtype=torch.float64)))
-    regrow.sparsify(model, None, init={"fed.a": mask_of(8, range(4))})
+    masked(model, None, init={"fed.a": mask_of(8, range(4))})
     trained = SGD(model.parameters(), lr=0.1, momentum=0.9)
     updater = regrow.SparseMomentum(model, trained, total_steps=9, update_every=None)
     (model["fed"](a=[G]) + model.bias.sum()).backward()

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import regrow
+from core.helpers import masked
 from oracle import naive
 
 TOTAL_STEPS = 24
@@ -111,7 +112,7 @@ def test_product_equals_the_oracle_after_every_step(case):
     kind, clip, micro_batches = case.pop("optimizer"), case.pop("clip", None), case.pop("micro_batches", 1)
     density, window = case.pop("density", 0.4), case.pop("window", None)
     torch.manual_seed(0)
-    net = regrow.sparsify(Net().double(), density, seed=3)
+    net = masked(Net().double(), density, seed=3)
     twin = Net().double()
     weights = regrow.sparse_weights(net)
     optimizer, reference = optimizers(kind, net.parameters())
@@ -164,7 +165,7 @@ def test_ties_zeros_and_layers_without_gradient(window):
     """Gradients of few distinct values tie all the time; some layers get none, and one interval is all zero."""
     sizes = [8, 16, 32, 16]
     torch.manual_seed(0)
-    net = regrow.sparsify(Fed(sizes).double(), 0.5, seed=1)
+    net = masked(Fed(sizes).double(), 0.5, seed=1)
     weights = regrow.sparse_weights(net)
     optimizer, reference = optimizers("nesterov", net.parameters())
     updater = regrow.SparseMomentum(net, optimizer, total_steps=40, update_every=4, window=window)

@@ -324,7 +324,6 @@ ERRORS = {
     "everything dense": (net, 0.5, {"dense": ["*"]}, "nothing to make sparse"),
     "everything frozen": (frozen_net, 0.5, {}, "nothing to make sparse"),
     "storage": (net, 0.5, {"storage": "csr"}, "storage='csr'.*'auto', 'masked'"),
-    "compressed": (net, 0.5, {"storage": "compressed"}, "not there yet.*masked"),
     "init": (net, 0.5, {"init": "zeros"}, "init='zeros'"),
     "init lacks a name": (net, 0.5, {"init": {"0.weight": torch.ones(4, 4)}}, r"absent: \['2.weight'\]"),
     "init knows more": (net, 0.5, {"init": SCORES | {"x": torch.ones(1)}}, r"unknown: \['x'\]"),
@@ -364,7 +363,7 @@ def test_a_module_that_has_a_mask_of_that_name_is_refused_or_left_as_it_is():
 
 
 def test_summary():
-    model = regrow.sparsify(mlp(20, 10, 5), 0.1, dense=["2"], seed=0)
+    model = regrow.sparsify(mlp(20, 10, 5), 0.1, dense=["2"], storage="masked", seed=0)
     found = regrow.summary(model)
     assert (found.active, found.numel, found.density, found.parameters) == (20, 200, 0.1, 265)
     (row,) = found.rows
@@ -381,12 +380,6 @@ def test_summary_of_a_dense_model():
     found = regrow.summary(mlp(4, 4))
     assert (found.rows, found.density, found.parameters) == ((), 1.0, 20)
     assert "20 further parameters are dense" in str(found)
-
-
-@pytest.mark.parametrize("storage", ["auto", "masked"])
-def test_why(storage):
-    (row,) = regrow.summary(regrow.sparsify(nn.Linear(4, 4), 0.5, storage=storage)).rows
-    assert row.why.startswith(storage)
 
 
 def test_sparse_weights_of_a_dense_model_and_their_repr():

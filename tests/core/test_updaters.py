@@ -2,9 +2,6 @@
 
 import io
 import math
-import subprocess
-import sys
-import textwrap
 import warnings
 
 import pytest
@@ -23,6 +20,7 @@ from core.helpers import (
     frozen,
     indices,
     loss_at,
+    masked,
     mlp,
     picture,
     sparse_mlp,
@@ -78,10 +76,10 @@ def setups(draw):
 
 
 @settings(EXAMPLES, max_examples=25)
-@given(setups(), st.floats(0.02, 1.0), st.sampled_from(["uniform", "erk"]), st.integers(0, 1000))
+@given(setups(), st.floats(0.02, 0.95) | st.just(1.0), st.sampled_from(["uniform", "erk"]), st.integers(0, 1000))
 def test_the_total_of_active_weights_never_changes(setup, density, distribution, seed):
     torch.manual_seed(seed)
-    model = regrow.sparsify(Mixed(), density, distribution=distribution, seed=seed)
+    model = masked(Mixed(), density, distribution=distribution, seed=seed)
     start = {name: weight.active for name, weight in regrow.sparse_weights(model).items()}
     at_first = spent(model)
     optimizer = sgd(model)
@@ -119,7 +117,7 @@ def check_rows(model, rows, setup, start):
 
 
 def test_a_budget_above_which_the_network_starts_is_approached():
-    model = regrow.sparsify(Mixed(), 0.3, distribution={"conv": 1.0, "fc1": 0.2, "fc2": 0.2}, seed=0)
+    model = masked(Mixed(), 0.3, distribution={"conv": 1.0, "fc1": 0.2, "fc2": 0.2}, seed=0)
     optimizer = sgd(model, lr=0.01)
     momentum(model, optimizer, update_every=1, flops_budget=0.4, schedule="constant", share="momentum")
     path = [spent(model)]
@@ -259,7 +257,7 @@ def test_a_loaded_state_is_a_copy():
 
 def another(kind):
     if kind == "names":
-        model = regrow.sparsify(nn.Sequential(nn.Tanh(), nn.Linear(8, 4)), 0.5)
+        model = masked(nn.Sequential(nn.Tanh(), nn.Linear(8, 4)), 0.5)
     elif kind == "shapes":
         model = sparse_mlp(9, 12, 4)
     else:  # as many weights in another shape
@@ -476,41 +474,11 @@ def test_parameter_groups_with_different_settings():
 # ---------------------------------------------------------------- two ranks
 
 
-RANKS = """
-import os, sys, torch, regrow, torch.distributed as dist
-from torch import nn
-rank, folder, seed, buffers = int(sys.argv[1]), sys.argv[2], eval(sys.argv[3]), eval(sys.argv[4])
-torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-torch.manual_seed(rank if seed is None else 0)
-model = regrow.sparsify(nn.Sequential(nn.Linear(20, 16), nn.Tanh(), nn.Linear(16, 4)), 0.3, seed=seed)
-model = nn.parallel.DistributedDataParallel(model, broadcast_buffers=buffers)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-updater = regrow.SparseMomentum(model, optimizer, total_steps=100, update_every=3)
-generator = torch.Generator().manual_seed(rank)
-for _ in range(7):
-    optimizer.zero_grad()
-    x, y = torch.randn(8, 20, generator=generator), torch.randint(4, (8,), generator=generator)
-    nn.functional.cross_entropy(model(x), y).backward()
-    optimizer.step()
-torch.save((model.module.state_dict(), updater.history), f"{folder}/rank{rank}")
-dist.destroy_process_group()
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
-@pytest.mark.parametrize(("seed", "buffers"), [(0, True), (None, False)])
-def test_two_ranks_hold_identical_topologies(tmp_path, seed, buffers):
-    program = tmp_path / "run.py"
-    program.write_text(textwrap.dedent(RANKS))
-    arguments = [str(tmp_path), repr(seed), repr(buffers)]
-    ranks = [
-        subprocess.Popen([sys.executable, str(program), str(rank), *arguments], stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    errors = [rank.communicate(timeout=120)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], errors
-    first, second = (torch.load(tmp_path / f"rank{rank}") for rank in range(2))
-    assert len(first[1]) == 4
-    assert_same(first, second)
+def test_several_processes_are_refused(monkeypatch):
+    """Ranks on their own would choose different topologies."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    model = sparse_mlp()
+    with pytest.raises(RuntimeError, match=r"2 processes.*Static"):
+        momentum(model, sgd(model))
+    regrow.Static(model, sgd(model))

@@ -26,6 +26,7 @@ class SparseLayer(nn.Module):
         on_backward: None, or a function of (input, grad_output) that every backward pass through this layer
             calls with the ordinary tensors; nothing is kept while it is None. It is not copied, pickled or
             saved.
+        why: what decided the storage, for `regrow.summary`.
         compute: "auto" (a nearly dense layer computes through torch's dense operator), "sparse" or "dense".
     """
 
@@ -40,6 +41,7 @@ class SparseLayer(nn.Module):
         self.dense_shape = torch.Size(dense_shape)
         self.on_backward: BackwardCallback | None = None
         self.compute = "auto"
+        self.why = "made by hand"
         self._plans: dict[Any, Tensor] = {}
         self._auto_dense: bool | None = None
         dtype = dtype or torch.get_default_dtype()
@@ -157,6 +159,7 @@ class SparseLayer(nn.Module):
     # -- travelling
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors) -> None:
+        self._compress_masked(state_dict, prefix)
         indices, weight = state_dict.get(prefix + "indices"), state_dict.get(prefix + "weight")
         if indices is not None and weight is not None:
             try:
@@ -165,6 +168,16 @@ class SparseLayer(nn.Module):
                 errors.append(f"{prefix}indices: {error}")
                 return
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+
+    def _compress_masked(self, state_dict, prefix) -> None:
+        """Lets a compressed layer load the state of a masked one."""
+        mask, weight = state_dict.get(prefix + "weight_mask"), state_dict.get(prefix + "weight")
+        if mask is None or weight is None or weight.shape != self.dense_shape:
+            return
+        del state_dict[prefix + "weight_mask"]
+        indices = mask.reshape(-1).nonzero().squeeze(1)
+        state_dict[prefix + "indices"] = indices.to(torch.int32)
+        state_dict[prefix + "weight"] = weight.reshape(-1)[indices].unsqueeze(1)
 
     @torch.no_grad()
     def _resize_for(self, indices: Tensor, weight: Tensor) -> None:

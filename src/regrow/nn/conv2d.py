@@ -91,8 +91,7 @@ class SparseConv2d(SparseLayer):
             )
         positions = active_positions(name, module.weight, mask)
         geometry = (module.kernel_size, module.stride, module.padding, module.dilation, module.groups)
-        bias = module.bias is not None
-        layer = cls(module.in_channels, module.out_channels, *geometry, bias, dtype=module.weight.dtype)  # type: ignore[arg-type]
+        layer = cls(module.in_channels, module.out_channels, *geometry, bias=False, dtype=module.weight.dtype)  # type: ignore[arg-type]
         layer.set_topology(positions, module.weight.detach().reshape(-1)[positions])
         layer.weight.requires_grad_(module.weight.requires_grad)
         layer.bias = module.bias  # type: ignore[assignment]
@@ -103,7 +102,7 @@ class SparseConv2d(SparseLayer):
         sizes = (self.in_channels, self.out_channels, self.kernel_size)
         geometry = (self.stride, self.padding, self.dilation, 1)
         has_bias = self.bias is not None
-        dense = nn.Conv2d(*sizes, *geometry, has_bias, dtype=self.weight.dtype)  # type: ignore[arg-type]
+        dense = nn.Conv2d(*sizes, *geometry, has_bias, device="meta")  # type: ignore[arg-type]
         dense.weight = nn.Parameter(self.dense_weight().detach(), self.weight.requires_grad)
         if self.bias is not None:
             dense.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)

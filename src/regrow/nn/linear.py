@@ -54,7 +54,7 @@ class SparseLinear(SparseLayer):
             mask: bool, of the weight's shape; default the non-zero weights.
         """
         positions = active_positions(f"from_dense({module})", module.weight, mask)
-        layer = cls(module.in_features, module.out_features, module.bias is not None, dtype=module.weight.dtype)
+        layer = cls(module.in_features, module.out_features, bias=False, dtype=module.weight.dtype)  # draws nothing
         layer.set_topology(positions, module.weight.detach().reshape(-1)[positions])
         layer.weight.requires_grad_(module.weight.requires_grad)
         layer.bias = module.bias
@@ -62,7 +62,7 @@ class SparseLinear(SparseLayer):
 
     def to_dense(self) -> nn.Linear:
         """A plain nn.Linear with zeros where inactive, its own copy of everything."""
-        dense = nn.Linear(self.in_features, self.out_features, self.bias is not None, dtype=self.weight.dtype)
+        dense = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")  # draws nothing
         dense.weight = nn.Parameter(self.dense_weight().detach(), self.weight.requires_grad)
         if self.bias is not None:
             dense.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)

@@ -118,6 +118,8 @@ def _train_epoch(session: Session, position: Position, stop: StopSignal, reporte
     loss_sum = torch.tensor(position.loss_sum, device=session.fabric.device)
     began = time.perf_counter()
     first = position.batch
+    if session.updater and first == 0:
+        session.updater.expect_update(session.steps_per_epoch)
     for batch in range(first, session.steps_per_epoch):
         index = order[batch * size : (batch + 1) * size]
         _set_learning_rate(session, position.step)

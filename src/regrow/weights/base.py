@@ -27,12 +27,15 @@ class SparseWeight(ABC):
         module, attribute: where the parameter is found.
         storage: "masked" or "compressed".
         why: what decided the storage.
+        window_batch: examples of a batch from which `stage` has the dense gradient; None: all. Masked storage has it
+            from all at no cost.
         writes_after_listener: how often the storage itself writes to .grad after a listener has seen it.
     """
 
     storage: str
     why: str
     writes_after_listener: int
+    window_batch: int | None = None
 
     def __init__(self, name: str, module: nn.Module, attribute: str):
         self.name = name
@@ -93,6 +96,10 @@ class SparseWeight(ABC):
     @abstractmethod
     def listen(self, listener: GradientListener | None) -> None:
         """Has a bound method called at every gradient for as long as its object lives; None ends it."""
+
+    @abstractmethod
+    def collect(self, on: bool) -> None:
+        """Says whether `stage` will be asked for gradients; compressed storage computes dense ones only then."""
 
     @abstractmethod
     def new_gradient(self, gradient: Tensor) -> Tensor:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
+from regrow.nn._layer import SparseLayer
+
 from .base import SparseWeight
+from .compressed import CompressedWeight
 from .masked import MARK, MaskedWeight
 
 __all__ = ["plain_name", "sparse_weights", "unwrapped"]
@@ -25,10 +28,17 @@ def sparse_weights(model: nn.Module) -> dict[str, SparseWeight]:
     """
     weights: dict[str, SparseWeight] = {}
     for path, module in unwrapped(model).named_modules():
-        for attribute in module.__dict__.get(MARK, {}):
+        for attribute in ["weight"] if isinstance(module, SparseLayer) else module.__dict__.get(MARK, {}):
             name = plain_name(f"{path}.{attribute}" if path else attribute)
-            weights.setdefault(name, MaskedWeight(name, module, attribute))
+            if name not in weights:
+                weights[name] = _weight(name, module, attribute)
     return weights
+
+
+def _weight(name: str, module: nn.Module, attribute: str) -> SparseWeight:
+    if isinstance(module, SparseLayer):
+        return CompressedWeight(name, module)
+    return MaskedWeight(name, module, attribute)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -162,6 +162,9 @@ class MaskedWeight(SparseWeight):
     def listen(self, listener: GradientListener | None) -> None:
         self._gradient_mask.listen(listener)
 
+    def collect(self, on: bool) -> None:
+        """Autograd computes dense gradients all the time."""
+
     def new_gradient(self, gradient: Tensor) -> Tensor:
         return torch.empty_like(gradient)
 
@@ -200,6 +203,7 @@ def mask_parameter(module: nn.Module, attribute: str, mask: Tensor, why: str) ->
     marks = module.__dict__.setdefault(MARK, {})
     if not marks:
         module.register_forward_pre_hook(_attach_again)
+        module.register_load_state_dict_pre_hook(_expand_compressed)
     marks[attribute] = marker
     with torch.no_grad():
         marker.zero_inactive(parameter)
@@ -212,6 +216,26 @@ def _attach_again(module: nn.Module, inputs: Any) -> None:
             marker.parameter  # noqa: B018
 
 
+def _expand_compressed(
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, *reports: Any
+) -> None:
+    """Lets a masked layer load the state of a compressed one."""
+    indices, values = state_dict.get(prefix + "indices"), state_dict.get(prefix + "weight")
+    if (
+        indices is None
+        or values is None
+        or "weight" not in module.__dict__.get(MARK, {})
+        or values.shape != (indices.numel(), 1)
+    ):
+        return
+    del state_dict[prefix + "indices"]
+    shape = module._parameters["weight"].shape  # type: ignore[union-attr]
+    dense, mask = values.new_zeros(shape.numel()), torch.zeros(shape.numel(), dtype=torch.bool)
+    dense[indices.long()] = values.squeeze(1)
+    mask[indices.long()] = True
+    state_dict[prefix + "weight"], state_dict[prefix + "weight_mask"] = dense.view(shape), mask.view(shape)
+
+
 def unmask_parameter(weight: MaskedWeight) -> None:
     """Turns a masked weight back into a plain dense parameter, with zeros where it was inactive."""
     marks = weight.module.__dict__[MARK]
@@ -219,7 +243,11 @@ def unmask_parameter(weight: MaskedWeight) -> None:
     marks.pop(weight.attribute).detach()
     if not marks:
         del weight.module.__dict__[MARK]
-        hooks = weight.module._forward_pre_hooks
-        for key in [key for key, hook in hooks.items() if hook is _attach_again]:
-            del hooks[key]
+        _remove(weight.module._forward_pre_hooks, _attach_again)
+        _remove(weight.module._load_state_dict_pre_hooks, _expand_compressed)
     delattr(weight.module, f"{weight.attribute}_mask")
+
+
+def _remove(hooks: Any, function: Any) -> None:
+    for key in [key for key, hook in hooks.items() if getattr(hook, "hook", hook) is function]:
+        del hooks[key]

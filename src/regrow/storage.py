@@ -1,0 +1,108 @@
+"""Which weights are compressed, and the swapping of layers that this takes.
+
+The rule is fixed and the same on every machine, so that a run does not depend on where it was started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .nn import SparseConv2d, SparseLinear
+from .nn.conv2d import resolve_padding
+
+__all__ = ["DENSEST_COMPRESSED", "Storage", "compress", "replace_module", "why_masked"]
+
+Storage = Literal["auto", "masked", "compressed"]
+
+DENSEST_COMPRESSED = 0.3
+"""`auto` compresses layers up to this density."""
+
+_READERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.MultiheadAttention)
+"""Modules that read the weights of their children instead of calling them."""
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+def why_masked(
+    model: nn.Module, module: nn.Module, parameter: nn.Parameter, density: float, storage: Storage
+) -> str | None:
+    """Why a weight has to stay in masked storage; None where it can be compressed.
+
+    Compressed are the weights of modules of exactly the type nn.Linear or nn.Conv2d (groups 1, zero padding), on the
+    CPU, in float32 or float64, that nobody else reads; and under "auto" only up to a density of 0.3.
+    """
+    kind = type(module).__name__
+    if storage == "masked":
+        return "masked was asked for"
+    if type(module) not in (nn.Linear, nn.Conv2d):
+        return f"{kind} has no compressed form"
+    if parameter.device.type != "cpu":
+        return f"on {parameter.device.type}, compressed runs on the CPU"
+    if parameter.dtype not in (torch.float32, torch.float64):
+        return f"{parameter.dtype} has no compressed form".replace("torch.", "")
+    if isinstance(module, nn.Conv2d) and (reason := _unserved(module)):
+        return reason
+    if reason := _read_elsewhere(model, module, parameter):
+        return reason
+    if storage == "auto" and density > DENSEST_COMPRESSED:
+        return f"density above {DENSEST_COMPRESSED:.0%}"
+    return None
+
+
+def _unserved(module: nn.Conv2d) -> str | None:
+    if module.groups != 1:
+        return "grouped"
+    if module.padding_mode != "zeros":
+        return f"padding_mode {module.padding_mode}"
+    try:
+        resolve_padding(module.padding, module.kernel_size, module.stride, module.dilation)  # type: ignore[arg-type]
+    except ValueError:
+        return f"padding {module.padding}"
+    return None
+
+
+def _read_elsewhere(model: nn.Module, module: nn.Module, parameter: nn.Parameter) -> str | None:
+    holders = [m for m in model.modules() if any(p is parameter for p in m.parameters(recurse=False))]
+    if len(holders) > 1:
+        return "tied"
+    for parent in model.modules():
+        if isinstance(parent, _READERS) and any(child is module for child in parent.children()):
+            return f"{type(parent).__name__} reads it"
+    return None
+
+
+def compress(module: nn.Linear | nn.Conv2d, mask: Tensor, why: str) -> SparseLinear | SparseConv2d:
+    """The compressed form of a dense layer, with its hooks."""
+    kind = SparseLinear if isinstance(module, nn.Linear) else SparseConv2d
+    layer = kind.from_dense(module, mask)  # type: ignore[arg-type]
+    layer.why = why
+    for name in _HOOKS:
+        getattr(layer, name).update(getattr(module, name))
+    return layer
+
+
+def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+    """Puts `new` wherever `old` is in the model; the model, or `new` where `old` is the model itself."""
+    if model is old:
+        return new
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
+    return model
+
+
+def compressed_layers(model: nn.Module) -> Sequence[SparseLinear | SparseConv2d]:
+    """The compressed layers of a model."""
+    return [module for module in model.modules() if isinstance(module, SparseLinear | SparseConv2d)]

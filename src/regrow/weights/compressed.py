@@ -1,0 +1,125 @@
+"""Compressed storage: the parameter is the vector of active values, and the layer holds their positions.
+
+Gradient, optimizer state and traffic between machines are then as small as the network. The layers are those of
+`regrow.nn`; here is how their active sets move, and how the gradient of their missing weights is had when it is asked
+for: by one dense weight-gradient pass beside the sparse one.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from regrow.nn._layer import SparseLayer
+
+from .base import GradientListener, SparseWeight, per_element_state
+
+__all__ = ["CompressedWeight"]
+
+
+class CompressedWeight(SparseWeight):
+    """A sparse weight in compressed storage: the `weight` of a SparseLinear or SparseConv2d, shape (active, 1)."""
+
+    storage = "compressed"
+    writes_after_listener = 0
+    module: Any
+
+    def __init__(self, name: str, module: SparseLayer, attribute: str = "weight"):
+        super().__init__(name, module, attribute)
+        self.window_batch: int | None = None
+        self._listener: GradientListener | None = None
+        self._handle: Any = None
+        self._pending: Tensor | None = None
+
+    @property
+    def why(self) -> str:  # type: ignore[override]
+        return self.module.why
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.module.dense_shape
+
+    @property
+    def active(self) -> int:
+        return self.module.active
+
+    @property
+    def indices(self) -> Tensor:
+        return self.module.indices.long()
+
+    def take(self, tensor: Tensor) -> Tensor:
+        return tensor.reshape(-1).clone()
+
+    @torch.no_grad()
+    def move(self, pruned: Tensor, grown: Tensor, state: dict[str, Any], grown_state: Mapping[str, Tensor]) -> None:
+        parameter: nn.Parameter = self.parameter
+        before = self.indices
+        newcomers = ~torch.isin(grown, pruned)
+        stays = torch.isin(before, grown) | ~torch.isin(before, pruned)
+        positions, order = torch.cat([before[stays], grown[newcomers]]).sort()
+
+        def moved(old: Tensor, entering: Tensor) -> Tensor:
+            return torch.cat([old.reshape(-1)[stays], entering.to(old.dtype)])[order]
+
+        zeros = parameter.new_zeros(int(newcomers.sum()))
+        for name, tensor in per_element_state(parameter, state).items():
+            entering = grown_state[name][newcomers] if name in grown_state else zeros
+            tensor.set_(moved(tensor, entering).view(-1, 1))  # type: ignore[call-overload]
+        values = parameter.detach().clone()
+        values[torch.isin(before, pruned)] = 0
+        self.module.set_topology(positions, moved(values, zeros))
+
+    def listen(self, listener: GradientListener | None) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+        self.collect(False)
+        if listener is None:
+            return
+        weak = weakref.WeakMethod(listener)  # type: ignore[arg-type]
+
+        def hook(parameter: Tensor) -> None:
+            alive = weak()
+            if alive is not None and parameter.grad is not None:
+                alive(parameter.grad.detach() if parameter.grad.requires_grad else parameter.grad)
+
+        self._handle = self.parameter.register_post_accumulate_grad_hook(hook)
+
+    def collect(self, on: bool) -> None:
+        self.module.on_backward = self._dense_pass if on else None
+        self._pending = None
+
+    @torch.no_grad()
+    def _dense_pass(self, input: Tensor, grad_output: Tensor) -> None:
+        """The gradient of all positions, from `window_batch` examples of the batch and scaled up to it."""
+        batch, part = input.shape[0], self.window_batch
+        scale = 1.0
+        if part is not None and part < batch:
+            input, grad_output, scale = input[:part], grad_output[:part], batch / part
+        gradient = self.module.dense_weight_grad(input, grad_output)
+        if scale != 1:
+            gradient = gradient * scale
+        self._pending = gradient if self._pending is None else self._pending + gradient
+
+    def new_gradient(self, gradient: Tensor) -> Tensor:
+        return torch.zeros(self.shape, dtype=gradient.dtype)
+
+    def stage(self, staged: Tensor, gradient: Tensor, more: bool) -> None:
+        if not more:
+            staged.zero_()
+        if self._pending is not None:
+            staged.add_(self._pending)
+            self._pending = None
+
+    def active_part(self, gradient: Tensor) -> Tensor:
+        return gradient.reshape(-1)
+
+    def active_part_of_dense(self, staged: Tensor) -> Tensor:
+        return staged.take(self.indices)
+
+    def enforce(self) -> None:
+        """There is nothing inactive."""
