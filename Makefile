@@ -1,15 +1,18 @@
-# make demo | make test | make lint | make format. Everything lives in .venv; nothing else on the machine is touched.
+# make demo | make test | make lint | make format | make wheel | make sanitize. Everything lives in .venv.
 PYTHON ?= python3
 TORCH  ?= torch==2.14.1 torchvision==0.29.1
 BIN    := .venv/bin
 
+include native.mk
+
+.DEFAULT_GOAL := demo
 .PHONY: demo test slow lint format clean
 
 demo: .venv/ready
 	$(BIN)/regrow demo
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 slow: .venv/ready
 	$(BIN)/pytest -m slow
@@ -27,7 +30,7 @@ clean:
 	rm -rf .venv build dist src/*.egg-info
 
 # torch comes first, so that the packages after it find it there and fetch no second one.
-.venv/ready: pyproject.toml
+.venv/ready: pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH) "setuptools>=77"
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[recipes,dev]"

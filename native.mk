@@ -1,23 +1,22 @@
 # The native kernels. Included by the Makefile.
-PYTHON ?= .venv/bin/python
 
-native:  ## compile the kernels into src/regrow/ops, beside the Python files
-	$(PYTHON) setup.py -q build_ext --inplace
+native: .venv/ready  ## compile the kernels into src/regrow/ops, beside the Python files
+	$(BIN)/python setup.py -q build_ext --inplace
 
-wheel:  ## dist/regrow-*-py3-none-<platform>.whl: one build for every torch >= 2.11
-	$(PYTHON) -m pip wheel -q --no-build-isolation --no-deps -w dist .
+wheel: .venv/ready  ## dist/regrow-*-py3-none-<platform>.whl: one build for every torch >= 2.11
+	$(BIN)/python -m pip wheel -q --no-build-isolation --no-deps -w dist .
 
 .PHONY: native wheel
 
 FUZZ_ROUNDS ?= 150
 SANITIZERS = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libubsan.so)
 
-sanitize:  ## fuzz every instruction set of this machine under AddressSanitizer and UBSan
-	REGROW_SANITIZE=1 $(PYTHON) setup.py -q build_ext --build-lib build/sanitize-lib
-	for isa in $$($(PYTHON) -c "import regrow.ops; print(*regrow.ops.available_isas())"); do \
+sanitize: .venv/ready  ## fuzz every instruction set of this machine under AddressSanitizer and UBSan
+	REGROW_SANITIZE=1 $(BIN)/python setup.py -q build_ext --build-lib build/sanitize-lib
+	for isa in $$($(BIN)/python -c "import regrow.ops; print(*regrow.ops.available_isas())"); do \
 	  LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	  REGROW_LIBRARY=build/sanitize-lib/regrow/ops/libregrow.so REGROW_ISA=$$isa \
-	  $(PYTHON) tests/ops/fuzz.py --rounds $(FUZZ_ROUNDS) || exit 1; done
+	  $(BIN)/python tests/ops/fuzz.py --rounds $(FUZZ_ROUNDS) || exit 1; done
 
 WHEEL_PYTHONS ?= .venv/bin/python /tmp/venv213/bin/python
 
