@@ -18,9 +18,9 @@ sanitize: .venv/ready  ## fuzz every instruction set of this machine under Addre
 	  REGROW_LIBRARY=build/sanitize-lib/regrow/ops/libregrow.so REGROW_ISA=$$isa \
 	  $(BIN)/python tests/ops/fuzz.py --rounds $(FUZZ_ROUNDS) || exit 1; done
 
-WHEEL_PYTHONS ?= .venv/bin/python /tmp/venv213/bin/python
+WHEEL_PYTHONS ?= .venv/bin/python
 
-wheel-test: wheel  ## run the operator and layer tests from the wheel under each of WHEEL_PYTHONS
+wheel-test: wheel  ## run the operator and layer tests from the wheel under each of WHEEL_PYTHONS (a torch of another version each)
 	for python in $(WHEEL_PYTHONS); do \
 	  rm -rf build/wheel-test && mkdir -p build/wheel-test && \
 	  $$python -m pip install -q --no-deps --target build/wheel-test dist/*.whl && \
