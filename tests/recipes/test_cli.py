@@ -7,7 +7,11 @@ import os
 import re
 import shlex
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +19,7 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 import regrow
+from regrow import ops
 from regrow.recipes.cli import app
 from regrow.recipes.progress import PlainLines
 from regrow.recipes.session import make_session
@@ -37,6 +42,9 @@ FLAGS = {
     "list": [],
     "demo": ["--seed", "--density", "--out", "--threads"],
     "summary": [],
+    "doctor": [],
+    "bench": [],
+    "bench layers": ["--cases", "--densities", "--batch", "--threads", "--json", "--kinds", "--seconds", "--clock"],
 }
 SHORT = ["train", "digits-mlp", "--density", "0.1", "--epochs", "3", "--threads", "1"]
 
@@ -57,16 +65,22 @@ def assert_one_line(result: Result, code: int) -> str:
     return result.stderr
 
 
+def commands_below(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        yield before + name, command
+        if hasattr(command, "commands"):
+            yield from commands_below(command, f"{before}{name} ")
+
+
 def test_the_commands_and_their_flags_are_frozen():
-    commands = get_command(app).commands  # type: ignore[attr-defined]
     flags = {
         name: [option.opts[0] for option in command.params if option.opts[0].startswith("--")]
-        for name, command in commands.items()
+        for name, command in commands_below(get_command(app))
     }
     assert flags == FLAGS
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in FLAGS)])
+@pytest.mark.parametrize("command", [[], *(name.split() for name in FLAGS)])
 def test_every_help_shows_two_examples(command: list[str]):
     result = run(*command, "--help")
     assert result.exit_code == 0
@@ -142,6 +156,14 @@ def test_ctrl_c_says_how_to_go_on_and_that_command_does(monkeypatch: pytest.Monk
         (["train", "digits-mlp", "--set", "depth=3"], "the settings are epochs"),
         (["train", "digits-mlp", "--epochs", "0"], "at least 1"),
         (["train", "digits-mlp", "--threads", "0"], "--help"),
+        (["bench"], "regrow bench --help"),
+        (["bench", "layers", "--cases", "linear:64"], "linear:IN->OUT then bBATCH"),
+        (["bench", "layers", "--cases", "conv3x3:4->4@8s0"], "sSTRIDE"),
+        (["bench", "layers", "--densities", "0.1,5"], "--densities 0.1,0.05"),
+        (["bench", "layers", "--kinds", "fast"], "nchw, channels_last"),
+        (["bench", "layers", "--clock", "sun"], "wall, cpu"),
+        (["bench", "layers", "--batch", "0"], "regrow bench layers --help"),
+        (["bench", "layers", "--json", "."], "regrow bench layers --help"),
     ],
 )
 def test_usage_errors(args: list[str], remedy: str):
@@ -206,3 +228,64 @@ def test_per_step_work_leaves_no_reference_to_parameters_that_change():
     session = make_session(make_settings("digits-mlp", density=0.1), Path("."))
     held = [value for value in vars(session).values() if isinstance(value, torch.nn.Parameter)]
     assert held == []
+
+
+def test_doctor_says_what_the_kernels_run_on(monkeypatch: pytest.MonkeyPatch):
+    facts = {**ops.info(), "loaded": True, "reason": "", "isa": "x86-64-v3", "allocator": {"MALLOC_ARENA_MAX": "1"}}
+    monkeypatch.setattr(ops, "info", lambda: facts)
+    result = run("doctor")
+    assert result.exit_code == 0, result.output
+    for text in (
+        regrow.__version__,
+        torch.__version__,
+        "x86-64-v3",
+        "MALLOC_ARENA_MAX=1",
+        f"from {ops.info()['library']}",
+    ):
+        assert text in result.stdout
+
+
+def test_doctor_without_native_kernels_gives_the_remedy():
+    without = {**os.environ, "REGROW_LIBRARY": "/nowhere/libregrow.so"}
+    asked = subprocess.run(
+        [sys.executable, "-m", "regrow.recipes", "doctor"], capture_output=True, text=True, env=without
+    )
+    assert asked.returncode == 1
+    assert "not loaded: /nowhere/libregrow.so was not built" in asked.stdout
+    assert asked.stderr.count("\n") == 1, asked.stderr
+    assert "Remedy: install a C++ compiler" in asked.stderr
+
+
+def test_doctor_knows_when_the_kernels_are_switched_off(monkeypatch: pytest.MonkeyPatch):
+    facts = {**ops.info(), "loaded": False, "reason": "REGROW_NO_NATIVE=1 is set"}
+    monkeypatch.setattr(ops, "info", lambda: facts)
+    monkeypatch.setenv("REGROW_NO_NATIVE", "1")
+    assert "unset REGROW_NO_NATIVE" in assert_one_line(run("doctor"), 1)
+
+
+def test_bench_layers_measures_prints_and_writes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ops, "keep_pages", lambda: True)  # it would stay on for the other tests
+    words = ["--densities", "0.1", "--batch", "16", "--threads", "1", "--kinds", "nchw,onednn", "--seconds", "0"]
+    cases = "linear:64->32,conv3x3:4->6@5s2b3"
+    result = run("bench", "layers", "--cases", cases, *words, "--json", "out/layers.json")
+    assert result.exit_code == 0, result.output
+    for text in ("1/2  linear:64->32 at density 0.1: ", "2/2  conv3x3", "times as fast as nchw", "best fp32", "oneDNN"):
+        assert text in result.stdout
+    content = json.loads(Path("out/layers.json").read_text())
+    assert shlex.split(content["command"])[:5] == ["regrow", "bench", "layers", "--cases", cases]
+    assert set(content["machine"]) == {"processor", "isa", "threads", "torch", "allocator", "clock"}
+    linear, conv = content["rows"]
+    assert (linear["case"], linear["batch"], conv["batch"]) == ("linear:64->32", 16, 3)
+    assert set(linear["dense_ms"]) == {"nchw", "onednn"}
+    assert set(conv["dense_ms"]) == {"nchw"}
+    assert max(linear["max_rel_error"], conv["max_rel_error"]) < 1e-5
+
+
+def test_the_onednn_contestant_computes_a_linear_layer():
+    from regrow.recipes.bench_layers import _OneDNN
+
+    x, weight = torch.randn(5, 7, requires_grad=True), torch.randn(3, 7, requires_grad=True)
+    grad = torch.randn(5, 3)
+    want = torch.autograd.grad(x @ weight.t(), [x, weight], grad)
+    got = torch.autograd.grad(_OneDNN.apply(x, weight), [x, weight], grad)
+    torch.testing.assert_close(got, want)

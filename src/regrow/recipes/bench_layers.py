@@ -3,27 +3,27 @@
 Forward and backward through autograd and the public modules, every contestant in turn in one process and
 under one allocator, medians. A sparse convolution is fed and asked in the blocked layout, as inside a chain
 of layers (`sparse_ms`); with ordinary tensors at both ends it is `sparse_ordinary_ms`. Linear is always
-ordinary.
+ordinary. nn.Linear runs in MKL; `onednn` has the same three products done by oneDNN's inner product, which is the
+faster one on processors that MKL does not favour.
 """
 
 from __future__ import annotations
 
-import platform
 import re
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from regrow import ops
 from regrow.nn import SparseConv2d, SparseLinear, to_blocked
+
+from .machine import processor
 
 # The list of DESIGN section 4. `b` is the batch where it is not the default.
 CASES = (
@@ -41,6 +41,10 @@ CASES = (
     "linear:4096->4096",
 )
 DENSITIES = (0.2, 0.1, 0.05, 0.02, 0.01)
+GRAMMAR = (
+    "convKHxKW:IN->OUT@SIZE (or @HxW) then any of sSTRIDE pPADDING dDILATION bBATCH, such as conv3x3:128->256@16s2; "
+    "or linear:IN->OUT then bBATCH, such as linear:1024->4096"
+)
 KINDS = ("nchw", "channels_last", "compile", "bf16", "onednn")
 
 _CONV = re.compile(r"conv(\d+)x(\d+):(\d+)->(\d+)@(\d+)(?:x(\d+))?((?:[spdb]\d+)*)$")
@@ -83,6 +87,13 @@ class Case:
 
 def parse_case(text: str, batch: int = 128) -> Case:
     """Read a case; see `Case`. Raises ValueError with the grammar."""
+    case = _parse(text, batch)
+    if case is None or min(case.inputs, case.outputs, case.stride, case.dilation, case.batch, *case.image) < 1:
+        raise ValueError(f"{text!r} is no case; write {GRAMMAR}")
+    return case
+
+
+def _parse(text: str, batch: int) -> Case | None:
     if found := _LINEAR.match(text):
         options = _options(found[3])
         return Case(text, int(found[1]), int(found[2]), None, (1, 1), 1, (0, 0), 1, options.get("b", batch))
@@ -94,7 +105,7 @@ def parse_case(text: str, batch: int = 128) -> Case:
         padding = (options["p"], options["p"]) if "p" in options else (same[0], same[1])
         sizes = (int(found[3]), int(found[4]))
         return Case(text, *sizes, kernel, image, options.get("s", 1), padding, dilation, options.get("b", batch))
-    raise ValueError(f"case {text!r} is neither conv3x3:128->256@16s2 nor linear:1024->4096; {Case.__doc__}")
+    return None
 
 
 def _options(text: str) -> dict[str, int]:
@@ -138,9 +149,21 @@ def _bf16(layer: nn.Module) -> Callable[[Tensor], Tensor]:
     return run
 
 
-def _onednn_linear(weight: Tensor) -> Callable[[Tensor], Tensor]:
-    """A linear layer as a 1x1 convolution, which torch hands to oneDNN (nn.Linear goes to MKL)."""
-    return lambda x: F.conv2d(x[:, :, None, None], weight[:, :, None, None])[:, :, 0, 0]
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """`a @ b.t()` in oneDNN (the operator that torch.compile's freezing uses; ONEDNN_VERBOSE=1 shows it run)."""
+    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+
+
+class _OneDNN(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Tensor) -> Tensor:
+        context.save_for_backward(x, weight)
+        return _product(x, weight)
+
+    @staticmethod
+    def backward(context: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        x, weight = context.saved_tensors
+        return _product(grad, weight.t()), _product(grad.t(), x.t())
 
 
 def _dense_step(kind: str, dense: nn.Module, x: Tensor, grad: Tensor) -> Step | None:
@@ -160,7 +183,7 @@ def _dense_step(kind: str, dense: nn.Module, x: Tensor, grad: Tensor) -> Step | 
     if kind == "bf16":
         return _step(_bf16(dense), x, grad.bfloat16(), [weight])
     if kind == "onednn" and not image:
-        return _step(_onednn_linear(weight), x, grad, [weight])
+        return _step(lambda x: _OneDNN.apply(x, weight), x, grad, [weight])
     return None
 
 
@@ -237,18 +260,12 @@ def _working(steps: dict[str, Step]) -> tuple[dict[str, Step], dict[str, str]]:
     return good, bad
 
 
-def processor() -> str:
-    """The processor's name."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def measure(
     case: Case, density: float, kinds: Sequence[str] = KINDS, seconds: float = 0.5, clock: str = "wall"
 ) -> dict[str, Any]:
     """One row. `seconds` is each contestant's time."""
     torch.manual_seed(0)
+    torch.compiler.reset()  # else it gives up after eight layers, and guesses dynamic shapes from the second on
     dense, x = case.dense(), case.input()
     with torch.no_grad():
         dense.weight.mul_(_random_mask(dense.weight, density))  # type: ignore[operator,arg-type]
@@ -298,6 +315,7 @@ def run(
     kinds: Sequence[str] = KINDS,
     seconds: float = 0.5,
     clock: str = "wall",
+    starting: Callable[[str, float], None] = lambda case, density: None,
     progress: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> list[dict[str, Any]]:
     """Measure every case at every density.
@@ -310,6 +328,7 @@ def run(
         kinds: dense contestants, some of KINDS.
         seconds: time of each contestant in a row.
         clock: "wall", or "cpu": processor time of all threads, for one thread on a busy machine.
+        starting: called with case and density before each row.
         progress: called with each row when it is there.
 
     Returns:
@@ -330,29 +349,9 @@ def run(
     try:
         for case in parsed:
             for density in densities:
+                starting(case.text, density)
                 rows.append({**measure(case, density, kinds, seconds, clock), **where})
                 progress(rows[-1])
     finally:
         torch.set_num_threads(before)
     return rows
-
-
-HEADER = (
-    f"{'case':26} {'density':>7} {'batch':>5} {'sparse':>8} {'ordinary':>8} {'best fp32':>9} {'kind':>13} "
-    f"{'ratio':>6} {'onednn':>6} {'bf16':>6} {'noise':>6} {'error':>8}"
-)
-
-
-def format_row(row: dict[str, Any]) -> str:
-    """A row as a line under HEADER; milliseconds."""
-
-    def cell(value: float | None, width: int) -> str:
-        return f"{'' if value is None else f'{value:.2f}':>{width}}"
-
-    best = row["dense_ms"].get(row["best_fp32"])
-    return (
-        f"{row['case']:26} {row['density']:7.3g} {row['batch']:5} {cell(row['sparse_ms'], 8)} "
-        f"{cell(row['sparse_ordinary_ms'], 8)} {cell(best, 9)} {row['best_fp32'] or '':>13} "
-        f"{cell(row['ratio_best_fp32'], 6)} {cell(row['ratio_onednn'], 6)} {cell(row['ratio_bf16'], 6)} "
-        f"{row['noise']['sparse']:6.2f} {row['max_rel_error']:8.1e}"
-    )

@@ -29,6 +29,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+bench = typer.Typer(name="bench", rich_markup_mode="rich")
+app.add_typer(bench)
+
 ThreadsOption = Annotated[
     int | None,
     typer.Option("--threads", min=1, metavar="N", help="Threads of torch; default: the recipe's, else torch's choice."),
@@ -183,3 +186,67 @@ def summary(
     from .inspection import print_checkpoint
 
     print_checkpoint(path)
+
+
+@app.command()
+def doctor() -> None:
+    """Shows what compressed layers run on here; exit code 1, with the remedy, where the native kernels are not loaded.
+
+    \b
+    Examples:
+      regrow doctor
+      regrow doctor && regrow bench layers --cases "linear:1024->4096"
+    """
+    from .doctor import print_doctor
+
+    print_doctor()
+
+
+@bench.callback()
+def bench_main() -> None:
+    """Measures speed on this machine.
+
+    \b
+    Examples:
+      regrow bench layers --cases "linear:1024->4096" --densities 0.05
+      regrow bench layers --threads 2 --json layers.json
+    """
+
+
+@bench.command()
+def layers(
+    cases: Annotated[
+        str | None, typer.Option(metavar="CASE,…", help="Layer shapes; default: the twelve that regrow is judged by.")
+    ] = None,
+    densities: Annotated[str, typer.Option(metavar="SHARE,…", help="Each above 0 to 1.")] = "0.2,0.1,0.05,0.02,0.01",
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Of cases that name none.")] = 128,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, metavar="N", help="Threads of torch; default: torch's choice.")
+    ] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the rows there, anew after each."),
+    ] = None,
+    kinds: Annotated[
+        str | None,
+        typer.Option(metavar="KIND,…", help="Dense layers: nchw, channels_last, compile, bf16, onednn; default: all."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.0, metavar="S", help="Time of each contestant in a row.")] = 0.5,
+    clock: Annotated[
+        str, typer.Option(metavar="CLOCK", help="wall, or cpu: processor time, for one thread on a busy machine.")
+    ] = "wall",
+) -> None:
+    """Measures sparse layers beside dense ones and other sparse ones, forward and backward, in turn in one process.
+
+    A case is convKHxKW:IN->OUT@SIZE (or @HxW), then any of sSTRIDE, pPADDING, dDILATION and bBATCH; or linear:IN->OUT,
+    then bBATCH. Quote it: the shell takes > for itself.
+
+    \b
+    Examples:
+      regrow bench layers --cases "conv3x3:128->256@16s2,linear:1024->4096" --densities 0.1,0.05
+      regrow bench layers --threads 2 --json layers.json
+    """
+    from .bench_report import run_bench_layers
+
+    given = {"cases": cases, "densities": densities, "batch": batch, "threads": threads}
+    run_bench_layers({**given, "kinds": kinds, "seconds": seconds, "clock": clock}, json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from .errors import RunError
 if TYPE_CHECKING:
     from .settings import Settings
 
-__all__ = ["Command", "resume_command"]
+__all__ = ["Command", "bench_layers_command", "resume_command"]
 
 INTERRUPTED = 130
 
@@ -82,7 +82,17 @@ def resume_command(
     return shlex.join([*words, "--resume"])
 
 
-def _options(values: dict[str, Any], defaults: dict[str, Any]) -> list[str]:
+def bench_layers_command(given: Mapping[str, Any]) -> str:
+    """The command of a measurement, for the record beside it; options that are None were not given.
+
+    Example:
+        >>> bench_layers_command({"cases": "linear:64->64", "threads": None})
+        "regrow bench layers --cases 'linear:64->64'"
+    """
+    return shlex.join(["regrow", "bench", "layers", *_options(given, {})])
+
+
+def _options(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
     given = {name: value for name, value in values.items() if value is not None and value != defaults.get(name)}
     return [word for name, value in given.items() for word in (f"--{name}", str(value))]
 

@@ -1,0 +1,152 @@
+"""`regrow bench layers`: reads what was asked for, tells what is running, prints the table and writes the file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from regrow.files import write_atomically
+
+from . import bench_layers
+from .command import bench_layers_command
+from .errors import UsageError
+from .tables import console
+
+__all__ = ["run_bench_layers"]
+
+MACHINE = ("processor", "isa", "threads", "torch", "allocator", "clock")
+# Columns after those of every row: heading, and the dense kind or peer whose time is divided by the sparse one's.
+RATIOS = {"bf16": "bf16", "onednn": "oneDNN", "torch_csr": "CSR", "sparselab": "sparselab"}
+
+
+def run_bench_layers(given: Mapping[str, Any], file: Path | None) -> None:
+    """Measures, prints a line a row and a table, and writes `file` anew after every row.
+
+    Args:
+        given: options as typed, by name; None where not given.
+        file: for the JSON, or None.
+    """
+    asked = _read(given)
+    command = bench_layers_command({**given, "json": file})
+    total, rows = len(asked["cases"]) * len(asked["densities"]), []
+
+    # Plain lines on a terminal too: whatever moves there would take time from what is measured.
+    def starting(case: str, density: float) -> None:
+        print(f"{len(rows) + 1}/{total}  {case} at density {density:g}: ", end="", flush=True)
+
+    def progress(row: dict[str, Any]) -> None:
+        rows.append(row)
+        print(_line(row), flush=True)
+        if file is not None:
+            _write(file, command, rows)
+
+    bench_layers.run(**asked, starting=starting, progress=progress)
+    _print(rows)
+    if file is not None:
+        console().print(f"in {file}", markup=False, soft_wrap=True)
+
+
+# -- reading
+
+
+def _read(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `bench_layers.run`; everything typed is checked before anything is measured."""
+    asked = {name: value for name, value in given.items() if value is not None}
+    asked["cases"] = _words(asked.get("cases"), bench_layers.CASES)
+    asked["kinds"] = _words(asked.get("kinds"), bench_layers.KINDS)
+    asked["densities"] = [_density(word) for word in _words(asked.get("densities"), bench_layers.DENSITIES)]
+    try:
+        for case in asked["cases"]:
+            bench_layers.parse_case(case)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    _check("kind", asked["kinds"], bench_layers.KINDS)
+    _check("clock", [asked["clock"]], tuple(bench_layers.CLOCKS))
+    return asked
+
+
+def _words(text: str | None, default: Sequence[Any]) -> list[str]:
+    return [str(word) for word in default] if text is None else [word.strip() for word in text.split(",")]
+
+
+def _density(word: str) -> float:
+    try:
+        density = float(word)
+    except ValueError:
+        density = -1.0
+    if not 0 < density <= 1:
+        raise UsageError(f"density {word!r} is not above 0 and up to 1; write --densities 0.1,0.05")
+    return density
+
+
+def _check(what: str, words: Sequence[str], known: Sequence[str]) -> None:
+    for word in words:
+        if word not in known:
+            raise UsageError(f"{word!r} is no {what}; use {', '.join(known)}")
+
+
+# -- telling
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    text = f"{row['sparse_ms']:.2f} ms"
+    if row["ratio_best_fp32"] is not None:
+        text += f", {row['ratio_best_fp32']:.2f} times as fast as {row['best_fp32']}"
+    return "; ".join([text, *(f"no {name}: {reason}" for name, reason in row["failed"].items())])
+
+
+def _times(row: Mapping[str, Any]) -> dict[str, float]:
+    return {**row["dense_ms"], **row["peers_ms"]}
+
+
+def _print(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Milliseconds, then how many times as fast as each other contestant the sparse layer is."""
+    shown = [name for name in RATIOS if any(name in _times(row) for row in rows)]
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("case", no_wrap=True)
+    numbers = ["density", "batch", "sparse\nms", "ordinary\nms", "best fp32\nms", "", "against\nfp32"]
+    for heading in (*numbers, *(f"against\n{RATIOS[name]}" for name in shown), "noise", "error"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*_cells(row, shown))
+    out = console()
+    if not out.is_terminal:
+        out.width = max(out.width, 140)
+    out.print(f"{_machine_line(rows[0])}\n", markup=False, soft_wrap=True)
+    out.print(table)
+
+
+def _cells(row: Mapping[str, Any], shown: Sequence[str]) -> list[str]:
+    times = _times(row)
+    ratios = [times[name] / row["sparse_ms"] if name in times else None for name in shown]
+    figures = (row["sparse_ms"], row["sparse_ordinary_ms"], times.get(row["best_fp32"]))
+    return [
+        row["case"],
+        f"{row['density']:g}",
+        str(row["batch"]),
+        *map(_number, figures),
+        row["best_fp32"] or "",
+        *map(_number, (row["ratio_best_fp32"], *ratios)),
+        f"{row['noise']['sparse']:.0%}",
+        f"{row['max_rel_error']:.0e}",
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _machine_line(row: Mapping[str, Any]) -> str:
+    allocator = " ".join(f"{name}={value}" for name, value in row["allocator"].items()) or "default"
+    text = f"\n{row['processor']}, {row['isa']}, {row['threads']} threads, torch {row['torch']}, "
+    return f"{text}allocator: {allocator}, {row['clock']} time"
+
+
+def _write(file: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    content = {"command": command, "machine": {name: rows[0][name] for name in MACHINE}, "rows": rows}
+    with write_atomically(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,62 @@
+"""`regrow doctor`: what compressed layers run on here, and the remedy where that is not the native kernels."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+import regrow
+
+from .errors import RunError
+from .machine import processor
+from .tables import console
+
+with warnings.catch_warnings():  # it is said below, in full
+    warnings.simplefilter("ignore", RuntimeWarning)
+    from regrow import ops
+
+__all__ = ["print_doctor"]
+
+
+def print_doctor() -> None:
+    """Prints what the operators run on.
+
+    Raises:
+        RunError: the native library is not loaded; with the reason and the remedy.
+    """
+    facts = ops.info()
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in _lines(facts).items():
+        table.add_row(name, value)
+    out = console()
+    out.print(table, markup=False, soft_wrap=True)
+    if not facts["loaded"]:
+        raise RunError(_remedy())
+
+
+def _lines(facts: Mapping[str, Any]) -> dict[str, str]:
+    loaded = f"loaded from {facts['library']}" if facts["loaded"] else f"not loaded: {facts['reason']}"
+    allocator = " ".join(f"{name}={value}" for name, value in facts["allocator"].items())
+    return {
+        "regrow": regrow.__version__,
+        "torch": facts["torch"],
+        "processor": processor(),
+        "native kernels": loaded,
+        "instruction set": facts["isa"],
+        "available": ", ".join(facts["available_isas"]) or "none",
+        "threads": str(facts["threads"]),
+        "allocator": allocator or "as the system has it (no MALLOC_ setting in the environment)",
+    }
+
+
+def _remedy() -> str:
+    if os.environ.get("REGROW_NO_NATIVE") == "1":
+        return "the native kernels are switched off; unset REGROW_NO_NATIVE to use them"
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        ops.warn_if_absent()
+    return " ".join(str(said[0].message).removeprefix("regrow: ").split())
