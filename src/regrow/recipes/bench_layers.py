@@ -3,8 +3,7 @@
 Forward and backward through autograd and the public modules, every contestant in turn in one process and
 under one allocator, medians. A sparse convolution is fed and asked in the blocked layout, as inside a chain
 of layers (`sparse_ms`); with ordinary tensors at both ends it is `sparse_ordinary_ms`. Linear is always
-ordinary. nn.Linear runs in MKL; `onednn` has the same three products done by oneDNN's inner product, which is the
-faster one on processors that MKL does not favour.
+ordinary. nn.Linear (`nchw`) runs in MKL; `onednn` has oneDNN's inner product do the same three products.
 """
 
 from __future__ import annotations
@@ -88,9 +87,14 @@ class Case:
 def parse_case(text: str, batch: int = 128) -> Case:
     """Read a case; see `Case`. Raises ValueError with the grammar."""
     case = _parse(text, batch)
-    if case is None or min(case.inputs, case.outputs, case.stride, case.dilation, case.batch, *case.image) < 1:
+    if case is None or min(_sizes(case)) < 1:
         raise ValueError(f"{text!r} is no case; write {GRAMMAR}")
     return case
+
+
+def _sizes(case: Case) -> tuple[int, ...]:
+    kernel = case.kernel or (1, 1)
+    return case.inputs, case.outputs, case.stride, case.dilation, case.batch, *case.image, *kernel
 
 
 def _parse(text: str, batch: int) -> Case | None:

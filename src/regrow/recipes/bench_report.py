@@ -19,7 +19,7 @@ from .tables import console
 __all__ = ["run_bench_layers"]
 
 MACHINE = ("processor", "isa", "threads", "torch", "allocator", "clock")
-# Columns after those of every row: heading, and the dense kind or peer whose time is divided by the sparse one's.
+# Columns that are there when measured: the dense kind or peer whose time is divided by the sparse one's, and heading.
 RATIOS = {"bf16": "bf16", "onednn": "oneDNN", "torch_csr": "CSR", "sparselab": "sparselab"}
 
 
@@ -32,7 +32,8 @@ def run_bench_layers(given: Mapping[str, Any], file: Path | None) -> None:
     """
     asked = _read(given)
     command = bench_layers_command({**given, "json": file})
-    total, rows = len(asked["cases"]) * len(asked["densities"]), []
+    total = len(asked["cases"]) * len(asked["densities"])
+    rows: list[dict[str, Any]] = []
 
     # Plain lines on a terminal too: whatever moves there would take time from what is measured.
     def starting(case: str, density: float) -> None:

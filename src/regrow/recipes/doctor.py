@@ -10,14 +10,11 @@ from typing import Any
 from rich.table import Table
 
 import regrow
+from regrow import ops
 
 from .errors import RunError
 from .machine import processor
 from .tables import console
-
-with warnings.catch_warnings():  # it is said below, in full
-    warnings.simplefilter("ignore", RuntimeWarning)
-    from regrow import ops
 
 __all__ = ["print_doctor"]
 

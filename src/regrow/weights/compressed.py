@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regrow.nn._layer import SparseLayer
+from regrow.nn import SparseLayer
 
 from .base import GradientListener, SparseWeight, per_element_state
 

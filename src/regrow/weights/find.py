@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from regrow.nn._layer import SparseLayer
+from regrow.nn import SparseLayer
 
 from .base import SparseWeight
 from .compressed import CompressedWeight
