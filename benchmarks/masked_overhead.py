@@ -37,10 +37,12 @@ def timed(action) -> float:
 
 def measure(recipe: str, density: float, steps: int, updates: int) -> dict[str, float]:
     """Medians in milliseconds, and their ratio."""
-    sessions = {
-        method: make_session(make_settings(recipe, method=method, density=density), data_root())
-        for method in ("dense", "static", "sparse-momentum")
+    settings = {
+        "dense": make_settings(recipe, method="dense"),
+        "static": make_settings(recipe, method="static", density=density, storage="masked"),
+        "sparse-momentum": make_settings(recipe, method="sparse-momentum", density=density, storage="masked"),
     }
+    sessions = {method: make_session(chosen, data_root()) for method, chosen in settings.items()}
     seconds: dict[str, list[float]] = {method: [] for method in sessions}
     generator = torch.Generator().manual_seed(0)
     size = next(iter(sessions.values())).settings.recipe.batch_size

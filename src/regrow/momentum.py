@@ -90,6 +90,9 @@ class AdamMoments:
         return {name: m * ((1 - betas[name] ** age) / (1 - betas[name] ** steps)) for name, m in moments.items()}
 
 
+_SAMPLE = 64
+"""Active positions whose gradients tell whether anything was done to it since backward."""
+
 _SHAPE_DEPENDENT = {"Adafactor", "LAMB", "Lamb", "LARS", "Lars", "Muon", "Shampoo", "SOAP"}
 """Optimizers that read the parameter's shape or norm, which a compressed parameter does not have."""
 
@@ -168,6 +171,7 @@ class MissingMomentum:
         self._arrived = False
         self._factor: float | None = None
         self._staged: Tensor | None = None
+        self._before: Tensor | None = None
         self._source: weakref.ref[Tensor] | None = None
         self._version = 0
         weight.listen(self._stage)
@@ -182,6 +186,7 @@ class MissingMomentum:
             self._staged = self.weight.new_gradient(gradient)
             self._source = None
         self.weight.stage(self._staged, gradient, more=self._continues(gradient))
+        self._before = self.weight.remembered(self._staged, gradient)
         self._source = weakref.ref(gradient)
         self._version = gradient._version + self.weight.writes_after_listener
 
@@ -204,21 +209,31 @@ class MissingMomentum:
             self.drop()
         if gradient is None or self._staged is None or self._source is None:
             return None
+        finite = math.isfinite(float(self._staged.sum()))
+        if finite and self._is_as_staged(gradient.detach()):
+            self._factor = 1.0
+            return self._factor
         size, overlap = self._products(gradient.detach(), torch.promote_types(gradient.dtype, torch.float32))
         if size == 0:  # or too small to square
             size, overlap = self._products(gradient.detach(), torch.float64)
         if not math.isfinite(size):
             self._factor = 1.0  # the weights are lost; the next update will say so
-        elif overlap > 0:
+        elif overlap > 0 and finite:
             self._factor = size / overlap
-        elif size > 0 or self._staged.take(self.weight.indices).any():
+        elif size > 0 or self.weight.take(self._before).any():  # type: ignore[arg-type]
             self._factor = 0.0
         return self._factor
 
+    def _is_as_staged(self, gradient: Tensor) -> bool:
+        """Whether a sample of the active gradient, not all 0, is what it was: what is scaled is scaled as a whole."""
+        assert self._before is not None
+        sample = self.weight.sample(_SAMPLE)
+        before = self._before.take(sample)
+        return bool(before.any()) and torch.equal(before, gradient.take(sample))
+
     def _products(self, gradient: Tensor, dtype: torch.dtype) -> tuple[float, float]:
-        assert self._staged is not None
-        now = self.weight.active_part(gradient).to(dtype)
-        before = self.weight.active_part_of_dense(self._staged).to(dtype)
+        assert self._before is not None
+        now, before = gradient.reshape(-1).to(dtype), self._before.reshape(-1).to(dtype)
         return float(now @ now), float(now @ before)
 
     def fold(self, group: Mapping[str, Any], common_factor: float, unscale: float = 1.0) -> None:
@@ -260,7 +275,8 @@ class MissingMomentum:
 
     def release(self) -> None:
         """Gives the memory back: what has been collected will not be needed."""
-        self.moments, self.steps, self._staged, self._source = {}, 0, None, None
+        self.moments, self.steps = {}, 0
+        self._staged = self._before = self._source = None
 
     def sync(self, state: Mapping[str, Any], group: Mapping[str, Any]) -> None:
         """With window=None: active positions take the optimizer's own moments, so just-pruned ones keep theirs."""

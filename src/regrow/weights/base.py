@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GradientListener", "SparseWeight", "per_element_state", "put"]
+__all__ = ["GradientListener", "SparseWeight", "among", "per_element_state", "put"]
 
 GradientListener = Callable[[Tensor], None]
 """Called with the parameter's .grad each time it has been accumulated, before inactive entries are zeroed."""
@@ -115,12 +115,12 @@ class SparseWeight(ABC):
         """
 
     @abstractmethod
-    def active_part(self, gradient: Tensor) -> Tensor:
-        """The parameter's .grad as a vector; whatever belongs to no active weight is 0."""
+    def remembered(self, staged: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient as it is now, of .grad's shape, to be compared later; only entries of active weights count."""
 
     @abstractmethod
-    def active_part_of_dense(self, staged: Tensor) -> Tensor:
-        """A dense gradient as a vector in the order of `active_part`; entries of inactive weights may be anything."""
+    def sample(self, size: int) -> Tensor:
+        """About `size` flat positions of active weights in the parameter, evenly spread."""
 
     @abstractmethod
     def enforce(self) -> None:
@@ -145,4 +145,14 @@ def put(tensor: Tensor, positions: Tensor, values: Tensor | float | bool) -> Non
         values = values.to(tensor.dtype)
     else:
         values = torch.tensor(values, dtype=tensor.dtype, device=tensor.device)
-    tensor[torch.unravel_index(positions, tensor.shape)] = values
+    if tensor.is_contiguous():
+        tensor.view(-1)[positions] = values
+    else:
+        tensor[torch.unravel_index(positions, tensor.shape)] = values
+
+
+def among(positions: Tensor, others: Tensor, numel: int) -> Tensor:
+    """Which positions are also among `others`, bool; both lie in [0, numel)."""
+    flags = torch.zeros(numel, dtype=torch.bool, device=positions.device)
+    flags[others] = True
+    return flags[positions]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from regrow.nn import SparseLayer
 
-from .base import GradientListener, SparseWeight, per_element_state
+from .base import GradientListener, SparseWeight, among, per_element_state
 
 __all__ = ["CompressedWeight"]
 
@@ -58,8 +58,9 @@ class CompressedWeight(SparseWeight):
     def move(self, pruned: Tensor, grown: Tensor, state: dict[str, Any], grown_state: Mapping[str, Tensor]) -> None:
         parameter: nn.Parameter = self.parameter
         before = self.indices
-        newcomers = ~torch.isin(grown, pruned)
-        stays = torch.isin(before, grown) | ~torch.isin(before, pruned)
+        newcomers = ~among(grown, pruned, self.numel)
+        leaves = among(before, pruned, self.numel)
+        stays = among(before, grown, self.numel) | ~leaves
         positions, order = torch.cat([before[stays], grown[newcomers]]).sort()
 
         def moved(old: Tensor, entering: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ class CompressedWeight(SparseWeight):
             entering = grown_state[name][newcomers] if name in grown_state else zeros
             tensor.set_(moved(tensor, entering).view(-1, 1))  # type: ignore[call-overload]
         values = parameter.detach().clone()
-        values[torch.isin(before, pruned)] = 0
+        values[leaves] = 0
         self.module.set_topology(positions, moved(values, zeros))
 
     def listen(self, listener: GradientListener | None) -> None:
@@ -115,11 +116,11 @@ class CompressedWeight(SparseWeight):
             staged.add_(self._pending)
             self._pending = None
 
-    def active_part(self, gradient: Tensor) -> Tensor:
-        return gradient.reshape(-1)
+    def remembered(self, staged: Tensor, gradient: Tensor) -> Tensor:
+        return gradient.clone()  # the dense pass rounds differently, and a sub-batch has another gradient
 
-    def active_part_of_dense(self, staged: Tensor) -> Tensor:
-        return staged.take(self.indices)
+    def sample(self, size: int) -> Tensor:
+        return torch.arange(0, self.active, max(1, self.active // size))
 
     def enforce(self) -> None:
         """There is nothing inactive."""

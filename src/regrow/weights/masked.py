@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import GradientListener, SparseWeight, per_element_state, put
+from .base import GradientListener, SparseWeight, among, per_element_state, put
 
 __all__ = ["MARK", "GradientMask", "MaskedWeight", "mask_parameter", "unmask_parameter"]
 
@@ -36,6 +36,7 @@ class GradientMask:
         self._mask_name = f"{attribute}_mask"
         self._module: weakref.ref[nn.Module] | None = None
         self._listener: weakref.WeakMethod[Any] | None = None
+        self._indices: tuple[Tensor, int, Tensor] | None = None
         self._bits: tuple[Tensor, int, torch.dtype, Tensor] | None = None
         self.attach(parameter)
 
@@ -83,6 +84,15 @@ class GradientMask:
         if known is None or known[0] is not mask or known[1] != mask._version or known[2] != dtype:
             self._bits = known = (mask, mask._version, dtype, -mask.to(_BITS_DTYPE[dtype.itemsize]))
         return known[3]
+
+    @property
+    def indices(self) -> Tensor:
+        """Active positions, ascending; found once for each topology."""
+        mask = self.mask
+        known = self._indices
+        if known is None or known[0] is not mask or known[1] != mask._version:
+            self._indices = known = (mask, mask._version, mask.reshape(-1).nonzero().squeeze(1))
+        return known[2]
 
     def zero_inactive(self, tensor: Tensor) -> None:
         bits = self.bits(tensor.dtype)
@@ -139,7 +149,7 @@ class MaskedWeight(SparseWeight):
 
     @property
     def indices(self) -> Tensor:
-        return self.mask.reshape(-1).nonzero().squeeze(1)
+        return self._gradient_mask.indices
 
     def take(self, tensor: Tensor) -> Tensor:
         return tensor.take(self.indices)
@@ -147,9 +157,9 @@ class MaskedWeight(SparseWeight):
     @torch.no_grad()
     def move(self, pruned: Tensor, grown: Tensor, state: dict[str, Any], grown_state: Mapping[str, Tensor]) -> None:
         parameter, mask = self.parameter, self.mask
-        newcomers = ~torch.isin(grown, pruned)
+        newcomers = ~among(grown, pruned, self.numel)
         entered = grown[newcomers]
-        left = pruned[~torch.isin(pruned, grown)]
+        left = pruned[~among(pruned, grown, self.numel)]
         for name, tensor in per_element_state(parameter, state).items():
             put(tensor, left, 0)
             put(tensor, entered, grown_state[name][newcomers] if name in grown_state else 0)
@@ -177,11 +187,12 @@ class MaskedWeight(SparseWeight):
         else:
             staged.copy_(gradient)
 
-    def active_part(self, gradient: Tensor) -> Tensor:
-        return gradient.reshape(-1)
+    def remembered(self, staged: Tensor, gradient: Tensor) -> Tensor:
+        return staged
 
-    def active_part_of_dense(self, staged: Tensor) -> Tensor:
-        return staged.reshape(-1)
+    def sample(self, size: int) -> Tensor:
+        indices = self.indices
+        return indices[:: max(1, indices.numel() // size)]
 
     @torch.no_grad()
     def enforce(self) -> None:

@@ -1,0 +1,110 @@
+"""Writes the tables of README.md from the result files, between their marks, so that no figure is typed by hand.
+
+python benchmarks/readme_tables.py            # writes
+python benchmarks/readme_tables.py --check    # says whether README.md agrees with results/, exit code 1 if not
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from regrow.files import write_atomically
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "results" / f"{name}.json").read_text())
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def plus_minus(value: float | None, error: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
+
+
+def mnist(name: str) -> str:
+    """Test error against density, mean and standard error over seeds."""
+    result = read(name)
+    epochs = {row["epochs"] for row in result["rows"]}
+    rows = [
+        [
+            "dense" if row["method"] == "dense" else f"{row['density']:.0%}",
+            plus_minus(row["test_error"], row["se"]),
+            plus_minus(row["published"], row["published_se"]),
+            str(row["seeds"]),
+        ]
+        for row in result["table"]
+    ]
+    table = markdown(["density", "test error, %", "published, %", "seeds"], rows)
+    return f"{table}\n\n`{result['command']}`, {'/'.join(map(str, epochs))} epochs: `results/{name}.json`."
+
+
+def overhead() -> str:
+    result = read("masked_overhead")
+    rows = [
+        ["dense", f"{result['dense_ms']:.2f} ms", "1"],
+        ["masked, static", f"{result['static_ms']:.2f} ms", f"{result['static_ratio']:.2f}"],
+        ["masked, sparse momentum", f"{result['sparse-momentum_ms']:.2f} ms", f"{result['sparse_momentum_ratio']:.2f}"],
+    ]
+    table = markdown(["step", "median", "against dense"], rows)
+    return f"{table}\n\nA topology update takes {result['update_ms']:.1f} ms. `{result['command']}`."
+
+
+def layers(name: str) -> str:
+    """Dense time over sparse time of single layers."""
+    result = read(name)
+    by_case: dict[tuple[str, int], dict[float, float]] = {}
+    for row in result["rows"]:
+        by_case.setdefault((row["case"], row["batch"]), {})[row["density"]] = row["ratio_best_fp32"]
+    densities = sorted({row["density"] for row in result["rows"]}, reverse=True)
+    rows = [
+        [case.split("b")[0], str(batch), *(f"{ratios[d]:.1f}" if d in ratios else "–" for d in densities)]
+        for (case, batch), ratios in by_case.items()
+    ]
+    table = markdown(["layer", "batch", *(f"{d:.0%}" for d in densities)], rows)
+    return f"{table}\n\n`{result['command']}`"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "lenet300": lambda: mnist("lenet300-mnist"),
+    "lenet5": lambda: mnist("lenet5-mnist"),
+    "overhead": overhead,
+    "thresholds": lambda: layers("layer_thresholds"),
+}
+
+
+def rendered(text: str) -> str:
+    """The text with every table between `<!-- table NAME -->` and `<!-- end -->` made anew."""
+    return re.sub(
+        r"(<!-- table (\w+) -->\n).*?(<!-- end -->)",
+        lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def main() -> int:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    stale = [page for page in pages if rendered(page.read_text()) != page.read_text()]
+    if "--check" in sys.argv:
+        print("\n".join(f"{page.relative_to(ROOT)} does not agree with results/" for page in stale))
+        return 1 if stale else 0
+    for page in stale:
+        with write_atomically(page) as temporary:
+            temporary.write_text(rendered(page.read_text()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
