@@ -47,7 +47,8 @@ def mnist(name: str) -> str:
         for row in result["table"]
     ]
     table = markdown(["density", "test error, %", "published, %", "seeds"], rows)
-    return f"{table}\n\n`{result['command']}`, {'/'.join(map(str, epochs))} epochs: `results/{name}.json`."
+    failed = "".join(f" Failed: {line.split(', see')[0]}." for line in result["failed"])
+    return f"{table}\n\n`{result['command']}`, {'/'.join(map(str, epochs))} epochs: `results/{name}.json`.{failed}"
 
 
 def overhead() -> str:
