@@ -61,7 +61,7 @@ def with_updater(model, optimizer=SGD, static=False, update_every=2, lr=0.05, **
 
 
 @pytest.mark.parametrize("static", [False, True], ids=["momentum", "static"])
-@pytest.mark.parametrize(("optimizer", "settings"), every())
+@pytest.mark.parametrize(("optimizer", "settings"), list(every()))
 def test_inactive_weights_and_their_state_are_zero_after_every_step(optimizer, settings, static):
     model = sparse_mlp()
     trained, _ = with_updater(model, optimizer, static, **settings)
