@@ -5,7 +5,6 @@ The rule is fixed and the same on every machine, so that a run does not depend o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -101,8 +100,3 @@ def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Modul
             if child is old:
                 parent._modules[name] = new
     return model
-
-
-def compressed_layers(model: nn.Module) -> Sequence[SparseLinear | SparseConv2d]:
-    """The compressed layers of a model."""
-    return [module for module in model.modules() if isinstance(module, SparseLinear | SparseConv2d)]
