@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import statistics
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from regrow import ops
 from regrow.nn import SparseConv2d, SparseLinear, to_blocked
 
 from .machine import processor
+from .measuring import Step, noise, times_in_turn, working
 
 # The list of DESIGN section 4. `b` is the batch where it is not the default.
 CASES = (
@@ -48,9 +48,6 @@ KINDS = ("nchw", "channels_last", "compile", "bf16", "onednn")
 
 _CONV = re.compile(r"conv(\d+)x(\d+):(\d+)->(\d+)@(\d+)(?:x(\d+))?((?:[spdb]\d+)*)$")
 _LINEAR = re.compile(r"linear:(\d+)->(\d+)((?:b\d+)*)$")
-Step = Callable[[], Any]
-Clock = Callable[[], float]
-CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass(frozen=True)
@@ -218,24 +215,6 @@ def _sparselab(dense: nn.Module, x: Tensor, grad: Tensor) -> dict[str, Step]:
 # -- measuring
 
 
-def _times(steps: dict[str, Step], seconds: float, clock: Clock) -> dict[str, list[float]]:
-    """Run every contestant in turn until each has had its time; at least five rounds. Milliseconds."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    end = time.perf_counter() + seconds * len(steps)
-    while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
-        for name, step in steps.items():
-            start = clock()
-            step()
-            times[name].append((clock() - start) * 1e3)
-    return times
-
-
-def _noise(times: list[float]) -> float:
-    """Distance of the quartiles over the median."""
-    low, middle, high = statistics.quantiles(times, n=4)
-    return (high - low) / middle
-
-
 def _error(got: tuple[Tensor, ...], want: tuple[Tensor, ...], indices: Tensor) -> float:
     """Largest error of output, input gradient and weight gradient, each against its own largest entry."""
     y, dx, dw = (tensor.dense() if hasattr(tensor, "dense") else tensor for tensor in got)
@@ -249,19 +228,6 @@ def _sparse_steps(layer: Any, x: Tensor, grad: Tensor) -> dict[str, Step]:
         return {"sparse": _layer_step(layer, x, grad)}
     blocked = _layer_step(layer, to_blocked(x), to_blocked(grad))
     return {"sparse": blocked, "sparse_ordinary": _layer_step(layer, x, grad)}
-
-
-def _working(steps: dict[str, Step]) -> tuple[dict[str, Step], dict[str, str]]:
-    """Warm up; contestants that cannot run are left out, with the reason."""
-    good, bad = {}, {}
-    for name, step in steps.items():
-        try:
-            for _ in range(3):
-                step()
-            good[name] = step
-        except Exception as error:
-            bad[name] = f"{type(error).__name__}: {error}".splitlines()[0]
-    return good, bad
 
 
 def measure(
@@ -279,9 +245,9 @@ def measure(
     layer.compute = "sparse"
     steps = {name: step for name in kinds if (step := _dense_step(name, dense, x, grad)) is not None}
     peers = _peers(dense, x, grad)
-    good, bad = _working({**_sparse_steps(layer, x, grad), **steps, **peers})
+    good, bad = working({**_sparse_steps(layer, x, grad), **steps, **peers})
     error = _error(good["sparse"](), _layer_step(dense, x, grad)(), layer.indices)
-    times = _times(good, seconds, CLOCKS[clock])
+    times = times_in_turn(good, seconds, clock)
     return _row(case, density, times, bad, {"max_rel_error": error, "active": layer.active, "peers": list(peers)})
 
 
@@ -305,7 +271,7 @@ def _row(case: Case, density: float, times: dict[str, list[float]], bad: dict[st
         "ratio_best_fp32": fp32[best] / sparse if best else None,
         "ratio_onednn": dense["onednn"] / sparse if "onednn" in dense else None,
         "ratio_bf16": dense["bf16"] / sparse if "bf16" in dense else None,
-        "noise": {name: _noise(values) for name, values in times.items()},
+        "noise": {name: noise(values) for name, values in times.items()},
         "failed": bad,
         **more,
     }

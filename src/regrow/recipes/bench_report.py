@@ -14,6 +14,7 @@ from regrow.files import write_atomically
 from . import bench_layers
 from .command import bench_layers_command
 from .errors import UsageError
+from .measuring import CLOCKS
 from .tables import console
 
 __all__ = ["run_bench_layers"]
@@ -66,7 +67,7 @@ def _read(given: Mapping[str, Any]) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(str(error)) from None
     _check("kind", asked["kinds"], bench_layers.KINDS)
-    _check("clock", [asked["clock"]], tuple(bench_layers.CLOCKS))
+    _check("clock", [asked["clock"]], tuple(CLOCKS))
     return asked
 
 
