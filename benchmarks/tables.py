@@ -1,7 +1,7 @@
 """Writes the tables of README.md from the result files, between their marks, so that no figure is typed by hand.
 
-python benchmarks/readme_tables.py            # writes
-python benchmarks/readme_tables.py --check    # says whether README.md agrees with results/, exit code 1 if not
+python benchmarks/tables.py            # writes
+python benchmarks/tables.py --check    # says whether README.md agrees with results/, exit code 1 if not
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from regrow.files import write_atomically
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def read(name: str) -> dict[str, Any]:
+def read(name: str) -> Any:
     return json.loads((ROOT / "results" / f"{name}.json").read_text())
 
 
@@ -66,15 +66,15 @@ def layers(name: str) -> str:
     """Dense time over sparse time of single layers."""
     result = read(name)
     by_case: dict[tuple[str, int], dict[float, float]] = {}
-    for row in result["rows"]:
+    for row in result:
         by_case.setdefault((row["case"], row["batch"]), {})[row["density"]] = row["ratio_best_fp32"]
-    densities = sorted({row["density"] for row in result["rows"]}, reverse=True)
+    densities = sorted({row["density"] for row in result}, reverse=True)
     rows = [
         [case.split("b")[0], str(batch), *(f"{ratios[d]:.1f}" if d in ratios else "–" for d in densities)]
         for (case, batch), ratios in by_case.items()
     ]
     table = markdown(["layer", "batch", *(f"{d:.0%}" for d in densities)], rows)
-    return f"{table}\n\n`{result['command']}`"
+    return f"{table}\n\n`{result[0]['command']}`"
 
 
 TABLES: dict[str, Callable[[], str]] = {

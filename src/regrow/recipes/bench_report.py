@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from regrow.files import write_atomically
-
 from . import bench_layers
-from .command import bench_layers_command
+from .bench_common import check_known, machine_line, number, read_density, words, write_rows
+from .command import bench_command
 from .errors import UsageError
 from .measuring import CLOCKS
 from .tables import console
 
 __all__ = ["run_bench_layers"]
 
-MACHINE = ("processor", "isa", "threads", "torch", "allocator", "clock")
 # Columns that are there when measured: the dense kind or peer whose time is divided by the sparse one's, and heading.
 RATIOS = {"bf16": "bf16", "onednn": "oneDNN", "torch_csr": "CSR", "sparselab": "sparselab"}
 
@@ -32,7 +29,7 @@ def run_bench_layers(given: Mapping[str, Any], file: Path | None) -> None:
         file: for the JSON, or None.
     """
     asked = _read(given)
-    command = bench_layers_command({**given, "json": file})
+    command = bench_command("layers", {**given, "json": file})
     total = len(asked["cases"]) * len(asked["densities"])
     rows: list[dict[str, Any]] = []
 
@@ -44,7 +41,7 @@ def run_bench_layers(given: Mapping[str, Any], file: Path | None) -> None:
         rows.append(row)
         print(_line(row), flush=True)
         if file is not None:
-            _write(file, command, rows)
+            write_rows(file, command, rows)
 
     bench_layers.run(**asked, starting=starting, progress=progress)
     _print(rows)
@@ -58,37 +55,17 @@ def run_bench_layers(given: Mapping[str, Any], file: Path | None) -> None:
 def _read(given: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `bench_layers.run`; everything typed is checked before anything is measured."""
     asked = {name: value for name, value in given.items() if value is not None}
-    asked["cases"] = _words(asked.get("cases"), bench_layers.CASES)
-    asked["kinds"] = _words(asked.get("kinds"), bench_layers.KINDS)
-    asked["densities"] = [_density(word) for word in _words(asked.get("densities"), bench_layers.DENSITIES)]
+    asked["cases"] = words(asked.get("cases"), bench_layers.CASES)
+    asked["kinds"] = words(asked.get("kinds"), bench_layers.KINDS)
+    asked["densities"] = [read_density(word) for word in words(asked.get("densities"), bench_layers.DENSITIES)]
     try:
         for case in asked["cases"]:
             bench_layers.parse_case(case)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    _check("kind", asked["kinds"], bench_layers.KINDS)
-    _check("clock", [asked["clock"]], tuple(CLOCKS))
+    check_known("kind", asked["kinds"], bench_layers.KINDS)
+    check_known("clock", [asked["clock"]], tuple(CLOCKS))
     return asked
-
-
-def _words(text: str | None, default: Sequence[Any]) -> list[str]:
-    return [str(word) for word in default] if text is None else [word.strip() for word in text.split(",")]
-
-
-def _density(word: str) -> float:
-    try:
-        density = float(word)
-    except ValueError:
-        density = -1.0
-    if not 0 < density <= 1:
-        raise UsageError(f"density {word!r} is not above 0 and up to 1; write --densities 0.1,0.05")
-    return density
-
-
-def _check(what: str, words: Sequence[str], known: Sequence[str]) -> None:
-    for word in words:
-        if word not in known:
-            raise UsageError(f"{word!r} is no {what}; use {', '.join(known)}")
 
 
 # -- telling
@@ -118,7 +95,7 @@ def _print(rows: Sequence[Mapping[str, Any]]) -> None:
     out = console()
     if not out.is_terminal:
         out.width = max(out.width, 140)
-    out.print(f"{_machine_line(rows[0])}\n", markup=False, soft_wrap=True)
+    out.print(f"{machine_line(rows[0])}\n", markup=False, soft_wrap=True)
     out.print(table)
 
 
@@ -130,25 +107,9 @@ def _cells(row: Mapping[str, Any], shown: Sequence[str]) -> list[str]:
         row["case"],
         f"{row['density']:g}",
         str(row["batch"]),
-        *map(_number, figures),
+        *map(number, figures),
         row["best_fp32"] or "",
-        *map(_number, (row["ratio_best_fp32"], *ratios)),
+        *map(number, (row["ratio_best_fp32"], *ratios)),
         f"{row['noise']['sparse']:.0%}",
         f"{row['max_rel_error']:.0e}",
     ]
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
-
-
-def _machine_line(row: Mapping[str, Any]) -> str:
-    allocator = " ".join(f"{name}={value}" for name, value in row["allocator"].items()) or "default"
-    text = f"\n{row['processor']}, {row['isa']}, {row['threads']} threads, torch {row['torch']}, "
-    return f"{text}allocator: {allocator}, {row['clock']} time"
-
-
-def _write(file: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    content = {"command": command, "machine": {name: rows[0][name] for name in MACHINE}, "rows": rows}
-    with write_atomically(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")

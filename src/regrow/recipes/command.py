@@ -16,7 +16,7 @@ from .errors import RunError
 if TYPE_CHECKING:
     from .settings import Settings
 
-__all__ = ["Command", "bench_layers_command", "resume_command"]
+__all__ = ["Command", "bench_command", "resume_command"]
 
 INTERRUPTED = 130
 
@@ -82,14 +82,14 @@ def resume_command(
     return shlex.join([*words, "--resume"])
 
 
-def bench_layers_command(given: Mapping[str, Any]) -> str:
+def bench_command(what: str, given: Mapping[str, Any]) -> str:
     """The command of a measurement, for the record beside it; options that are None were not given.
 
     Example:
-        >>> bench_layers_command({"cases": "linear:64->64", "threads": None})
+        >>> bench_command("layers", {"cases": "linear:64->64", "threads": None})
         "regrow bench layers --cases 'linear:64->64'"
     """
-    return shlex.join(["regrow", "bench", "layers", *_options(given, {})])
+    return shlex.join(["regrow", "bench", what, *_options(given, {})])
 
 
 def _options(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
