@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 from . import data, models
 from .config import Recipe
-from .errors import UsageError
+from .errors import unknown
 
 __all__ = ["RECIPES", "get_recipe", "recipe"]
 
@@ -29,9 +29,7 @@ def get_recipe(name: str) -> Recipe:
         100
     """
     if name not in RECIPES:
-        close = get_close_matches(name, RECIPES, 1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise UsageError(f"there is no recipe {name!r}; {hint}the recipes are {', '.join(RECIPES)}")
+        raise unknown("recipe", name, RECIPES)
     return RECIPES[name]()
 
 
@@ -44,7 +42,7 @@ def digits_mlp() -> Recipe:
     return Recipe(
         name="digits-mlp",
         about="MLP 64-300-100-10 on scikit-learn's 1,797 digits; seconds, no download",
-        model=models.digits_mlp,
+        model=partial(models.build, "digits-mlp"),
         data=data.digits,
         epochs=40,
         batch_size=32,
@@ -73,7 +71,7 @@ def lenet300_mnist() -> Recipe:
     return _published_mnist(
         name="lenet300-mnist",
         about="LeNet-300-100 on MNIST, 100 epochs, published protocol of sparse momentum",
-        model=models.lenet_300_100,
+        model=partial(models.build, "lenet-300-100"),
     )
 
 
@@ -82,6 +80,6 @@ def lenet5_mnist() -> Recipe:
     return _published_mnist(
         name="lenet5-mnist",
         about="LeNet-5-Caffe on MNIST, 100 epochs, published protocol of sparse momentum",
-        model=models.lenet_5_caffe,
+        model=partial(models.build, "lenet-5-caffe"),
         channels_last=True,
     )

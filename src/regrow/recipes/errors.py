@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Interrupted", "RunError", "UsageError"]
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = ["Interrupted", "RunError", "UsageError", "unknown"]
 
 
 class RunError(Exception):
@@ -21,3 +24,16 @@ class Interrupted(RunError):
     """SIGINT or SIGTERM arrived; the run is saved and goes on with resume=True; exit code 130."""
 
     exit_code = 130
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that is not among the known ones, with the nearest of them.
+
+    Example:
+        >>> str(unknown("model", "vgg16d", ["vgg16-c", "vgg16-d"]))
+        "there is no model 'vgg16d'; did you mean vgg16-d? the models are vgg16-c, vgg16-d"
+    """
+    known = list(known)
+    close = get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return UsageError(f"there is no {kind} {name!r}; {hint}the {kind}s are {', '.join(known)}")

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast, get_args
 
 from .catalog import RECIPES, get_recipe
 from .config import Recipe, override, setting_names
-from .errors import UsageError
+from .errors import UsageError, unknown
 from .methods import METHODS
 
 __all__ = ["DEFAULT_DENSITY", "Settings", "differing", "make_settings"]
@@ -33,13 +33,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise UsageError(f"there is no method {self.method!r}; the methods are {', '.join(METHODS)}")
+            raise unknown("method", self.method, METHODS)
         if not 0 < self.density <= 1:
             raise UsageError(f"density={self.density} must be above 0 and at most 1, such as 0.05")
         if self.method == "dense" and self.density != 1:
             raise UsageError(f"the method dense trains all weights; leave out density={self.density}")
         if self.storage not in get_args(Storage):
-            raise UsageError(f"there is no storage {self.storage!r}; the storages are {', '.join(get_args(Storage))}")
+            raise unknown("storage", self.storage, get_args(Storage))
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"seed={self.seed} must be at least 0 and below 2**32")
 

@@ -1,4 +1,4 @@
-"""The networks of the recipes: plain torch, initialised as torch does."""
+"""The small networks: an MLP for the digits, LeNet-300-100 and LeNet-5; plain torch, initialised as torch does."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def _mlp(inputs: int, hidden: tuple[int, int], outputs: int) -> nn.Sequential:
     )
 
 
-def digits_mlp() -> nn.Module:
+def digits_mlp(num_classes: int = 10) -> nn.Module:
     """64-300-100-10 for the 8x8 digits; takes (N, 1, 8, 8)."""
-    return _mlp(64, (300, 100), 10)
+    return _mlp(64, (300, 100), num_classes)
 
 
-def lenet_300_100() -> nn.Module:
+def lenet_300_100(num_classes: int = 10) -> nn.Module:
     """LeNet-300-100 (LeCun et al. 1998) with ReLU; 266,200 weights and 410 biases; takes (N, 1, 28, 28)."""
-    return _mlp(784, (300, 100), 10)
+    return _mlp(784, (300, 100), num_classes)
 
 
-def lenet_5_caffe() -> nn.Module:
+def lenet_5_caffe(num_classes: int = 10) -> nn.Module:
     """LeNet-5 in Caffe's sizes, no padding; 430,500 weights and 580 biases; takes (N, 1, 28, 28).
 
     ReLU follows the convolutions too, as in the reference implementation of sparse momentum. Caffe's own network has it
@@ -50,6 +50,6 @@ def lenet_5_caffe() -> nn.Module:
             flatten=nn.Flatten(),
             fc1=nn.Linear(800, 500),
             relu3=nn.ReLU(),
-            fc2=nn.Linear(500, 10),
+            fc2=nn.Linear(500, num_classes),
         )
     )
