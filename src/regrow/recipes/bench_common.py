@@ -13,6 +13,7 @@ from .errors import UsageError
 
 __all__ = ["check_known", "machine_line", "number", "read_density", "words", "write_rows"]
 
+
 def words(text: str | None, default: Sequence[Any]) -> list[str]:
     """What was typed with commas between, or the default."""
     return [str(word) for word in default] if text is None else [word.strip() for word in text.split(",")]
