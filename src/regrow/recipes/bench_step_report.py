@@ -1,0 +1,136 @@
+"""`regrow bench step`: reads what was asked for, tells what is running, prints the tables and writes the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from . import bench_step
+from .bench_common import check_known, machine_line, number, read_density, words, write_rows
+from .bench_step import DENSE, Network
+from .command import bench_command
+from .models import MODELS
+from .tables import console
+from .topology_file import load_topology
+
+__all__ = ["run_bench_step"]
+
+HEADINGS = ("density", "FLOPs", "batch", "sparse\nms", "converting\nms", "best fp32\nms", "", "against\nfp32")
+
+
+def run_bench_step(given: Mapping[str, Any], file: Path | None) -> None:
+    """Measures, prints a line a row and tables, and writes `file` anew after every row.
+
+    Args:
+        given: options as typed, by name; None where not given.
+        file: for the JSON, or None.
+    """
+    networks, asked = _read(given)
+    command = bench_command("step", {**given, "json": file})
+    rows: list[dict[str, Any]] = []
+
+    # Plain lines on a terminal too: whatever moves there would take time from what is measured.
+    def starting(network: Network) -> None:
+        what = f"density {network.density:g}, batch {network.batch}"
+        print(f"{len(rows) + 1}/{len(networks)}  {network.model} at {what}: ", end="", flush=True)
+
+    def progress(row: dict[str, Any]) -> None:
+        rows.append(row)
+        print(_line(row), flush=True)
+        if file is not None:
+            write_rows(file, command, rows)
+
+    bench_step.run(networks, **asked, starting=starting, progress=progress)
+    _print(rows)
+    if file is not None:
+        console().print(f"in {file}", markup=False, soft_wrap=True)
+
+
+def _read(given: Mapping[str, Any]) -> tuple[list[Network], dict[str, Any]]:
+    """The networks and the further arguments of `bench_step.run`; all is checked before anything is measured."""
+    names = words(given["model"], ())
+    check_known("model", names, tuple(MODELS))
+    kinds = words(given["kinds"], DENSE)
+    check_known("kind", kinds, DENSE)
+    batches = [int(word) for word in words(given["batch"], ())]
+    densities = [read_density(word) for word in words(given["density"], ())]
+    topology = load_topology(given["topology"]) if given["topology"] else None
+    if topology:
+        networks = [
+            Network(name, topology.density, n, topology.masks, topology.share) for name in names for n in batches
+        ]
+    else:
+        networks = [Network(name, density, n) for name in names for density in densities for n in batches]
+    asked = {"threads": given["threads"], "kinds": kinds, "seconds": given["seconds"], "memory": given["memory"]}
+    return networks, asked
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    text = f"{row['sparse_ms']:.0f} ms"
+    if row["ratio_best_fp32"] is not None:
+        text += f", {row['ratio_best_fp32']:.2f} times as fast as {row['best_fp32']}"
+    return "; ".join([text, *(f"no {name}: {reason}" for name, reason in row["failed"].items())])
+
+
+def _print(rows: Sequence[Mapping[str, Any]]) -> None:
+    out = console()
+    if not out.is_terminal:
+        out.width = max(out.width, 140)
+    out.print(f"{machine_line(rows[0])}\n", markup=False, soft_wrap=True)
+    out.print(_steps(rows))
+    out.print()
+    out.print(_work(rows))
+    if any(row.get("peak_mib") for row in rows):
+        out.print()
+        out.print(_memory(rows))
+
+
+def _table(headings: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("network", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _steps(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table((*HEADINGS, "against\nbf16", "noise"))
+    for row in rows:
+        best = row["best_fp32"]
+        times = (row["sparse_ms"], row["sparse_converting_ms"], row["dense_ms"].get(best))
+        table.add_row(
+            row["model"],
+            f"{row['density']:.3g}",
+            f"{row['flop_density']:.3g}",
+            str(row["batch"]),
+            *(number(time, 0) for time in times),
+            best or "",
+            number(row["ratio_best_fp32"]),
+            number(row["ratio_bf16"]),
+            f"{row['noise']['sparse']:.0%}",
+        )
+    return table
+
+
+def _work(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Milliseconds of a sparse step by kind of work, one column a row of the measurement."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("sparse step, ms by kind of work", no_wrap=True)
+    for row in rows:
+        table.add_column(f"{row['model']}\n{row['density']:.3g}, {row['batch']}", justify="right", no_wrap=True)
+    for kind in rows[0]["work_ms"]:
+        table.add_row(kind, *(number(row["work_ms"][kind], 1) for row in rows))
+    return table
+
+
+def _memory(rows: Sequence[Mapping[str, Any]]) -> Table:
+    kinds = list(rows[0]["peak_mib"])
+    table = _table([f"{kind}\npeak MiB" for kind in kinds] + ["weights\nof dense"])
+    for row in rows:
+        weights = row["weight_bytes"]["sparse"] / row["weight_bytes"]["dense"]
+        peaks = (number(row["peak_mib"].get(kind), 0) for kind in kinds)
+        table.add_row(f"{row['model']} {row['density']:.3g}, {row['batch']}", *peaks, f"{weights:.0%}")
+    return table
