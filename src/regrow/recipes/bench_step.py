@@ -7,9 +7,7 @@ process and under one allocator. Speed depends on shapes and topology, not on wh
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import statistics
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +21,7 @@ from regrow import ops
 from regrow.flops import flop_density, flops_per_weight
 
 from . import models
-from .machine import processor
+from .machine import peak_memory_mib, processor
 from .measuring import noise, times_in_turn, working
 
 __all__ = ["DENSE", "Network", "profile", "run"]
@@ -186,15 +184,11 @@ def peak_memory(network: Network, kind: str, threads: int) -> float:
 def _send_peak(send: Any, network: Network, kind: str, threads: int) -> None:
     torch.set_num_threads(threads)
     ops.keep_pages()
-    before = _peak_mib()
+    before = peak_memory_mib()
     step = contestant(network, kind)
     for _ in range(3):
         step()
-    send.send(_peak_mib() - before)
-
-
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    send.send(peak_memory_mib() - before)
 
 
 def weight_memory(network: Network) -> dict[str, int]:
@@ -243,7 +237,10 @@ def run(
         failed contestants with the reason, and where it was measured (processor, isa, torch, allocator).
     """
     ops.keep_pages()  # both sides the same, and neither pays for page faults
-    where = {key: ops.info()[key] for key in ("isa", "torch", "allocator")} | {"processor": processor()}
+    where = {key: ops.info()[key] for key in ("isa", "torch", "allocator")} | {
+        "processor": processor(),
+        "clock": "wall",
+    }
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     rows = []

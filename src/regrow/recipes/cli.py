@@ -210,6 +210,7 @@ def bench_main() -> None:
     Examples:
       regrow bench layers --cases "linear:1024->4096" --densities 0.05
       regrow bench layers --threads 2 --json layers.json
+      regrow bench step --model vgg16-d --density 0.05
     """
 
 
@@ -250,3 +251,44 @@ def layers(
 
     given = {"cases": cases, "densities": densities, "batch": batch, "threads": threads}
     run_bench_layers({**given, "kinds": kinds, "seconds": seconds, "clock": clock}, json)
+
+
+@bench.command()
+def step(
+    model: Annotated[str, typer.Option(metavar="NAME,…", help="Networks of regrow.recipes.models.")] = "vgg16-d",
+    density: Annotated[str, typer.Option(metavar="SHARE,…", help="Of the weights, uniform; above 0 to 1.")] = "0.05",
+    batch: Annotated[str, typer.Option(metavar="N,…", help="Images of a batch.")] = "128",
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, metavar="N", help="Threads of torch; default: torch's choice.")
+    ] = None,
+    topology: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Active sets of a trained network (topology.npz of its run), not uniform ones."
+        ),
+    ] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the rows there, anew after each."),
+    ] = None,
+    kinds: Annotated[
+        str | None,
+        typer.Option(metavar="KIND,…", help="Dense steps: nchw, channels_last, compile, bf16; default: all."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.0, metavar="S", help="Time of each contestant in a row.")] = 5.0,
+    memory: Annotated[bool, typer.Option(help="Measure the peak memory of each, in a process of its own.")] = True,
+) -> None:
+    """Measures whole training steps, sparse beside dense, in turn in one process: forward, loss, backward, optimizer.
+
+    With the time by kind of work, the peak memory, and what the sparse step costs when it leaves its memory layout at
+    every convolution ("converting").
+
+    \b
+    Examples:
+      regrow bench step --model vgg16-d --density 0.05,0.1
+      regrow bench step --model vgg16-d --topology results/topologies/vgg16-d-0.05.npz --json step.json
+    """
+    from .bench_step_report import run_bench_step
+
+    given = {"model": model, "density": density, "batch": batch, "threads": threads, "topology": topology}
+    run_bench_step({**given, "kinds": kinds, "seconds": seconds, "memory": memory}, json)

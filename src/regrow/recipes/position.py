@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from .machine import peak_memory_mib
 
 __all__ = ["Position"]
 
@@ -41,8 +41,7 @@ class Position:
 
     def note_memory(self) -> None:
         """Keeps the largest resident size that this process has had, or an earlier one of the same run."""
-        unit = 2**20 if sys.platform == "darwin" else 2**10
-        self.peak_rss_mb = max(self.peak_rss_mb, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+        self.peak_rss_mb = max(self.peak_rss_mb, peak_memory_mib())
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
