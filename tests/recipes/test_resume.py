@@ -18,7 +18,7 @@ from regrow.recipes import Interrupted, Reporter, RunError, Settings, UsageError
 from regrow.recipes.folder import RunFolder
 from regrow.recipes.position import Position
 
-TIMES = {"seconds", "topology_seconds", "train_seconds", "seconds_per_step", "peak_rss_mb"}
+TIMES = {"seconds", "topology_seconds", "train_seconds", "validation_seconds", "seconds_per_step", "peak_rss_mb"}
 
 KILLED_IN_EPOCH_3 = """
 import os, signal, sys

@@ -16,6 +16,7 @@ from regrow.recipes.session import make_session
 
 SUMMARY_KEYS = [
     "recipe",
+    "model",
     "method",
     "storage",
     "density",
@@ -33,6 +34,7 @@ SUMMARY_KEYS = [
     "validation_error",
     "train_seconds",
     "topology_seconds",
+    "validation_seconds",
     "seconds_per_step",
     "peak_rss_mb",
     "threads",
@@ -51,6 +53,7 @@ def test_a_run_leaves_its_folder(short: Callable[..., Settings], tmp_path: Path)
         "metrics.jsonl",
         "summary.json",
         "topology.jsonl",
+        "topology.npz",
     ]
     assert json.loads((folder.path / "summary.json").read_text()) == summary
     assert [row["epoch"] for row in folder.rows("metrics.jsonl")] == [1, 2, 3, 4]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from . import data, models
+from . import data
 from .config import Recipe
 from .errors import unknown
 
@@ -42,7 +42,7 @@ def digits_mlp() -> Recipe:
     return Recipe(
         name="digits-mlp",
         about="MLP 64-300-100-10 on scikit-learn's 1,797 digits; seconds, no download",
-        model=partial(models.build, "digits-mlp"),
+        model="digits-mlp",
         data=data.digits,
         epochs=40,
         batch_size=32,
@@ -71,7 +71,7 @@ def lenet300_mnist() -> Recipe:
     return _published_mnist(
         name="lenet300-mnist",
         about="LeNet-300-100 on MNIST, 100 epochs, published protocol of sparse momentum",
-        model=partial(models.build, "lenet-300-100"),
+        model="lenet-300-100",
     )
 
 
@@ -80,6 +80,43 @@ def lenet5_mnist() -> Recipe:
     return _published_mnist(
         name="lenet5-mnist",
         about="LeNet-5-Caffe on MNIST, 100 epochs, published protocol of sparse momentum",
-        model=partial(models.build, "lenet-5-caffe"),
+        model="lenet-5-caffe",
         channels_last=True,
     )
+
+
+CIFAR10_MODELS = {
+    "alexnet-s": "AlexNet with 1024 hidden features",
+    "alexnet-b": "AlexNet with 2048 hidden features",
+    "vgg16-c": "VGG16 with 1x1 convolutions",
+    "vgg16-d": "VGG16",
+    "vgg16-like": "VGG16 with one hidden linear layer",
+    "vgg16-d-half": "VGG16 of half the width, for experiments",
+    "wrn-16-8": "wide residual network",
+    "wrn-16-10": "wide residual network",
+    "wrn-22-8": "wide residual network",
+    "wrn-28-2": "wide residual network",
+    "resnet-50": "torchvision's, made for larger images",
+}
+
+
+def _published_cifar10(model: str) -> Recipe:
+    """The protocol of the CIFAR-10 experiments of sparse momentum (arXiv:1907.04840, section 4).
+
+    Crops with reflection and flips, a tenth held out, batch 128; the learning rate drops each 30,000 of 88,000 steps.
+    """
+    return Recipe(
+        name=f"{model}-cifar10",
+        about=f"{CIFAR10_MODELS[model]} on CIFAR-10, 250 epochs, published protocol of sparse momentum",
+        model=model,
+        data=data.cifar10,
+        epochs=250,
+        batch_size=128,
+        lr=0.1,
+        lr_drops=(30_000, 60_000),
+        schedule_steps=88_000,
+        channels_last=True,
+    )
+
+
+RECIPES |= {f"{model}-cifar10": partial(_published_cifar10, model) for model in CIFAR10_MODELS}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -88,6 +88,30 @@ def train(
         typer.Option(metavar="N", help="The learning-rate schedule is stretched to this; default: recipe's."),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(metavar="N", help="Default: the recipe's.")] = None,
+    images: Annotated[
+        int | None, typer.Option(metavar="N", help="Of the training set, at random, the same ones for every seed.")
+    ] = None,
+    warmup: Annotated[
+        float | None, typer.Option(metavar="EPOCHS", help="In which the learning rate rises; default: the recipe's.")
+    ] = None,
+    share: Annotated[
+        str | None, typer.Option(metavar="RULE", help="Of freed weights: momentum, none or momentum-per-flop.")
+    ] = None,
+    flops_budget: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Of dense FLOPs, within which momentum shares out.")
+    ] = None,
+    max_density: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Of a layer, to which it can grow.")
+    ] = None,
+    update_every: Annotated[
+        int | None, typer.Option(metavar="STEPS", help="Between topology updates; default: an epoch.")
+    ] = None,
+    window: Annotated[
+        str | None, typer.Option(metavar="STEPS", help="Before an update in which missing weights are seen, or all.")
+    ] = None,
+    window_batch: Annotated[
+        int | None, typer.Option(metavar="N", help="Examples of a batch that are used for it; default: all.")
+    ] = None,
     data_dir: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where data sets are; default: $REGROW_DATA, else ~/.cache/regrow."),
@@ -99,6 +123,13 @@ def train(
         bool,
         typer.Option("--resume", help="Go on from the folder's checkpoint, to the same bits; start where none is."),
     ] = False,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(metavar="S", help="Ends after the epoch in which they are over; schedules stay as they are."),
+    ] = None,
+    topology_every: Annotated[
+        int | None, typer.Option(min=1, metavar="EPOCHS", help="Write topology-epochN.npz, besides the one at the end.")
+    ] = None,
     threads: ThreadsOption = None,
     set_: Annotated[
         list[str] | None,
@@ -107,13 +138,13 @@ def train(
 ) -> None:
     """Trains one recipe and leaves a run folder.
 
-    The folder holds summary.json, metrics.jsonl (a line an epoch), topology.jsonl (a line an update and layer) and
-    checkpoint.pt. Ctrl-C saves and says how to go on.
+    The folder holds summary.json, metrics.jsonl (a line an epoch), topology.jsonl (a line an update and layer),
+    topology.npz (the active sets at the end) and checkpoint.pt. Ctrl-C saves and says how to go on.
 
     \b
     Examples:
-      regrow train digits-mlp --density 0.1
       regrow train lenet300-mnist --method dense --seed 3 --set lr=0.05 --resume
+      regrow train vgg16-d-cifar10 --density 0.05 --epochs 20 --flops-budget 0.1
     """
     from .command import resume_command
     from .progress import terminal_reporter
@@ -121,19 +152,31 @@ def train(
     from .tables import print_summary
     from .training import train as run
 
-    overrides = list(set_ or [])
-    overrides += [
-        f"{key}={value}" for key, value in (("epochs", epochs), ("batch_size", batch_size)) if value is not None
-    ]
+    given = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "images": images,
+        "warmup_epochs": warmup,
+        "share": share,
+        "flops_budget": flops_budget,
+        "max_density": max_density,
+        "update_every": update_every,
+        "window": window,
+        "window_batch": window_batch,
+    }
+    overrides = [*(set_ or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
     settings = make_settings(recipe, method=method, density=density, storage=storage, seed=seed, overrides=overrides)
     folder = out or settings.folder()
+    how: dict[str, Any] = {
+        "data_dir": data_dir,
+        "threads": threads,
+        "max_seconds": max_seconds,
+        "topology_every": topology_every,
+    }
     try:
-        summary = run(
-            settings, out=folder, data_dir=data_dir, resume=resume, threads=threads, reporter=terminal_reporter()
-        )
+        summary = run(settings, out=folder, resume=resume, reporter=terminal_reporter(), **how)
     except Interrupted as stop:
-        again = resume_command(settings, out=out, data_dir=data_dir, threads=threads)
-        raise Interrupted(f"{stop}; go on with: {again}") from None
+        raise Interrupted(f"{stop}; go on with: {resume_command(settings, out=out, **how)}") from None
     print_summary(summary, folder)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -61,10 +60,8 @@ def describe(error: Exception) -> str:
     return f"error: {kind}{' '.join(str(error).split())} (--debug shows where)"
 
 
-def resume_command(
-    settings: Settings, *, out: Path | None = None, data_dir: Path | None = None, threads: int | None = None
-) -> str:
-    """The command that goes on with a run, to be pasted into a shell.
+def resume_command(settings: Settings, **how: object) -> str:
+    """The command that goes on with a run, for a shell; `how` are options of `train`, None where not given.
 
     Example:
         >>> resume_command(make_settings("digits-mlp", density=0.1))
@@ -77,7 +74,7 @@ def resume_command(
         words += ["--density", f"{settings.density!r}"]
     words += _options({"storage": settings.storage}, {"storage": "auto"})
     words += _options({"seed": settings.seed}, {"seed": 0})
-    words += _options({"data-dir": data_dir, "out": out, "threads": threads}, {})
+    words += _options({name.replace("_", "-"): value for name, value in how.items()}, {})
     words += _overrides(settings)
     return shlex.join([*words, "--resume"])
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import UsageError
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from .data import Data
+    from .split import Data
 
 __all__ = ["Recipe", "learning_rate", "override", "setting_names"]
+
+Window = int | Literal["all"] | None
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,15 @@ class Recipe:
 
     Attributes:
         name: as typed after `regrow train`. about: one line for `regrow list`.
-        model: makes the dense network. data: (root, seed, validation fraction) -> Data.
+        model: of the dense network, for `models.build`. data: (root, seed, validation fraction) -> Data.
         lr_drops: steps at which `lr` is multiplied by `lr_drop_factor`, in a schedule of `schedule_steps` steps that
             is stretched or compressed to the length of the run (drops stay at the same fractions).
-        validation_fraction: share of the training set held out, at random by seed.
-        prune_rate, prune_schedule, share, max_density, flops_budget: of the updater.
+        warmup_epochs: epochs in which the learning rate rises linearly from nearly 0.
+        validation_fraction: share of the training set held out at random.
+        images: how many of the training images are used, the same ones for every seed; None: all.
+        update_every: steps between topology updates; None: one at the end of each epoch. There is none after the last
+            step, and one that falls on the end of an epoch comes after the validation.
+        prune_rate, prune_schedule, share, max_density, flops_budget, window, window_batch: of the updater.
         distribution, dense: of `sparsify`.
         channels_last: memory format of weights and images; faster for convolutions on CPUs, the same numbers otherwise.
         accelerator: of Lightning Fabric; "auto" takes a GPU where there is one.
@@ -37,7 +41,7 @@ class Recipe:
 
     name: str
     about: str
-    model: Callable[[], nn.Module]
+    model: str
     data: Callable[[Path, int, float], Data]
     epochs: int
     batch_size: int
@@ -48,12 +52,17 @@ class Recipe:
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
+    warmup_epochs: float = 0.0
     validation_fraction: float = 0.1
+    images: int | None = None
+    update_every: int | None = None
     prune_rate: float = 0.5
     prune_schedule: str = "cosine"
     share: str = "momentum"
     max_density: float | None = None
     flops_budget: float | None = None
+    window: Window = None
+    window_batch: int | None = None
     distribution: str = "uniform"
     dense: tuple[str, ...] = ()
     channels_last: bool = False
@@ -61,8 +70,10 @@ class Recipe:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "schedule_steps"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("epochs", "batch_size", "schedule_steps", "images", "update_every"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, name, value, "at least 1")
+        _require(0 <= self.warmup_epochs <= self.epochs, "warmup_epochs", self.warmup_epochs, "0 to the epochs")
         _require(self.lr > 0, "lr", self.lr, "above 0")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
@@ -83,7 +94,9 @@ def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
         [0.1, 0.1, 0.01]
     """
     drops = sum(step * recipe.schedule_steps >= drop * total_steps for drop in recipe.lr_drops)
-    return recipe.lr * recipe.lr_drop_factor**drops
+    warmup_steps = total_steps * recipe.warmup_epochs / recipe.epochs
+    risen = min((step + 1) / warmup_steps, 1.0) if warmup_steps else 1.0
+    return recipe.lr * recipe.lr_drop_factor**drops * risen
 
 
 def _parse_bool(text: str) -> bool:
@@ -91,8 +104,12 @@ def _parse_bool(text: str) -> bool:
     return values[text.lower()]
 
 
-def _parse_optional(text: str) -> float | None:
-    return None if text.lower() == "none" else float(text)
+def _or_none(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: None if text.lower() == "none" else parse(text)
+
+
+def _parse_window(text: str) -> Window:
+    return "all" if text.lower() == "all" else int(text)
 
 
 def _parse_integers(text: str) -> tuple[int, ...]:
@@ -108,7 +125,9 @@ _PARSERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "float": ("a number", float),
     "bool": ("true or false", _parse_bool),
     "str": ("a word", str),
-    "float | None": ("a number or none", _parse_optional),
+    "int | None": ("a whole number or none", _or_none(int)),
+    "float | None": ("a number or none", _or_none(float)),
+    "Window": ("a number of steps, all or none", _or_none(_parse_window)),
     "tuple[int, ...]": ("whole numbers with commas between", _parse_integers),
     "tuple[str, ...]": ("words with commas between", _parse_words),
 }
@@ -121,7 +140,8 @@ def setting_names() -> list[str]:
         >>> "weight_decay" in setting_names()
         True
     """
-    return [field.name for field in fields(Recipe) if field.type in _PARSERS and field.name not in ("name", "about")]
+    fixed = ("name", "about", "model")
+    return [field.name for field in fields(Recipe) if field.type in _PARSERS and field.name not in fixed]
 
 
 def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
@@ -148,5 +168,6 @@ def _parse(assignment: str) -> tuple[str, Any]:
 
 
 def _example(key: str) -> str:
-    examples = {"bool": "true", "tuple[int, ...]": "25000,50000", "int": "100", "float": "0.1"}
+    whole = dict.fromkeys(("int", "int | None", "Window"), "100")
+    examples = {"bool": "true", "tuple[int, ...]": "25000,50000", "float": "0.1", **whole}
     return examples.get(str(Recipe.__dataclass_fields__[key].type), "0.5")

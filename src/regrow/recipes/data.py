@@ -1,41 +1,26 @@
-"""Data sets as tensors in memory: one index_select makes a batch, which no DataLoader of Python objects can match."""
+"""The data sets: where they are, how they are split and normalised."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .errors import RunError
 from .randomness import generator
+from .split import Data, Split
 
-__all__ = ["Data", "Split", "data_root", "digits", "mnist"]
+__all__ = ["cifar10", "data_root", "digits", "mnist"]
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+"""As published; these deviations are means over images, smaller than those over all pixels."""
 
-
-class Split(NamedTuple):
-    """Examples and their labels: x (N, C, H, W) float32, y (N,) int64."""
-
-    x: Tensor
-    y: Tensor
-
-    def to(self, device: torch.device, memory_format: torch.memory_format) -> Split:
-        return Split(self.x.to(device, memory_format=memory_format), self.y.to(device))
-
-
-class Data(NamedTuple):
-    """Training, validation and test set; nothing is in two of them."""
-
-    train: Split
-    validation: Split
-    test: Split
-
-    def to(self, device: torch.device, memory_format: torch.memory_format) -> Data:
-        return Data(*(split.to(device, memory_format) for split in self))
+_FILES = {"MNIST": "MNIST/raw/train-images-idx3-ubyte", "CIFAR10": "cifar-10-batches-py/data_batch_1"}
+"""A file of each data set of torchvision, by which a person can tell where it is looked for."""
 
 
 def data_root(data_dir: str | Path | None = None) -> Path:
@@ -71,7 +56,7 @@ def digits(root: Path, seed: int, validation_fraction: float) -> Data:
 
 def mnist(root: Path, seed: int, validation_fraction: float) -> Data:
     """MNIST, normalised by mean 0.1307 and standard deviation 0.3081; its 10,000 test images are the test set."""
-    full, test = _torchvision_mnist(root, train=True), _torchvision_mnist(root, train=False)
+    full, test = _from_torchvision("MNIST", root, train=True), _from_torchvision("MNIST", root, train=False)
     train, validation = _held_out(len(full.targets), seed, validation_fraction)
     return Data(
         _normalised(full.data[train], full.targets[train]),
@@ -85,20 +70,43 @@ def _normalised(images: Tensor, labels: Tensor) -> Split:
     return Split(x, labels.long())
 
 
-def _torchvision_mnist(root: Path, train: bool) -> Any:
+def cifar10(root: Path, seed: int, validation_fraction: float) -> Data:
+    """CIFAR-10, normalised by channel, training images cropped and flipped; its 10,000 test images are the test set.
+
+    The validation set is the same for every seed, as in the published protocol.
+    """
+    full, test = _from_torchvision("CIFAR10", root, train=True), _from_torchvision("CIFAR10", root, train=False)
+    train, validation = _held_out(len(full.targets), 0, validation_fraction)
+    x, y = _pixels(full)
+    mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in (CIFAR10_MEAN, CIFAR10_STD))
+    return Data(
+        Split(x[train], y[train], mean, std, augmented=True),
+        Split(x[validation], y[validation], mean, std),
+        Split(*_pixels(test), mean, std),
+    )
+
+
+def _pixels(dataset: Any) -> tuple[Tensor, Tensor]:
+    """Images of torchvision, (N, H, W, C), as (N, C, H, W), and their labels."""
+    return torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(dataset.targets)
+
+
+def _from_torchvision(kind: str, root: Path, train: bool) -> Any:
+    """A data set that is there, or can be downloaded."""
     from torchvision import datasets
 
+    load = getattr(datasets, kind)
     try:
-        return datasets.MNIST(str(root), train=train)
+        return load(str(root), train=train)
     except RuntimeError:
         pass
     try:
-        return datasets.MNIST(str(root), train=train, download=True)
+        return load(str(root), train=train, download=True)
     except Exception as error:
+        file = Path(_FILES[kind])
         raise RunError(
-            f"MNIST is not in {root} (looked for {root}/MNIST/raw/train-images-idx3-ubyte) and could not be downloaded "
-            f"({_reason(error)}); put its four files there, or name the folder that holds "
-            "MNIST/ with --data-dir or REGROW_DATA"
+            f"{kind} is not in {root} (looked for {root / file}) and could not be downloaded ({_reason(error)}); "
+            f"put its files there, or name the folder that holds {file.parts[0]}/ with --data-dir or REGROW_DATA"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The run folder: summary.json, metrics.jsonl, topology.jsonl and checkpoint.pt, consistent whenever the run is killed.
+"""The files of a run: summary, metrics, topology and checkpoint, consistent whenever the run is killed.
 
 The jsonl files only grow; a checkpoint remembers how long they were, and resuming cuts them back to that.
 """
@@ -18,10 +18,11 @@ from regrow.files import write_atomically
 from .errors import RunError, UsageError
 from .settings import Settings, differing
 
-__all__ = ["METRICS", "TOPOLOGY", "RunFolder", "open_folder"]
+__all__ = ["METRICS", "TOPOLOGY", "TOPOLOGY_FILE", "RunFolder", "open_folder"]
 
 METRICS = "metrics.jsonl"
 TOPOLOGY = "topology.jsonl"
+TOPOLOGY_FILE = "topology.npz"
 SUMMARY = "summary.json"
 CHECKPOINT = "checkpoint.pt"
 FORMAT = 1
@@ -74,8 +75,9 @@ class RunFolder:
     def cut_back(self, checkpoint: Mapping[str, Any] | None) -> None:
         """Makes the jsonl files as long as they were at the checkpoint; empty without one."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for leftover in (*self.path.glob(f".{CHECKPOINT}.*"), *self.path.glob(f".{SUMMARY}.*")):
-            leftover.unlink()  # half-written when the run was killed
+        for kind in (CHECKPOINT, SUMMARY, "topology*.npz"):
+            for leftover in self.path.glob(f".{kind}.*"):
+                leftover.unlink()  # half-written when the run was killed
         for name in (METRICS, TOPOLOGY):
             length = checkpoint["lengths"][name] if checkpoint else 0
             with open(self.path / name, "ab") as file:

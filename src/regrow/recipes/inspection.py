@@ -7,6 +7,7 @@ from typing import Any
 
 import regrow
 
+from . import models
 from .catalog import get_recipe
 from .errors import RunError
 from .folder import CHECKPOINT, load_checkpoint
@@ -41,6 +42,6 @@ def _layers(state: dict[str, Any]) -> str:
         names = [f"{name}  {tuple(value.shape)}" for name, value in state["model"].items()]
         return "\n".join(["dense: all weights are active", *names])
     settings = Settings(get_recipe(stored["recipe"]), stored["method"], stored["density"], stored["storage"])
-    model = make_sparse(settings.recipe.model(), settings)
+    model = make_sparse(models.build(settings.recipe.model), settings)
     model.load_state_dict(state["model"])
     return str(regrow.summary(model))

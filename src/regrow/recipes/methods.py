@@ -28,6 +28,8 @@ def _sparse_momentum(model: nn.Module, optimizer: optim.Optimizer, settings: Set
         share=recipe.share,
         max_density=recipe.max_density,
         flops_budget=recipe.flops_budget,
+        window=recipe.window,
+        window_batch=recipe.window_batch,
         seed=settings.seed,
     )
 

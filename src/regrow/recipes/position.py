@@ -16,8 +16,10 @@ class Position:
 
     Attributes:
         epoch: epochs finished. batch: batches done of the epoch under way. step: optimizer steps done.
-        loss_sum, epoch_seconds: of the epoch under way.
-        train_seconds: of the finished epochs' steps. flop_density_sum: over all steps.
+        loss_sum, epoch_seconds, epoch_topology_seconds, prune_rate: of the epoch under way; seconds of its steps
+            without topology updates, and the prune rate of its last update.
+        train_seconds: of the finished epochs' steps. topology_seconds, validation_seconds: since the start.
+        flop_density_sum: over all steps. ended: before the last epoch, for its time was over.
     """
 
     epoch: int = 0
@@ -26,18 +28,28 @@ class Position:
     updates: int = 0
     loss_sum: float = 0.0
     epoch_seconds: float = 0.0
+    epoch_topology_seconds: float = 0.0
+    prune_rate: float | None = None
     train_seconds: float = 0.0
     topology_seconds: float = 0.0
+    validation_seconds: float = 0.0
     flop_density_start: float = 1.0
     flop_density_sum: float = 0.0
     validation_error: float | None = None
     peak_rss_mb: float = 0.0
+    ended: bool = False
+
+    @property
+    def seconds_of_training(self) -> float:
+        """Of all steps and topology updates so far."""
+        return self.train_seconds + self.epoch_seconds + self.topology_seconds
 
     def next_epoch(self) -> None:
         """Closes the epoch under way."""
         self.train_seconds += self.epoch_seconds
         self.epoch, self.batch = self.epoch + 1, 0
-        self.loss_sum = self.epoch_seconds = 0.0
+        self.loss_sum = self.epoch_seconds = self.epoch_topology_seconds = 0.0
+        self.prune_rate = None
 
     def note_memory(self) -> None:
         """Keeps the largest resident size that this process has had, or an earlier one of the same run."""

@@ -14,10 +14,11 @@ from torch import Tensor, nn, optim
 import regrow
 from regrow.flops import flop_density, flops_per_weight
 
-from .data import Data, Split
+from . import models
 from .methods import make_sparse, make_updater, prunable_weights
 from .randomness import rng_state, set_rng_state
 from .settings import Settings
+from .split import Data, Split
 
 __all__ = ["Session", "error_percent", "make_session"]
 
@@ -43,6 +44,11 @@ class Session:
         return steps_per_epoch(self.data, self.settings)
 
     @property
+    def update_every(self) -> int:
+        """Steps between topology updates."""
+        return self.settings.recipe.update_every or self.steps_per_epoch
+
+    @property
     def active(self) -> int:
         """Weights that are trained, of those that could be sparse."""
         return sum(w.active for w in regrow.sparse_weights(self.model).values()) if self.updater else self.prunable
@@ -56,11 +62,15 @@ class Session:
         kinds = sorted({weight.storage for weight in regrow.sparse_weights(self.model).values()})
         return "+".join(kinds) or "dense"
 
-    def step(self, index: Tensor) -> Tensor:
-        """One optimizer step on the training examples of `index`; their mean loss, detached."""
-        x, y = self.data.train
+    def step(self, index: Tensor, moves: Tensor | None = None) -> Tensor:
+        """One optimizer step on the training examples of `index`, cropped and flipped by `moves` (see `Split.batch`).
+
+        Returns:
+            Their mean loss, detached.
+        """
+        x, y = self.data.train.batch(index, moves)
         self.optimizer.zero_grad()
-        loss = F.cross_entropy(self.network(x.index_select(0, index)), y.index_select(0, index))
+        loss = F.cross_entropy(self.network(x), y)
         self.fabric.backward(loss)
         self.optimizer.step()
         return loss.detach()
@@ -85,7 +95,7 @@ class Session:
 
 def steps_per_epoch(data: Data, settings: Settings) -> int:
     """Batches an epoch; the last one may be smaller, nothing is dropped."""
-    return -(-len(data.train.y) // settings.recipe.batch_size)
+    return -(-len(data.train) // settings.recipe.batch_size)
 
 
 def make_session(settings: Settings, root: Path) -> Session:
@@ -96,11 +106,13 @@ def make_session(settings: Settings, root: Path) -> Session:
     """
     recipe = settings.recipe
     data = recipe.data(root, settings.seed, recipe.validation_fraction)
+    if recipe.images is not None:
+        data = data._replace(train=data.train.first(recipe.images))
     fabric = Fabric(accelerator=recipe.accelerator, devices=1)
     fabric.launch()
     seed_everything(settings.seed, verbose=False)
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    dense = recipe.model().to(memory_format=memory_format)
+    dense = models.build(recipe.model).to(memory_format=memory_format)
     parameters, prunable = sum(p.numel() for p in dense.parameters()), prunable_weights(dense, recipe.dense)
     model = fabric.to_device(make_sparse(dense, settings))
     optimizer = make_optimizer(model, settings)
@@ -108,7 +120,7 @@ def make_session(settings: Settings, root: Path) -> Session:
     updater = make_updater(model, optimizer, settings, total_steps)
     network = fabric.setup_module(model)
     data = data.to(fabric.device, memory_format)
-    flops = flops_per_weight(model, data.train.x[:2]) if updater else {}
+    flops = flops_per_weight(model, data.train.batch(torch.arange(2, device=fabric.device))[0]) if updater else {}
     return Session(settings, fabric, model, network, optimizer, updater, data, total_steps, parameters, prunable, flops)
 
 
@@ -126,10 +138,9 @@ def make_optimizer(model: nn.Module, settings: Settings) -> optim.Optimizer:
 
 
 @torch.no_grad()
-def error_percent(session: Session, split: Split, batch_size: int = 1000) -> float:
+def error_percent(session: Session, split: Split, batch_size: int = 256) -> float:
     """The share of a split that the network gets wrong, in percent, in eval mode."""
     session.network.eval()
-    batches = zip(split.x.split(batch_size), split.y.split(batch_size), strict=True)
-    wrong = torch.stack([(session.network(x).argmax(1) != y).sum() for x, y in batches]).sum()
+    wrong = torch.stack([(session.network(x).argmax(1) != y).sum() for x, y in split.batches(batch_size)]).sum()
     session.network.train()
-    return 100 * int(wrong) / len(split.y)
+    return 100 * int(wrong) / len(split)

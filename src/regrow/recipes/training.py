@@ -1,6 +1,6 @@
 """The training loop: Lightning Fabric for the device, plain torch for the rest.
 
-Every epoch: train, validate, update the topology (not after the last epoch; after validation, for a freshly pruned
+Every epoch: train, validate, update the topology (not after the last step; after validation, for a freshly pruned
 network validates badly), save. The test set is looked at once, at the very end.
 """
 
@@ -10,22 +10,26 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
+import regrow
 
 from .config import learning_rate
 from .data import data_root
 from .errors import Interrupted, RunError
-from .folder import METRICS, TOPOLOGY, RunFolder, open_folder
+from .folder import METRICS, TOPOLOGY, TOPOLOGY_FILE, RunFolder, open_folder
 from .interrupt import StopSignal
 from .position import Position
 from .progress import Reporter
-from .randomness import generator
 from .session import Session, error_percent, make_session
 from .settings import Settings
 from .summarise import summarise
+from .topology_file import save_topology
 
 __all__ = ["train"]
 
@@ -40,6 +44,8 @@ def train(
     data_dir: str | Path | None = None,
     resume: bool = False,
     threads: int | None = None,
+    max_seconds: float | None = None,
+    topology_every: int | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Trains one run and returns its summary, which is also in summary.json of the run's folder.
@@ -49,6 +55,9 @@ def train(
         out: the run's folder, default `settings.folder()`. data_dir: see `data_root`.
         resume: go on from the folder's checkpoint, to the same bits as a run that never stopped.
         threads: of torch; default the recipe's, else torch's own choice; when resuming that of the run.
+        max_seconds: end after the epoch in which so many seconds of training and validation are over, those before a
+            resume included; schedules stay those of all epochs.
+        topology_every: write the topology after each so many epochs, besides at the end, as topology-epochN.npz.
         reporter: is told how the run goes.
 
     Raises:
@@ -67,9 +76,10 @@ def train(
     with _threads(stored["threads"] if stored else threads or settings.recipe.threads):
         session = make_session(settings, data_root(data_dir))
         position = _restore(session, folder, stored)
+        run = _Run(session, folder, position, reporter, max_seconds, topology_every)
         with StopSignal() as stop, reporter:
-            _run_epochs(session, folder, position, stop, reporter)
-            return _finish(session, folder, position)
+            run.all_epochs(stop)
+            return run.finish()
 
 
 @contextmanager
@@ -99,94 +109,151 @@ def _save(session: Session, folder: RunFolder, position: Position) -> None:
     folder.save({"settings": settings, "threads": threads, "position": position.as_dict(), **session.state_dict()})
 
 
-def _run_epochs(session: Session, folder: RunFolder, position: Position, stop: StopSignal, reporter: Reporter) -> None:
-    epochs = session.settings.recipe.epochs
-    reporter.start(session.settings, position, session.steps_per_epoch)
-    while position.epoch < epochs:
-        _train_epoch(session, position, stop, reporter)
-        if position.batch == session.steps_per_epoch and not stop.requested:
-            reporter.epoch(_end_epoch(session, folder, position))
-        _save(session, folder, position)
-        if stop.requested:
-            raise Interrupted(f"stopped at step {position.step} of {session.total_steps}; saved in {folder.path}")
+@dataclass
+class _Run:
+    """A run under way: what trains, where its files are, where it stands."""
 
+    session: Session
+    folder: RunFolder
+    position: Position
+    reporter: Reporter
+    max_seconds: float | None
+    topology_every: int | None
 
-def _train_epoch(session: Session, position: Position, stop: StopSignal, reporter: Reporter) -> None:
-    """Trains to the end of the epoch, or to the end of the step in which a signal arrives."""
-    size, flop_density = session.settings.recipe.batch_size, session.flop_density
-    order = _order(session, position.epoch)
-    loss_sum = torch.tensor(position.loss_sum, device=session.fabric.device)
-    began = time.perf_counter()
-    first = position.batch
-    if session.updater and first == 0:
-        session.updater.expect_update(session.steps_per_epoch)
-    for batch in range(first, session.steps_per_epoch):
-        index = order[batch * size : (batch + 1) * size]
-        _set_learning_rate(session, position.step)
-        loss_sum.add_(session.step(index), alpha=len(index))
-        position.step += 1
-        position.batch = batch + 1
-        if batch % REPORT_EVERY == 0:
-            reporter.batch(position)
-        if stop.requested:
-            break
-    position.loss_sum = loss_sum.item()
-    position.epoch_seconds += time.perf_counter() - began
-    position.flop_density_sum += flop_density * (position.batch - first)
+    def all_epochs(self, stop: StopSignal) -> None:
+        session, position = self.session, self.position
+        self.reporter.start(session.settings, position, session.steps_per_epoch)
+        while not position.ended:
+            self._train_epoch(stop)
+            if position.batch == session.steps_per_epoch and not stop.requested:
+                self._end_epoch()
+            _save(session, self.folder, position)
+            if stop.requested:
+                where = f"step {position.step} of {session.total_steps}"
+                raise Interrupted(f"stopped at {where}; saved in {self.folder.path}")
 
+    def _train_epoch(self, stop: StopSignal) -> None:
+        """Trains to the end of the epoch, or to the end of the step in which a signal arrives."""
+        session, position = self.session, self.position
+        if session.updater and position.step == 0:
+            session.updater.expect_update(session.update_every)
+        loss_sum = torch.tensor(position.loss_sum, device=session.fabric.device)
+        flop_density = session.flop_density
+        began, updating = time.perf_counter(), position.topology_seconds
+        for index, moves in self._batches():
+            _set_learning_rate(session, position.step)
+            loss_sum.add_(session.step(index, moves), alpha=len(index))
+            position.flop_density_sum += flop_density
+            position.step += 1
+            position.batch += 1
+            if position.batch < session.steps_per_epoch and self._update_is_due():
+                self._update_topology(session.updater)
+                flop_density = session.flop_density
+            if position.batch % REPORT_EVERY == 1:
+                self.reporter.batch(position)
+            if stop.requested:
+                break
+        position.loss_sum = loss_sum.item()
+        position.epoch_seconds += time.perf_counter() - began - (position.topology_seconds - updating)
 
-def _order(session: Session, epoch: int) -> torch.Tensor:
-    shuffle = generator(session.settings.seed, "shuffle", epoch)
-    return torch.randperm(len(session.data.train.y), generator=shuffle).to(session.fabric.device)
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Examples, and their crops and flips, of the batches that are left of the epoch."""
+        train, seed, epoch = self.session.data.train, self.session.settings.seed, self.position.epoch
+        size = self.session.settings.recipe.batch_size
+        order, moves = train.epoch_order(seed, epoch), train.epoch_moves(seed, epoch)
+        for first in range(self.position.batch * size, len(train), size):
+            chosen = slice(first, first + size)
+            yield order[chosen], None if moves is None else moves[chosen]
+
+    def _end_epoch(self) -> None:
+        """Validates, updates the topology, writes the epoch's lines."""
+        session, position = self.session, self.position
+        loss = position.loss_sum / len(session.data.train)
+        if not math.isfinite(loss):
+            lr = session.settings.recipe.lr
+            raise RunError(
+                f"the loss is {loss} in epoch {position.epoch + 1}; train with less than lr={lr} (--set lr=…)"
+            )
+        began = time.perf_counter()
+        position.validation_error = error_percent(session, session.data.validation)
+        position.validation_seconds += time.perf_counter() - began
+        position.ended = self._is_over()
+        row = {
+            "epoch": position.epoch + 1,
+            "step": position.step,
+            "loss": loss,
+            "validation_error": position.validation_error,
+            "density": session.active / session.prunable,
+            "flop_density": session.flop_density,
+            "lr": session.optimizer.param_groups[0]["lr"],
+        }
+        if self._update_is_due() and not position.ended:
+            self._update_topology(session.updater)
+        row |= {
+            "prune_rate": position.prune_rate,
+            "seconds": position.epoch_seconds,
+            "topology_seconds": position.epoch_topology_seconds,
+            "train_seconds": position.seconds_of_training,
+            "validation_seconds": position.validation_seconds,
+        }
+        self.folder.append(METRICS, [row])
+        position.next_epoch()
+        if self.topology_every and position.epoch % self.topology_every == 0:
+            self._save_topology(f"topology-epoch{position.epoch}.npz")
+        self.reporter.epoch(row)
+
+    def _is_over(self) -> bool:
+        """Whether the epoch that ends now is the last one."""
+        if self.position.step >= self.session.total_steps:
+            return True
+        spent = self.position.seconds_of_training + self.position.validation_seconds
+        return self.max_seconds is not None and spent >= self.max_seconds
+
+    def _update_is_due(self) -> bool:
+        session, step = self.session, self.position.step
+        return session.updater is not None and step % session.update_every == 0 and step < session.total_steps
+
+    def _update_topology(self, updater: Any) -> None:
+        position = self.position
+        began = time.perf_counter()
+        rows = updater.update()
+        updater.expect_update(self.session.update_every)
+        seconds = time.perf_counter() - began
+        self.folder.append(TOPOLOGY, rows)
+        position.epoch_topology_seconds += seconds
+        position.topology_seconds += seconds
+        if rows:
+            position.updates += 1
+            position.prune_rate = rows[0]["prune_rate"]
+
+    def _save_topology(self, name: str) -> None:
+        """Writes the active sets, with what made them, where there are any."""
+        session, settings = self.session, self.session.settings
+        if session.updater:
+            about = {
+                "recipe": settings.recipe.name,
+                "model": settings.recipe.model,
+                "method": settings.method,
+                "density": settings.density,
+                "flop_density": session.flop_density,
+                "share": settings.recipe.share,
+                "seed": settings.seed,
+                "epochs": self.position.epoch,
+                "step": self.position.step,
+                "active": {name: weight.active for name, weight in regrow.sparse_weights(session.model).items()},
+            }
+            save_topology(self.folder.path / name, session.model, about)
+
+    def finish(self) -> dict[str, Any]:
+        """Looks at the test set, once, and writes topology and summary."""
+        test_error = error_percent(self.session, self.session.data.test)
+        summary = summarise(self.session, self.position, self.folder.rows(METRICS), test_error)
+        self._save_topology(TOPOLOGY_FILE)
+        self.folder.finish(summary)
+        return summary
 
 
 def _set_learning_rate(session: Session, step: int) -> None:
     lr = learning_rate(session.settings.recipe, step, session.total_steps)
     for group in session.optimizer.param_groups:
         group["lr"] = lr
-
-
-def _end_epoch(session: Session, folder: RunFolder, position: Position) -> dict[str, Any]:
-    """Validates, updates the topology, writes the lines; the epoch's line of metrics.jsonl."""
-    loss = position.loss_sum / len(session.data.train.y)
-    if not math.isfinite(loss):
-        lr = session.settings.recipe.lr
-        raise RunError(f"the loss is {loss} in epoch {position.epoch + 1}; train with less than lr={lr} (--set lr=…)")
-    position.validation_error = error_percent(session, session.data.validation)
-    row = {
-        "epoch": position.epoch + 1,
-        "step": position.step,
-        "loss": loss,
-        "validation_error": position.validation_error,
-        "density": session.active / session.prunable,
-        "flop_density": session.flop_density,
-        "lr": session.optimizer.param_groups[0]["lr"],
-        "seconds": position.epoch_seconds,
-    }
-    row |= _update_topology(session, folder, position)
-    folder.append(METRICS, [row])
-    position.next_epoch()
-    return row
-
-
-def _update_topology(session: Session, folder: RunFolder, position: Position) -> dict[str, Any]:
-    """Updates unless this was the last epoch; prune rate and seconds of the update."""
-    if session.updater is None or position.epoch + 1 == session.settings.recipe.epochs:
-        return {"prune_rate": None, "topology_seconds": 0.0}
-    before = len(session.updater.history)
-    began = time.perf_counter()
-    session.updater.update()
-    seconds = time.perf_counter() - began
-    rows = session.updater.history[before:]
-    folder.append(TOPOLOGY, rows)
-    position.topology_seconds += seconds
-    position.updates += bool(rows)
-    return {"prune_rate": rows[0]["prune_rate"] if rows else None, "topology_seconds": seconds}
-
-
-def _finish(session: Session, folder: RunFolder, position: Position) -> dict[str, Any]:
-    """Looks at the test set, once, and writes the summary."""
-    test_error = error_percent(session, session.data.test)
-    summary = summarise(session, position, folder.rows(METRICS), test_error)
-    folder.finish(summary)
-    return summary
