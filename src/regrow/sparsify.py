@@ -15,7 +15,7 @@ from torch.nn.parameter import UninitializedParameter
 from . import topology
 from .allocation import initial_counts
 from .random import seeded_generator
-from .storage import Storage, compress, replace_module, why_masked
+from .storage import Storage, compress, keep_blocked, leave_blocked, replace_module, why_masked
 from .weights import MaskedWeight, mask_parameter, plain_name, sparse_weights, unmask_parameter, unwrapped
 
 __all__ = ["Summary", "densify", "sparsify", "summary"]
@@ -91,6 +91,7 @@ def sparsify(
             why = "compressed was asked for" if storage == "compressed" else "auto"
             layer = compress(place.module, masks[name], why)  # type: ignore[arg-type]
             model = replace_module(model, place.module, layer)
+    keep_blocked(unwrapped(model))
     return model
 
 
@@ -141,6 +142,7 @@ def densify(model: nn.Module) -> nn.Module:
             unmask_parameter(weight)
         else:
             model = replace_module(model, weight.module, weight.module.to_dense())  # type: ignore[operator]
+    leave_blocked(unwrapped(model))
     return model
 
 

@@ -11,9 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from .nn import SparseConv2d, SparseLinear
+from .nn.blocked import ordinary_outputs
 from .nn.conv2d import resolve_padding
 
-__all__ = ["DENSEST_COMPRESSED", "Storage", "compress", "replace_module", "why_masked"]
+__all__ = [
+    "DENSEST_COMPRESSED",
+    "Storage",
+    "compress",
+    "keep_blocked",
+    "leave_blocked",
+    "replace_module",
+    "why_masked",
+]
 
 Storage = Literal["auto", "masked", "compressed"]
 
@@ -100,3 +109,23 @@ def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Modul
             if child is old:
                 parent._modules[name] = new
     return model
+
+
+def keep_blocked(model: nn.Module) -> None:
+    """Lets activations stay in the kernels' layout from the first sparse convolution of a network on.
+
+    Its outputs are ordinary tensors all the same: a forward hook sees to that. A root that is itself a convolution has
+    nothing behind it, and is left alone.
+    """
+    convolutions = [module for module in model.modules() if isinstance(module, SparseConv2d) and module is not model]
+    for layer in convolutions:
+        layer.blocked_output = True
+    if convolutions:
+        model.register_forward_hook(ordinary_outputs)
+
+
+def leave_blocked(model: nn.Module) -> None:
+    """Takes the hook of `keep_blocked` away, where it is."""
+    for key, hook in list(model._forward_hooks.items()):
+        if hook is ordinary_outputs:
+            del model._forward_hooks[key]

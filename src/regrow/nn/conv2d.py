@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regrow.nn._layer import SparseLayer, active_positions
-from regrow.nn.blocked import BlockedTensor, SparseConv2dBlocked
+from regrow.nn.blocked import BlockedTensor, SparseConv2dBlocked, to_blocked
 from regrow.ops import conv2d_plan, conv2d_weight_grad, conv_output_shape, sparse_conv2d_nchw
 
 _PLANS_KEPT = 8  # image sizes
@@ -45,6 +45,10 @@ class SparseConv2d(SparseLayer):
     Shape:
         input (N, C, H, W) or (C, H, W), any strides, channels_last too; output as nn.Conv2d, contiguous.
 
+    Attributes:
+        blocked_output: whether an ordinary input gives a BlockedTensor too, so that the layers that follow stay in
+            the kernels' layout. Set by `regrow.sparsify`; a BlockedTensor always gives one.
+
     Raises:
         TypeError, ValueError: what cannot be served; the text says what and the remedy.
 
@@ -74,6 +78,7 @@ class SparseConv2d(SparseLayer):
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, 1
         self.kernel_size, self.stride, self.dilation = kernel, _pair(stride), _pair(dilation)
         self.padding = resolve_padding(padding, kernel, self.stride, self.dilation)
+        self.blocked_output = False
         self.kind = "pointwise" if kernel == (1, 1) else "conv"
 
     @classmethod
@@ -134,6 +139,8 @@ class SparseConv2d(SparseLayer):
             return self._dense(input)
         plan = self._plan(input.size(2), input.size(3))
         geometry = (self.dense_shape, self.stride, self.padding, self.dilation)
+        if self.blocked_output:
+            input = to_blocked(input, "SparseConv2d")
         if isinstance(input, BlockedTensor):
             shape = conv_output_shape(input.shape, *geometry)
             lists = [list(sizes) for sizes in geometry]
@@ -141,6 +148,9 @@ class SparseConv2d(SparseLayer):
         return sparse_conv2d_nchw(input, self.weight, self.bias, self.indices, plan, geometry, self)
 
     def _dense(self, input: Tensor) -> Tensor:
+        """Through torch's operator; between blocked activations, out of the layout and into it again."""
+        if isinstance(input, BlockedTensor):
+            return to_blocked(self._dense(input.dense("SparseConv2d, dense")), "SparseConv2d, dense")
         geometry = (self.stride, self.padding, self.dilation)
         with torch.autocast("cpu", enabled=False):
             return self._observed(F.conv2d(input, self.dense_weight(), self.bias, *geometry), input)

@@ -47,7 +47,7 @@ def blocked_size(shape: Shape, lanes: int) -> int:
     return (blocks * channels * (margin + height) * row + margin * row + margin) * lanes
 
 
-def _grid(blocked: Tensor, shape: Shape, lanes: int) -> Tensor:
+def grid(blocked: Tensor, shape: Shape, lanes: int) -> Tensor:
     """The [blocks, C, margin + H, margin + W, lanes] view of a blocked tensor, without its tail."""
     batch, channels, height, width = shape
     margin = _margin(shape)
@@ -60,7 +60,12 @@ def _grid(blocked: Tensor, shape: Shape, lanes: int) -> Tensor:
 def planes(blocked: Tensor, shape: Shape, lanes: int) -> Tensor:
     """The [blocks, C, H, W, lanes] view of a blocked tensor, without margin and tail."""
     margin = _margin(shape)
-    return _grid(blocked, shape, lanes)[:, :, margin:, margin:]
+    return grid(blocked, shape, lanes)[:, :, margin:, margin:]
+
+
+def channel_blocks(blocked: Tensor, shape: Shape, lanes: int) -> Tensor:
+    """The [blocks, C * plane] view, of which a range of columns is a range of channels."""
+    return grid(blocked, shape, lanes).flatten(1)
 
 
 def conv_output_shape(shape: Shape, weight_shape: Shape, stride: Shape, padding: Shape, dilation: Shape) -> list[int]:

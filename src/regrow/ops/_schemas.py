@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from regrow.ops import reference
+from regrow.ops import reference, reference_activations
 from regrow.ops._layout import Shape, blocked_size, conv_output_shape
 
 library = torch.library.Library("regrow", "DEF")
@@ -22,6 +22,9 @@ _WANT = "bool want_input, bool want_weight, bool want_bias"
 _LAYER = "Tensor weight, Tensor? bias, Tensor indices, Tensor plan"
 _BACK = "Tensor grad_output, Tensor input, Tensor weight, Tensor indices, Tensor plan"
 _TRIPLE = "(Tensor, Tensor, Tensor)"
+_SHAPE = "int[] shape, int lanes"
+_LINE = "Tensor? scale, Tensor? shift"
+_POOL = f"Tensor windows, int[] out_size, {_SHAPE}"
 SCHEMAS = {
     "make_plan": "(Tensor indices, int[] weight_shape, int[] stride, int[] padding, int[] dilation, "
     "int[] image, bool float64) -> Tensor",
@@ -32,6 +35,16 @@ SCHEMAS = {
     "sparse_linear_backward": f"({_BACK}, {_WANT}) -> {_TRIPLE}",
     "sparse_conv2d": f"(Tensor input, {_LAYER}, {_CONV}) -> Tensor",
     "sparse_conv2d_backward": f"({_BACK}, {_CONV}, {_WANT}) -> {_TRIPLE}",
+    "blocked_affine": f"(Tensor input, {_LINE}, Tensor? residual, bool relu, {_SHAPE}) -> Tensor",
+    "blocked_relu_backward": f"(Tensor grad_output, Tensor input, {_LINE}, {_SHAPE}) -> Tensor",
+    "blocked_max_pool": f"(Tensor input, {_LINE}, bool relu, {_POOL}) -> Tensor",
+    "blocked_max_pool_backward": f"(Tensor grad_output, Tensor input, {_LINE}, bool relu, bool gated, {_POOL}) -> Tensor",
+    "blocked_avg_pool": f"(Tensor input, {_POOL}) -> Tensor",
+    "blocked_avg_pool_backward": f"(Tensor grad_output, {_POOL}) -> Tensor",
+    "blocked_norm": "(Tensor input, Tensor? weight, Tensor? bias, Tensor(a!)? running_mean, Tensor(b!)? running_var, "
+    f"bool training, float momentum, float eps, {_SHAPE}) -> (Tensor, Tensor, Tensor, Tensor)",
+    "blocked_norm_backward": "(Tensor grad_output, Tensor input, Tensor? weight, Tensor mean, Tensor invstd, bool training, "
+    f"{_LINE}, bool relu, Tensor? windows, int[] out_size, {_SHAPE}, bool want_input) -> {_TRIPLE}",
 }
 
 
@@ -73,6 +86,34 @@ def _fake_conv2d_backward(
     return _fake_gradients(input.shape, input, weight, weight_shape[0], *want)
 
 
+def _fake_same(input: Tensor, *_) -> Tensor:
+    return torch.empty_like(input)
+
+
+def _fake_pool(input: Tensor, *arguments) -> Tensor:
+    out_size, shape, lanes = arguments[-3:]
+    return input.new_empty(blocked_size([*shape[:2], *out_size], lanes))
+
+
+def _fake_avg_pool_backward(grad_output: Tensor, windows, out_size, shape: Shape, lanes: int) -> Tensor:
+    return grad_output.new_empty(blocked_size(shape, lanes))
+
+
+def _fake_pool_backward(grad_output: Tensor, input: Tensor, *_) -> Tensor:
+    return torch.empty_like(input)
+
+
+def _fake_norm(input: Tensor, *arguments):
+    channels = arguments[-2][1]
+    return tuple(input.new_empty(channels) for _ in range(4))
+
+
+def _fake_norm_backward(grad_output: Tensor, input: Tensor, *arguments):
+    shape, _, want_input = arguments[-3:]
+    dx = input.new_empty(input.numel() if want_input else 0)
+    return dx, input.new_empty(shape[1]), input.new_empty(shape[1])
+
+
 FAKES: dict[str, Callable] = {
     "make_plan": _fake_make_plan,
     "to_blocked": _fake_to_blocked,
@@ -81,10 +122,19 @@ FAKES: dict[str, Callable] = {
     "sparse_linear_backward": _fake_linear_backward,
     "sparse_conv2d": _fake_conv2d,
     "sparse_conv2d_backward": _fake_conv2d_backward,
+    "blocked_affine": _fake_same,
+    "blocked_relu_backward": _fake_same,
+    "blocked_max_pool": _fake_pool,
+    "blocked_max_pool_backward": _fake_pool_backward,
+    "blocked_avg_pool": _fake_pool,
+    "blocked_avg_pool_backward": _fake_avg_pool_backward,
+    "blocked_norm": _fake_norm,
+    "blocked_norm_backward": _fake_norm_backward,
 }
 
 for _name, _schema in SCHEMAS.items():
     library.define(_name + _schema)
-    library.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
+    _room = reference if hasattr(reference, _name) else reference_activations
+    library.impl(_name, getattr(_room, _name), "CompositeExplicitAutograd")
 for _name, _fake in FAKES.items():
     torch.library.register_fake(f"regrow::{_name}", _fake, lib=library)

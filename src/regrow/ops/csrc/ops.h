@@ -12,6 +12,7 @@
 namespace regrow {
 
 using Ints = std::vector<int64_t>;
+using Norm = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // scale, shift, mean, inverse standard deviation
 using Gradients = std::tuple<Tensor, Tensor, Tensor>;  // of input, weight, bias; empty where not wanted
 
 inline void want_bias(const char* op, const std::optional<Tensor>& bias, int64_t channels, ScalarType type) {
@@ -37,5 +38,27 @@ Gradients sparse_conv2d_backward(const Tensor& grad_output, const Tensor& input,
                                  const Tensor& indices, const Tensor& plan, Ints shape, int64_t lanes,
                                  Ints weight_shape, Ints stride, Ints padding, Ints dilation, bool want_x,
                                  bool want_weight, bool want_bias);
+
+Tensor blocked_affine(const Tensor& input, std::optional<Tensor> scale, std::optional<Tensor> shift,
+                      std::optional<Tensor> residual, bool relu, Ints shape, int64_t lanes);
+Tensor blocked_relu_backward(const Tensor& grad_output, const Tensor& input, std::optional<Tensor> scale,
+                             std::optional<Tensor> shift, Ints shape, int64_t lanes);
+
+Tensor blocked_max_pool(const Tensor& input, std::optional<Tensor> scale, std::optional<Tensor> shift, bool relu,
+                        const Tensor& windows, Ints out_size, Ints shape, int64_t lanes);
+Tensor blocked_max_pool_backward(const Tensor& grad_output, const Tensor& input, std::optional<Tensor> scale,
+                                 std::optional<Tensor> shift, bool relu, bool gated, const Tensor& windows,
+                                 Ints out_size, Ints shape, int64_t lanes);
+Tensor blocked_avg_pool(const Tensor& input, const Tensor& windows, Ints out_size, Ints shape, int64_t lanes);
+Tensor blocked_avg_pool_backward(const Tensor& grad_output, const Tensor& windows, Ints out_size, Ints shape,
+                                 int64_t lanes);
+
+Norm blocked_norm(const Tensor& input, std::optional<Tensor> weight, std::optional<Tensor> bias,
+                  std::optional<Tensor> running_mean, std::optional<Tensor> running_var, bool training,
+                  double momentum, double eps, Ints shape, int64_t lanes);
+Gradients blocked_norm_backward(const Tensor& grad_output, const Tensor& input, std::optional<Tensor> weight,
+                                const Tensor& mean, const Tensor& invstd, bool training, std::optional<Tensor> scale,
+                                std::optional<Tensor> shift, bool relu, std::optional<Tensor> windows, Ints out_size,
+                                Ints shape, int64_t lanes, bool want_input);
 
 }  // namespace regrow

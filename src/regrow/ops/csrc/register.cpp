@@ -13,4 +13,12 @@ STABLE_TORCH_LIBRARY_IMPL(regrow, CPU, m) {
   m.impl("sparse_linear_backward", TORCH_BOX(&regrow::sparse_linear_backward));
   m.impl("sparse_conv2d", TORCH_BOX(&regrow::sparse_conv2d));
   m.impl("sparse_conv2d_backward", TORCH_BOX(&regrow::sparse_conv2d_backward));
+  m.impl("blocked_affine", TORCH_BOX(&regrow::blocked_affine));
+  m.impl("blocked_relu_backward", TORCH_BOX(&regrow::blocked_relu_backward));
+  m.impl("blocked_max_pool", TORCH_BOX(&regrow::blocked_max_pool));
+  m.impl("blocked_max_pool_backward", TORCH_BOX(&regrow::blocked_max_pool_backward));
+  m.impl("blocked_avg_pool", TORCH_BOX(&regrow::blocked_avg_pool));
+  m.impl("blocked_avg_pool_backward", TORCH_BOX(&regrow::blocked_avg_pool_backward));
+  m.impl("blocked_norm", TORCH_BOX(&regrow::blocked_norm));
+  m.impl("blocked_norm_backward", TORCH_BOX(&regrow::blocked_norm_backward));
 }

@@ -4,6 +4,7 @@
 #include "conv.h"
 #include "convert.h"
 #include "linear.h"
+#include "norm.h"
 
 namespace regrow {
 namespace REGROW_ISA {
@@ -26,7 +27,16 @@ constexpr Kernels<T> table() {
           linear_forward_scratch<T>,
           linear_forward<T>,
           linear_backward_scratch<T>,
-          linear_backward<T>};
+          linear_backward<T>,
+          affine<T>,
+          relu_backward<T>,
+          max_pool<T>,
+          max_pool_backward<T>,
+          avg_pool<T>,
+          avg_pool_backward<T>,
+          moments<T>,
+          norm_backward_scratch<T>,
+          norm_backward<T>};
 }
 
 }  // namespace REGROW_ISA

@@ -32,6 +32,33 @@ struct Strides {
   int64_t n = 0, c = 0, h = 0, w = 0;
 };
 
+// One line for each channel: max(scale * x + shift, 0 if relu). Null scale and shift: x itself.
+template <class T>
+struct Lines {
+  const T* scale = nullptr;
+  const T* shift = nullptr;
+  bool relu = false;
+};
+
+// The rows (or columns) that one row (column) of a pool's output looks at: begin, begin + step, ... below end, all inside
+// the plane. An average divides by the product of the two extents.
+struct Window {
+  int64_t begin, end, step, extent;
+};
+struct Windows {
+  const Window* rows = nullptr;     // one for each row of the output
+  const Window* columns = nullptr;  // one for each column
+};
+
+// A BatchNorm whose gradient is asked for; weight null: 1. In training the moments depend on x.
+template <class T>
+struct NormGradient {
+  const T* mean;
+  const T* invstd;
+  const T* weight;
+  bool training;
+};
+
 template <class T>
 struct Kernels {
   int lanes;      // L of conv layouts: pass it to activation_layout
@@ -64,6 +91,27 @@ struct Kernels {
   void (*linear_backward)(const Plan& plan, int64_t batch, const T* values, const T* x, int64_t x_stride,
                           const T* dy, int64_t dy_stride, T* dx, int64_t dx_stride, T* dvalues, T* dbias,
                           void* scratch, Parallel parallel);
+
+  // y = max(scale * x + shift + residual, floor); residual null: 0.
+  void (*affine)(const T* x, Layout layout, Lines<T> lines, const T* residual, T* y, Parallel parallel);
+  // dx = dy where the line is above its floor.
+  void (*relu_backward)(const T* dy, const T* x, Layout layout, Lines<T> lines, T* dx, Parallel parallel);
+
+  // The largest line(x) of each window; first of equals, NaN before all. Backward gives dy to that pixel, and where
+  // `gated` only if it is above the floor.
+  void (*max_pool)(const T* x, Layout in, Lines<T> lines, Layout out, Windows windows, T* y, Parallel parallel);
+  void (*max_pool_backward)(const T* dy, const T* x, Layout in, Lines<T> lines, bool gated, Layout out,
+                            Windows windows, T* dx, Parallel parallel);
+  void (*avg_pool)(const T* x, Layout in, Layout out, Windows windows, T* y, Parallel parallel);
+  void (*avg_pool_backward)(const T* dy, Layout in, Layout out, Windows windows, T* dx, Parallel parallel);
+
+  // Mean and (biased) variance of each channel over images and pixels.
+  void (*moments)(const T* x, Layout layout, double* mean, double* variance, Parallel parallel);
+  // Gradients of a BatchNorm of x, of which `lines` is what became of it: dy comes back through the ReLU of lines and,
+  // if windows is not null, through a max pool with output layout `out`. dx null: not wanted.
+  size_t (*norm_backward_scratch)(Layout in, int workers);  // 0 needed without windows
+  void (*norm_backward)(const T* dy, const T* x, Layout in, NormGradient<T> norm, Lines<T> lines, Layout out,
+                        const Windows* windows, T* dx, T* dweight, T* dbias, void* scratch, Parallel parallel);
 };
 
 struct Isa {

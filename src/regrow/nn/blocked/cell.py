@@ -1,0 +1,146 @@
+"""What a BlockedTensor holds: blocked data, or how to compute them.
+
+A BatchNorm is a line for each channel, and so is the relu behind it; nothing is computed until a convolution
+wants the data, or a max pool reads through the line. Gradients go back the same way. So BatchNorm, relu and
+pool read the convolution's output once and write once, forward and backward.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from regrow.ops import blocked_size, lanes
+from regrow.ops._windows import Windows
+
+_ops = torch.ops.regrow
+Shape = list[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """max(scale * x + shift + residual, 0 if relu), with x and residual blocked data, the others (C,) or None."""
+
+    x: Tensor
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    residual: Tensor | None = None
+    relu: bool = False
+
+    def compute(self, shape: Shape) -> Tensor:
+        plain = self.scale is None and self.residual is None and not self.relu
+        if plain:
+            return self.x
+        return _ops.blocked_affine.default(
+            self.x, self.scale, self.shift, self.residual, self.relu, shape, lanes(self.x.dtype)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Upstream:
+    """The gradient of a relu's input or a max pool's input, from that of the output.
+
+    Attributes:
+        grad: blocked gradient behind relu and pool.
+        lines: the value that the relu or the pool saw; without residual.
+        gated: whether the relu of `lines` is on the way.
+        windows: those of the pool, or None.
+        pooled: the cell that the pool read.
+    """
+
+    grad: Tensor
+    lines: Lines
+    gated: bool
+    windows: Windows | None = None
+    pooled: Cell | None = None
+
+    def compute(self, shape: Shape) -> Tensor:
+        lines, width = self.lines, lanes(self.grad.dtype)
+        if self.windows is None:
+            return _ops.blocked_relu_backward.default(self.grad, lines.x, lines.scale, lines.shift, shape, width)
+        table, out = self.windows
+        value = (lines.x, lines.scale, lines.shift, lines.relu)
+        return _ops.blocked_max_pool_backward.default(self.grad, *value, self.gated, table, out, shape, width)
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """The gradient of an average pool's input, times `factor`."""
+
+    grad: Tensor
+    windows: Windows
+    factor: float = 1.0
+
+    def compute(self, shape: Shape) -> Tensor:
+        table, out = self.windows
+        grad = self.grad if self.factor == 1 else self.grad * self.factor
+        return _ops.blocked_avg_pool_backward.default(grad, table, out, shape, lanes(grad.dtype))
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """All zero."""
+
+    dtype: torch.dtype
+
+    def compute(self, shape: Shape) -> Tensor:
+        return torch.zeros(blocked_size(shape, lanes(self.dtype)), dtype=self.dtype)
+
+
+Pending = Lines | Upstream | Spread | Zeros
+
+
+class Cell:
+    """The content of a BlockedTensor, shared by its aliases.
+
+    Blocked data are never written to once they are in a cell: an in-place operator puts something else in. So
+    whoever took data out keeps what it saw.
+    """
+
+    __slots__ = ("_data", "_origin", "dtype", "pending", "shape")
+
+    def __init__(self, shape: Shape, content: Tensor | Pending, dtype: torch.dtype):
+        self.shape, self.dtype = shape, dtype
+        self.put(content)
+
+    def put(self, content: Tensor | Pending) -> None:
+        """Replace what is in the cell."""
+        self._origin: tuple[weakref.ref[Tensor], Lines] | None = None
+        self._data = content if isinstance(content, Tensor) else None
+        self.pending = None if isinstance(content, Tensor) else content
+
+    def take(self, other: Cell) -> None:
+        """Put in what the other cell holds."""
+        self._data, self._origin, self.pending = other._data, other._origin, other.pending
+
+    def data(self) -> Tensor:
+        """The blocked data, computed now if they were not yet."""
+        if self._data is None:
+            assert self.pending is not None
+            self._data = self.pending.compute(self.shape)
+            if isinstance(self.pending, Lines) and self.pending.residual is None:
+                # Backward may read x again; but it is not for this cell to keep it in memory.
+                self._origin = weakref.ref(self.pending.x), replace(self.pending, x=self._data)
+            self.pending = None
+        return self._data
+
+    def lines(self) -> Lines:
+        """The value as lines without residual of what a BatchNorm read, if that still exists; else of the data."""
+        if isinstance(self.pending, Lines) and self.pending.residual is None:
+            return self.pending
+        data = self.data()
+        x = self._origin[0]() if self._origin else None
+        return Lines(data) if x is None else replace(self._origin[1], x=x)  # type: ignore[index]
+
+    def summand(self) -> Lines:
+        """The value as lines to which a residual can be added."""
+        pending = self.pending
+        free = isinstance(pending, Lines) and pending.residual is None and not pending.relu
+        return pending if free else Lines(self.data())  # type: ignore[return-value]
+
+    def rectified(self) -> Lines:
+        """The relu of the value, as lines."""
+        return replace(self.pending if isinstance(self.pending, Lines) else Lines(self.data()), relu=True)

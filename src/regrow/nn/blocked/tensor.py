@@ -1,0 +1,214 @@
+"""The tensor subclass: what it shows above autograd, and how it becomes an ordinary tensor and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from regrow.nn.blocked.cell import Cell, Pending
+from regrow.nn.blocked.conversions import note
+from regrow.ops import lanes
+
+_ops = torch.ops.regrow
+HANDLERS: dict[Any, Callable] = {}  # operator -> what runs it on blocked data; filled by forward.py and backward.py
+
+
+class BlockedTensor(torch.Tensor):
+    """A batch-blocked activation that passes for the ordinary one. Made by `to_blocked` and by SparseConv2d."""
+
+    cell: Cell
+
+    @staticmethod
+    def __new__(cls, cell: Cell) -> BlockedTensor:
+        return torch.Tensor._make_wrapper_subclass(cls, torch.Size(cell.shape), dtype=cell.dtype, device="cpu")
+
+    def __init__(self, cell: Cell):
+        self.cell = cell
+
+    def dense(self, operation: str = "dense") -> Tensor:
+        """The ordinary contiguous tensor. Differentiable. `operation`: what asks, for `regrow.summary`."""
+        return _ToOrdinary.apply(self, operation)
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        return repr(_ToOrdinary.apply(self, "repr"))
+
+    def __reduce_ex__(self, protocol):
+        return _ToOrdinary.apply(self, "pickle").__reduce_ex__(protocol)
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        special = _SPECIAL.get(name)
+        with torch._C.DisableTorchFunctionSubclass():
+            if special is not None:
+                result = special(*args, **kwargs)
+                if result is not NotImplemented:
+                    return result
+            if not _passes(func, name):
+                args, kwargs = _dense(args, name), _dense(kwargs, name)
+            return func(*args, **kwargs)
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # type: ignore[override]
+        handler = HANDLERS.get(func)
+        result = handler(*args, **(kwargs or {})) if handler else NotImplemented
+        return _run_ordinary(func, args, kwargs or {}) if result is NotImplemented else result
+
+
+def blocked(shape, content: Tensor | Pending, dtype: torch.dtype) -> BlockedTensor:
+    """A new activation of this shape that holds `content`."""
+    return BlockedTensor(Cell(list(shape), content, dtype))
+
+
+def like(tensor: Tensor, content: Tensor | Pending) -> BlockedTensor:
+    """A new activation of the shape of `tensor`."""
+    return BlockedTensor(Cell(list(tensor.shape), content, tensor.dtype))
+
+
+def to_blocked(input: Tensor, operation: str = "to_blocked") -> BlockedTensor:
+    """An activation in the kernels' layout. Differentiable.
+
+    Args:
+        input: (N, C, H, W), float32 or float64, on the CPU, any strides; a BlockedTensor is returned as it
+        is.
+        operation: what asks for it, for `regrow.summary`.
+
+    Example:
+        >>> to_blocked(torch.randn(4, 3, 8, 8)).shape
+        torch.Size([4, 3, 8, 8])
+    """
+    return input if isinstance(input, BlockedTensor) else _ToBlocked.apply(input, operation)
+
+
+def blocked_cell(tensor: Tensor, operation: str) -> Cell:
+    """The cell of any (N, C, H, W) tensor; an ordinary one is converted. Not differentiable."""
+    if isinstance(tensor, BlockedTensor):
+        return tensor.cell
+    note(True, operation, tensor.shape)
+    return Cell(list(tensor.shape), _ops.to_blocked.default(tensor, lanes(tensor.dtype)), tensor.dtype)
+
+
+def blocked_data(tensor: Tensor, operation: str) -> Tensor:
+    """The blocked data of any (N, C, H, W) tensor; an ordinary one is converted. Not differentiable."""
+    return blocked_cell(tensor, operation).data()
+
+
+def ordinary(tensor: Any, operation: str) -> Any:
+    """The ordinary tensor of a BlockedTensor, not differentiable; anything else as it is."""
+    if not isinstance(tensor, BlockedTensor):
+        return tensor
+    note(False, operation, tensor.shape)
+    return _ops.from_blocked.default(tensor.cell.data(), list(tensor.shape), lanes(tensor.dtype))
+
+
+def ordinary_outputs(module: Any, args: Any, output: Any) -> Any:
+    """A forward hook that gives a network's user ordinary tensors, whatever it computed in."""
+    return _dense(output, "output")
+
+
+class _ToBlocked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, input, operation):
+        ctx.operation = operation
+        return BlockedTensor(blocked_cell(input, operation))
+
+    @staticmethod
+    def backward(ctx, grad):
+        return ordinary(grad, f"{ctx.operation} backward"), None
+
+
+class _ToOrdinary(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, input, operation):
+        ctx.operation = operation
+        return ordinary(input, operation)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return BlockedTensor(blocked_cell(grad, f"{ctx.operation} backward")), None
+
+
+# -- above autograd: which functions may see a BlockedTensor
+
+_LAYERS = {  # handled below autograd
+    *("batch_norm", "relu", "relu_", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"),
+    *("cat", "concat", "concatenate", "dropout", "dropout_", "dropout2d", "feature_dropout", "sum", "mean"),
+    *("add", "__add__", "__radd__", "__iadd__", "sub", "__sub__", "__isub__", "neg", "__neg__"),
+    *("mul", "multiply", "__mul__", "__rmul__", "__imul__", "div", "__truediv__", "__itruediv__"),
+}
+_ACTIVATIONS = {  # never a view; some can be told to write in place
+    *("relu6", "hardtanh", "leaky_relu", "elu", "selu", "celu", "silu", "mish", "hardsigmoid", "hardswish"),
+    *("threshold", "rrelu", "gelu", "tanh", "sigmoid", "alpha_dropout", "dropout1d", "dropout3d"),
+}
+_ITSELF = {  # asks about the tensor or passes it on
+    *("detach", "clone", "contiguous", "to", "float", "double", "zeros_like", "ones_like", "empty_like"),
+    *("requires_grad_", "retain_grad", "register_hook", "register_post_accumulate_grad_hook", "backward"),
+    *("size", "dim", "ndimension", "numel", "nelement", "is_floating_point", "is_complex", "is_contiguous", "stride"),
+    *("__len__", "__hash__", "element_size", "is_pinned", "is_same_size", "has_names", "get_device", "type_as"),
+    *("_backward_hooks", "is_set_to", "isfinite", "__repr__", "__reduce_ex__"),
+}
+_BELOW = _LAYERS | _ACTIVATIONS | _ITSELF
+_VIEWS = {"T", "mT", "H", "mH", "real", "imag"}  # attributes
+
+
+def _passes(func: Callable, name: str) -> bool:
+    """Attributes, in-place methods and the functions above stay; anything else gets ordinary tensors."""
+    if name in ("__get__", "__set__", "__delete__"):
+        return getattr(getattr(func, "__self__", None), "__name__", "") not in _VIEWS
+    return name in _BELOW or (name.endswith("_") and not name.endswith("__"))
+
+
+def _dense(value: Any, operation: str) -> Any:
+    """Ordinary tensors in place of blocked ones, in any nest of containers. Differentiable."""
+    return tree_map(lambda x: _ToOrdinary.apply(x, operation) if isinstance(x, BlockedTensor) else x, value)
+
+
+def _set_item(self, index, value):
+    """Item assignment, which for an ordinary tensor writes through a view."""
+    changed = _ToOrdinary.apply(self, "__setitem__").clone()
+    changed[_dense(index, "__setitem__")] = _dense(value, "__setitem__")
+    return self.copy_(changed)
+
+
+def _mean(self, dim=None, keepdim=False, **options):
+    """The mean over pixels, of which the (N, C) form is a view of the (N, C, 1, 1) form."""
+    pixels = isinstance(dim, list | tuple) and sorted(d % 4 for d in dim) == [2, 3]
+    if not isinstance(self, BlockedTensor) or not pixels or keepdim or options:
+        return NotImplemented
+    return _ToOrdinary.apply(self.mean((2, 3), keepdim=True), "mean").flatten(1)
+
+
+_SPECIAL: dict[str, Callable] = {"__setitem__": _set_item, "mean": _mean}
+
+
+# -- below autograd
+
+
+def _run_ordinary(func, args, kwargs):
+    """Any other operator: on ordinary tensors; what it wrote into is blocked again."""
+    name = str(func)
+    plain_args, plain_kwargs = tree_map(lambda x: ordinary(x, name), args), tree_map(lambda x: ordinary(x, name), kwargs)
+    result = func(*plain_args, **plain_kwargs)
+    for position, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            continue
+        given = args[position] if position < len(args) else kwargs.get(argument.name)
+        if isinstance(given, BlockedTensor):
+            plain = plain_args[position] if position < len(args) else plain_kwargs[argument.name]
+            _write_back(given, plain, name)
+            result = given
+    return result
+
+
+def _write_back(given: BlockedTensor, plain: Tensor, name: str) -> None:
+    if plain.shape != given.shape or plain.dtype != given.dtype:
+        raise RuntimeError(
+            f"{name} would turn a blocked activation {tuple(given.shape)} into {tuple(plain.shape)} in place; "
+            "call .dense() on it first, which gives an ordinary tensor"
+        )
+    given.cell.take(blocked_cell(plain, name))

@@ -1,0 +1,92 @@
+// What a BatchNorm and a ReLU make of a channel, max(scale * x + shift, floor), and what goes with it element by
+// element: the residual sum, the derivative of the ReLU.
+#pragma once
+
+#include <limits>
+
+#include "convert.h"
+
+namespace regrow {
+namespace REGROW_ISA {
+
+template <class T>
+struct LaneMask;
+template <>
+struct LaneMask<float> {
+  typedef int32_t type __attribute__((vector_size(REGROW_VECTOR_BYTES)));
+};
+template <>
+struct LaneMask<double> {
+  typedef int64_t type __attribute__((vector_size(REGROW_VECTOR_BYTES)));
+};
+
+// All bits set in the lanes of images that exist.
+template <class T>
+REGROW_INLINE typename LaneMask<T>::type living(const Layout& layout, int64_t block) {
+  return lane_mask<T>(images_in(layout, block)) > T(0);
+}
+
+// One channel's line. NaN stays NaN.
+template <class T>
+struct Line {
+  Vec<T> scale, shift, floor;
+
+  Line(const Lines<T>& lines, int64_t channel)
+      : scale(splat(lines.scale ? lines.scale[channel] : T(1))),
+        shift(splat(lines.shift ? lines.shift[channel] : T(0))),
+        floor(splat(lines.relu ? T(0) : -std::numeric_limits<T>::infinity())) {}
+
+  REGROW_INLINE Vec<T> above(Vec<T> v) const { return v < floor ? floor : v; }
+  REGROW_INLINE Vec<T> operator()(Vec<T> x) const { return above(scale * x + shift); }
+  // The gradient, stopped where the ReLU is at its floor.
+  REGROW_INLINE Vec<T> gate(Vec<T> grad, Vec<T> x) const { return scale * x + shift <= floor ? Vec<T>{} : grad; }
+};
+
+// First pixel of row y of the plane of (block, channel).
+template <class T>
+REGROW_INLINE T* row_of(T* data, const Layout& layout, int64_t block, int64_t channel, int64_t y) {
+  return data + block * layout.block_size() +
+         (channel * layout.plane() + (layout.margin_h + y) * layout.row() + layout.margin_w) * layout.lanes;
+}
+
+template <class T>
+void affine(const T* x, Layout layout, Lines<T> lines, const T* residual, T* y, Parallel parallel) {
+  constexpr int L = kLanes<T>;
+  each_plane(layout, parallel, [&](int64_t n, int64_t c) {
+    const Line<T> line(lines, c);
+    const auto alive = living<T>(layout, n);
+    zero_plane_margin(layout, y + n * layout.block_size() + c * layout.plane() * L);
+    for (int64_t h = 0; h < layout.height; ++h) {
+      const T* from = row_of(x, layout, n, c, h);
+      T* to = row_of(y, layout, n, c, h);
+      if (residual) {
+        const T* more = row_of(residual, layout, n, c, h);
+        for (int64_t i = 0; i < layout.width * L; i += L) {
+          const Vec<T> v = line.above(line.scale * load(from + i) + line.shift + load(more + i));
+          store(to + i, alive ? v : Vec<T>{});
+        }
+      } else {
+        for (int64_t i = 0; i < layout.width * L; i += L) store(to + i, alive ? line(load(from + i)) : Vec<T>{});
+      }
+    }
+  });
+  zero_tail(layout, y);
+}
+
+template <class T>
+void relu_backward(const T* dy, const T* x, Layout layout, Lines<T> lines, T* dx, Parallel parallel) {
+  constexpr int L = kLanes<T>;
+  each_plane(layout, parallel, [&](int64_t n, int64_t c) {
+    const Line<T> line(lines, c);
+    zero_plane_margin(layout, dx + n * layout.block_size() + c * layout.plane() * L);
+    for (int64_t h = 0; h < layout.height; ++h) {
+      const T *grad = row_of(dy, layout, n, c, h), *from = row_of(x, layout, n, c, h);
+      T* to = row_of(dx, layout, n, c, h);
+      for (int64_t i = 0; i < layout.width * L; i += L) store(to + i, line.gate(load(grad + i), load(from + i)));
+    }
+  });
+  zero_tail(layout, dx);
+}
+
+}  // namespace REGROW_ISA
+}  // namespace regrow
