@@ -103,7 +103,9 @@ def blocked_avg_pool(input: Tensor, windows: Tensor, out_size: Shape, shape: Sha
     return to_blocked(y, lanes)
 
 
-def blocked_avg_pool_backward(grad_output: Tensor, windows: Tensor, out_size: Shape, shape: Shape, lanes: int) -> Tensor:
+def blocked_avg_pool_backward(
+    grad_output: Tensor, windows: Tensor, out_size: Shape, shape: Shape, lanes: int
+) -> Tensor:
     """Each window's gradient in equal shares."""
     grad = from_blocked(grad_output, [*shape[:2], *out_size], lanes)
     dx = grad.new_zeros(list(shape))

@@ -335,3 +335,49 @@ def step(
 
     given = {"model": model, "density": density, "batch": batch, "threads": threads, "topology": topology}
     run_bench_step({**given, "kinds": kinds, "seconds": seconds, "memory": memory}, json)
+
+
+@bench.command(name="run")
+def run_(
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="A network that has a recipe for CIFAR-10, see `regrow list`.")
+    ] = "vgg16-d",
+    density: Annotated[str, typer.Option(metavar="SHARE,…", help="Of the weights, if no topology is given.")] = "0.05",
+    topology: Annotated[
+        str | None,
+        typer.Option(metavar="FILE,…", help="Start from the active sets of trained networks (topology.npz of a run)."),
+    ] = None,
+    share: Annotated[
+        str | None, typer.Option(metavar="RULE", help="As for `regrow train`; default: the topology's, the recipe's.")
+    ] = None,
+    flops_budget: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="As for `regrow train`; default: the topology's.")
+    ] = None,
+    window: Annotated[str | None, typer.Option(metavar="STEPS", help="As for `regrow train`.")] = None,
+    window_batch: Annotated[int | None, typer.Option(metavar="N", help="As for `regrow train`.")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, metavar="N", help="Threads of torch; default: torch's choice.")
+    ] = None,
+    kinds: Annotated[
+        str | None,
+        typer.Option(metavar="KIND,…", help="Dense networks: nchw, channels_last, compile, bf16; default: all."),
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="As for `regrow train`.")] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the rows there, anew after each."),
+    ] = None,
+) -> None:
+    """Measures a whole epoch as a user trains it, sparse beside dense: data, steps, window, update and validation.
+
+    \b
+    Examples:
+      regrow bench run --model vgg16-d --topology results/topologies/vgg16-d-0.05.npz --json run.json
+      regrow bench run --model vgg16-d-half --density 0.05 --share none --kinds channels_last
+    """
+    from .bench_run_report import run_bench_run
+
+    given: dict[str, Any] = {"model": model, "density": density, "topology": topology, "share": share}
+    given |= {"flops_budget": flops_budget, "window": window, "window_batch": window_batch}
+    given |= {"threads": threads, "kinds": kinds, "data_dir": data_dir}
+    run_bench_run(given, json)

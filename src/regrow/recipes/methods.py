@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import nn, optim
+from torch import Tensor, nn, optim
 
 import regrow
 
@@ -45,15 +45,16 @@ METHODS: dict[str, Callable[[nn.Module, optim.Optimizer, Settings, int], Any] | 
 }
 
 
-def make_sparse(model: nn.Module, settings: Settings) -> nn.Module:
-    """The network as the method trains it: itself when dense."""
+def make_sparse(model: nn.Module, settings: Settings, masks: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """The network as the method trains it: itself when dense; with the active sets of `masks`, if there are any."""
     if METHODS[settings.method] is None:
         return model
     recipe = settings.recipe
     return regrow.sparsify(
         model,
-        settings.density,
+        settings.density if masks is None else None,
         distribution=recipe.distribution,
+        init="random" if masks is None else masks,
         dense=list(recipe.dense),
         storage=settings.storage,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,11 +99,12 @@ def steps_per_epoch(data: Data, settings: Settings) -> int:
     return -(-len(data.train) // settings.recipe.batch_size)
 
 
-def make_session(settings: Settings, root: Path) -> Session:
+def make_session(settings: Settings, root: Path, masks: Mapping[str, Tensor] | None = None) -> Session:
     """Everything a run needs, freshly made: the same settings give the same session, to the bit.
 
     Args:
         root: where the data sets are, see `data_root`.
+        masks: active sets by parameter name to start from, instead of random ones.
     """
     recipe = settings.recipe
     data = recipe.data(root, settings.seed, recipe.validation_fraction)
@@ -114,7 +116,7 @@ def make_session(settings: Settings, root: Path) -> Session:
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     dense = models.build(recipe.model).to(memory_format=memory_format)
     parameters, prunable = sum(p.numel() for p in dense.parameters()), prunable_weights(dense, recipe.dense)
-    model = fabric.to_device(make_sparse(dense, settings))
+    model = fabric.to_device(make_sparse(dense, settings, masks))
     optimizer = make_optimizer(model, settings)
     total_steps = recipe.epochs * steps_per_epoch(data, settings)
     updater = make_updater(model, optimizer, settings, total_steps)

@@ -124,7 +124,9 @@ def _pair(value) -> tuple[int, int]:
 def sliding(self, kernel, stride, padding, *options) -> Windows | None:
     """Windows of an aten pool, whose arguments are lists of one or two numbers."""
     kernel = _pair(kernel)
-    return _windows.sliding(tuple(self.shape[2:]), kernel, _pair(stride) if stride else kernel, _pair(padding), *options)
+    return _windows.sliding(
+        tuple(self.shape[2:]), kernel, _pair(stride) if stride else kernel, _pair(padding), *options
+    )
 
 
 def _pooled(self, windows: Windows, pool: Callable, *arguments) -> BlockedTensor:
@@ -156,7 +158,9 @@ def avg_windows(self, kernel, stride=(), padding=(0, 0), ceil_mode=False, count_
 
 
 def _averaged(self, windows: Windows | None):
-    return NotImplemented if windows is None else _pooled(self, windows, _ops.blocked_avg_pool.default, self.cell.data())
+    return (
+        NotImplemented if windows is None else _pooled(self, windows, _ops.blocked_avg_pool.default, self.cell.data())
+    )
 
 
 def _avg_pool2d(self, *arguments, **options):

@@ -192,7 +192,10 @@ _SPECIAL: dict[str, Callable] = {"__setitem__": _set_item, "mean": _mean}
 def _run_ordinary(func, args, kwargs):
     """Any other operator: on ordinary tensors; what it wrote into is blocked again."""
     name = str(func)
-    plain_args, plain_kwargs = tree_map(lambda x: ordinary(x, name), args), tree_map(lambda x: ordinary(x, name), kwargs)
+    plain_args, plain_kwargs = (
+        tree_map(lambda x: ordinary(x, name), args),
+        tree_map(lambda x: ordinary(x, name), kwargs),
+    )
     result = func(*plain_args, **plain_kwargs)
     for position, argument in enumerate(func._schema.arguments):
         if argument.alias_info is None or not argument.alias_info.is_write:

@@ -1,0 +1,95 @@
+"""How freed weights are shared among layers: error, FLOP density and time of the share rules, over seeds.
+
+VGG16-D of half the width on half of CIFAR-10's training images, 12 epochs, two topology updates an epoch: enough to
+choose. Every cell (rule, seed) is one run of a grid (see grid.py): stop it and go on as you like.
+
+    python benchmarks/share_rules.py
+    python benchmarks/share_rules.py --arms none-5 momentum-5 --seeds 0 --threads 2 --jobs 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+import grid
+from grid import Cell
+
+RECIPE = "vgg16-d-half-cifar10"
+SETUP = ("--images", "22500", "--epochs", "12", "--update-every", "88", "--storage", "compressed")
+ARMS: dict[str, tuple[str, ...]] = {
+    "none-5": ("--density", "0.05", "--share", "none"),
+    "momentum-5": ("--density", "0.05", "--share", "momentum"),
+    "none-10": ("--density", "0.1", "--share", "none"),
+    "budget5-5": ("--density", "0.05", "--flops-budget", "0.05"),
+    "budget5-10": ("--density", "0.1", "--flops-budget", "0.05"),
+    "budget10-5": ("--density", "0.05", "--flops-budget", "0.1"),
+    "per-flop-5": ("--density", "0.05", "--share", "momentum-per-flop"),
+    "budget5-20": ("--density", "0.2", "--flops-budget", "0.05"),
+    "budget10-10": ("--density", "0.1", "--flops-budget", "0.1"),
+    "budget10-20": ("--density", "0.2", "--flops-budget", "0.1"),
+    "per-flop-10": ("--density", "0.1", "--share", "momentum-per-flop"),
+    "momentum-10": ("--density", "0.1", "--share", "momentum"),
+    "none-20": ("--density", "0.2", "--share", "none"),
+    "dense": ("--method", "dense"),
+}
+COLUMNS = ("test_error", "validation_error", "flop_density_mean", "flop_density_end", "train_seconds")
+
+
+def arguments() -> argparse.Namespace:
+    description, _, usage = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=description, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS, metavar="ARM", help=", ".join(ARMS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    grid.add_arguments(parser)
+    return parser.parse_args()
+
+
+def make_cells(chosen: argparse.Namespace) -> list[Cell]:
+    """Seed by seed, so that every rule has a first figure early."""
+    common = grid.common_words(chosen)
+    return [
+        Cell(
+            f"{arm} seed {seed}",
+            chosen.runs / RECIPE / f"{arm}-s{seed}",
+            (RECIPE, *SETUP, *ARMS[arm], "--seed", str(seed), *common),
+        )
+        for seed in chosen.seeds
+        for arm in chosen.arms
+    ]
+
+
+def contents(cells: list[Cell]) -> dict[str, Any]:
+    """Mean and standard error of each figure, by arm."""
+    table = []
+    for arm in dict.fromkeys(cell.name.split(" seed ")[0] for cell in cells):
+        runs = [run for cell in cells if cell.name.startswith(f"{arm} seed ") and (run := cell.summary)]
+        if runs:
+            figures = {name: grid.mean_and_error([run[name] for run in runs]) for name in COLUMNS}
+            table.append({"arm": arm, "seeds": len(runs), **figures})
+    return {"table": table}
+
+
+def show(content: dict[str, Any]) -> None:
+    print(f"{'rule':<14}{'seeds':>6}{'validation':>16}{'test':>16}{'FLOPs, mean':>13}{'end':>8}{'seconds':>9}")
+    for row in content["table"]:
+        validation, test = (plus_minus(*row[name]) for name in ("validation_error", "test_error"))
+        mean, end, seconds = (row[name][0] for name in COLUMNS[2:])
+        print(f"{row['arm']:<14}{row['seeds']:>6}{validation:>16}{test:>16}{mean:>13.3f}{end:>8.3f}{seconds:>9.0f}")
+
+
+def plus_minus(mean: float, error: float | None) -> str:
+    return f"{mean:.2f}" if error is None else f"{mean:.2f} ± {error:.2f}"
+
+
+def main() -> int:
+    chosen = arguments()
+    cells = make_cells(chosen)
+    return grid.run(cells, chosen.jobs, chosen.results / "share_rules.json", lambda rows: contents(cells), show)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""`regrow bench run`: reads what was asked for, tells what is running, prints the table and writes the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from . import bench_run
+from .bench_common import check_known, machine_line, number, read_density, words, write_rows
+from .bench_step import DENSE, FP32
+from .command import bench_command
+from .data import data_root
+from .errors import UsageError
+from .settings import Settings, make_settings
+from .tables import console
+from .topology_file import Topology, load_topology
+
+__all__ = ["run_bench_run"]
+
+HEADINGS = ("density", "FLOPs", "share", "sparse\nepoch s", "update\ns", "best fp32\nepoch s", "", "against\nfp32")
+
+
+def run_bench_run(given: Mapping[str, Any], file: Path | None) -> None:
+    """Measures, prints a line a row and a table, and writes `file` anew after every row.
+
+    Args:
+        given: options as typed, by name; None where not given.
+        file: for the JSON, or None.
+    """
+    runs = _read(given)
+    command = bench_command("run", {**given, "json": file})
+    rows: list[dict[str, Any]] = []
+
+    # Plain lines on a terminal too: whatever moves there would take time from what is measured.
+    def starting(settings: Settings) -> None:
+        what = f"{settings.recipe.name} at density {settings.density:g}, share {settings.recipe.share}"
+        print(f"{len(rows) + 1}/{len(runs)}  {what}: ", end="", flush=True)
+
+    def progress(row: dict[str, Any]) -> None:
+        rows.append(row)
+        print(_line(row), flush=True)
+        if file is not None:
+            write_rows(file, command, rows)
+
+    kinds = words(given["kinds"], DENSE)
+    check_known("kind", kinds, DENSE)
+    if not set(kinds) & set(FP32):
+        raise UsageError(f"--kinds {given['kinds']}: give at least one of {', '.join(FP32)} to compare with")
+    bench_run.run(runs, data_root(given["data_dir"]), given["threads"], kinds, starting=starting, progress=progress)
+    _print(rows)
+    if file is not None:
+        console().print(f"in {file}", markup=False, soft_wrap=True)
+
+
+def _read(given: Mapping[str, Any]) -> list[tuple[Settings, Topology | None]]:
+    """A run for each topology file, or one for each density that starts from the initial topology."""
+    recipe = f"{given['model']}-cifar10"
+    names = {"share": given["share"], "flops_budget": given["flops_budget"], "window": given["window"]}
+    names |= {"window_batch": given["window_batch"]}
+    chosen = [f"{name}={value}" for name, value in names.items() if value is not None]
+    if given["topology"]:
+        topologies = [load_topology(file) for file in words(given["topology"], ())]
+        return [(_settings(recipe, one.density, [*_rules(one), *chosen]), one) for one in topologies]
+    return [(_settings(recipe, read_density(word), chosen), None) for word in words(given["density"], ())]
+
+
+def _settings(recipe: str, density: float, overrides: Sequence[str]) -> Settings:
+    return make_settings(recipe, density=density, storage="compressed", overrides=overrides)
+
+
+def _rules(topology: Topology) -> list[str]:
+    """The share rule that made a topology goes on."""
+    known = {name: topology.about.get(name) for name in ("share", "flops_budget", "max_density")}
+    return [f"{name}={value}" for name, value in known.items() if value is not None]
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return f"{row['sparse_epoch_s']:.1f} s, {row['ratio_best_fp32']:.2f} times as fast as {row['best_fp32']}"
+
+
+def _print(rows: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("network", no_wrap=True)
+    for heading in (*HEADINGS, "against\nbf16"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row["model"],
+            f"{row['density']:.3g}",
+            f"{row['flop_density']:.3g}",
+            row["share"] if row["flops_budget"] is None else f"budget {row['flops_budget']:g}",
+            number(row["sparse_epoch_s"], 1),
+            number(row["topology_update_s"]),
+            number(row["dense_epoch_s"][row["best_fp32"]], 1),
+            row["best_fp32"],
+            number(row["ratio_best_fp32"]),
+            number(row["ratio_bf16"]),
+        )
+    out = console()
+    if not out.is_terminal:
+        out.width = max(out.width, 140)
+    out.print(f"{machine_line(rows[0])}\n", markup=False, soft_wrap=True)
+    out.print(table)
