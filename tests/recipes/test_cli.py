@@ -112,7 +112,15 @@ def test_version():
 
 def test_list_names_recipes_and_settings():
     output = run("list").stdout
-    for word in ("digits-mlp", "lenet300-mnist", "lenet5-mnist", "weight_decay", "prune_rate"):
+    for word in (
+        "digits-mlp",
+        "lenet300-mnist",
+        "lenet5-mnist",
+        "vgg16-d-cifar10",
+        "wrn-28-2-cifar10",
+        "weight_decay",
+        "prune_rate",
+    ):
         assert word in output
 
 
@@ -125,6 +133,30 @@ def test_train_prints_a_line_an_epoch_and_leaves_the_default_folder(tmp_path: Pa
     settings = json.loads((folder / "summary.json").read_text())["settings"]
     assert (settings["lr"], settings["batch_size"], settings["epochs"]) == (0.05, 64, 3)
     assert "checkpoint" not in result.stderr
+
+
+def test_options_reach_the_settings_and_the_run():
+    words = [
+        "--images",
+        "640",
+        "--warmup",
+        "0.5",
+        "--share",
+        "momentum",
+        "--flops-budget",
+        "0.4",
+        "--max-density",
+        "0.9",
+    ]
+    words += ["--update-every", "15", "--window", "all", "--window-batch", "16", "--storage", "masked"]
+    result = run(*SHORT, *words, "--topology-every", "2", "--max-seconds", "1e9", "--out", "run")
+    assert result.exit_code == 0, result.output
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert (summary["steps"], summary["updates"], summary["storage"]) == (60, 3, "masked")
+    given = {"images": 640, "warmup_epochs": 0.5, "share": "momentum", "flops_budget": 0.4, "max_density": 0.9}
+    given |= {"update_every": 15, "window": "all", "window_batch": 16}
+    assert {key: summary["settings"][key] for key in given} == given
+    assert Path("run/topology-epoch2.npz").exists()
 
 
 def test_an_existing_folder_needs_resume():
@@ -142,12 +174,14 @@ def test_ctrl_c_says_how_to_go_on_and_that_command_does(monkeypatch: pytest.Monk
             if position.step == 58:
                 os.kill(os.getpid(), signal.SIGINT)
 
-    words = [*SHORT, "--seed", "4", "--out", "my run", "--set", "dense=fc3", "--set", "max_density=0.9"]
+    words = [*SHORT, "--seed", "4", "--out", "my run", "--set", "dense=fc3", "--max-density", "0.9"]
+    words += ["--topology-every", "9"]
     with monkeypatch.context() as patch:
         patch.setattr("regrow.recipes.progress.terminal_reporter", Impatient)
         message = assert_one_line(run(*words), 130)
     command = message.partition("go on with: ")[2].strip()
     assert shlex.split(command)[:2] == ["regrow", "train"]
+    assert "--topology-every 9" in command
     result = run(*shlex.split(command)[1:])
     assert result.exit_code == 0, result.output
     assert "going on at step 58" in result.stdout

@@ -6,6 +6,7 @@ import pytest
 
 from regrow.recipes import RECIPES, UsageError, get_recipe, make_settings, override
 from regrow.recipes.config import learning_rate, setting_names
+from regrow.recipes.models import MODELS
 from regrow.recipes.settings import differing
 
 
@@ -18,12 +19,30 @@ def test_published_mnist_protocol():
         assert (recipe.distribution, recipe.share, recipe.dense) == ("uniform", "momentum", ())
 
 
+def test_published_cifar10_protocol():
+    names = {name.removesuffix("-cifar10") for name in RECIPES if name.endswith("-cifar10")}
+    assert names == {name for name in MODELS if not name.startswith(("digits", "lenet"))}
+    for name in names:
+        recipe = get_recipe(f"{name}-cifar10")
+        assert recipe.model == name
+        assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.weight_decay) == (250, 128, 0.1, 5e-4)
+        assert (recipe.momentum, recipe.nesterov, recipe.prune_rate) == (0.9, True, 0.5)
+        drops = [learning_rate(recipe, step, 88_000) for step in (29_999, 30_000, 60_000)]
+        assert drops == pytest.approx([0.1, 0.01, 0.001])
+
+
 @pytest.mark.parametrize(("total", "first_drop"), [(54_000, 25_000), (540, 250), (1_080, 500)])
 def test_learning_rate_drops_at_the_same_fraction_whatever_the_length(total: int, first_drop: int):
     recipe = get_recipe("lenet300-mnist")
     assert learning_rate(recipe, first_drop - 1, total) == 0.1
     assert learning_rate(recipe, first_drop, total) == pytest.approx(0.01)
     assert learning_rate(recipe, 2 * first_drop, total) == pytest.approx(0.001)
+
+
+def test_the_learning_rate_rises_in_the_warmup():
+    recipe = override(get_recipe("vgg16-d-cifar10"), ["epochs=20", "warmup_epochs=0.5"])
+    rates = [learning_rate(recipe, step, 400) for step in (0, 4, 9, 10, 11, 200)]
+    assert rates == pytest.approx([0.01, 0.05, 0.1, 0.1, 0.1, 0.01])
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -34,20 +53,25 @@ def test_every_recipe_is_registered_under_its_own_name(name: str):
 def test_overrides_are_typed():
     recipe = override(
         get_recipe("digits-mlp"),
-        ["epochs=3", "lr=1e-2", "nesterov=false", "lr_drops=5,9", "max_density=none", "dense=fc1,fc3"],
+        ["epochs=3", "lr=1e-2", "nesterov=false", "lr_drops=5,9", "max_density=none", "dense=fc1,fc3", "images=99"],
     )
+    assert (recipe.images, override(recipe, ["images=none"]).images) == (99, None)
+    assert [override(recipe, [f"window={value}"]).window for value in ("all", "none", "5")] == ["all", None, 5]
     assert (recipe.epochs, recipe.lr, recipe.nesterov) == (3, 0.01, False)
     assert (recipe.lr_drops, recipe.max_density, recipe.dense) == ((5, 9), None, ("fc1", "fc3"))
 
 
-@pytest.mark.parametrize("assignment", ["nope=1", "model=1", "lr", "name=x"])
+@pytest.mark.parametrize("assignment", ["nope=1", "model=1", "lr", "name=x", "threads=2"])
 def test_an_unknown_key_lists_the_valid_ones(assignment: str):
     with pytest.raises(UsageError) as error:
         override(get_recipe("digits-mlp"), [assignment])
     assert all(name in str(error.value) for name in setting_names())
 
 
-@pytest.mark.parametrize("assignment", ["lr=fast", "epochs=1.5", "nesterov=maybe", "epochs=0", "lr=-1"])
+@pytest.mark.parametrize(
+    "assignment",
+    ["lr=fast", "epochs=1.5", "nesterov=maybe", "epochs=0", "lr=-1", "window=few", "images=0", "warmup_epochs=41"],
+)
 def test_a_bad_value_is_named(assignment: str):
     with pytest.raises(UsageError, match=assignment.partition("=")[0]):
         override(get_recipe("digits-mlp"), [assignment])

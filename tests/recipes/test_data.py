@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy
 import pytest
 import torch
 
 from regrow.recipes import RunError
-from regrow.recipes.data import MNIST_MEAN, MNIST_STD, Data, data_root, digits, mnist
+from regrow.recipes.data import CIFAR10_MEAN, CIFAR10_STD, MNIST_MEAN, MNIST_STD, cifar10, data_root, digits, mnist
+from regrow.recipes.split import Data
 
 
 def as_set(data: Data) -> set[bytes]:
@@ -34,12 +37,51 @@ def test_mnist_is_normalised_and_a_tenth_is_held_out_at_random(mnist_root: Path)
     assert torch.bincount(data.validation.y, minlength=10).min() > 400
 
 
-def test_missing_mnist_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture(scope="module")
+def cifar(cifar10_root: Path) -> Data:
+    return cifar10(cifar10_root, 0, 0.1)
+
+
+def test_cifar10_is_kept_as_pixels(cifar: Data):
+    assert [tuple(split.x.shape) for split in cifar] == [(n, 3, 32, 32) for n in (45_000, 5_000, 10_000)]
+    assert {split.x.dtype for split in cifar} == {torch.uint8}
+    assert [split.augmented for split in cifar] == [True, False, False]
+    assert torch.bincount(cifar.validation.y, minlength=10).min() > 400
+
+
+def test_cifar10_is_split_alike_for_every_seed(monkeypatch: pytest.MonkeyPatch):
+    pixels = numpy.random.default_rng(0).integers(256, size=(50, 32, 32, 3), dtype=numpy.uint8)
+    few = SimpleNamespace(data=pixels, targets=list(range(50)))
+    monkeypatch.setattr("regrow.recipes.data._from_torchvision", lambda kind, root, train: few)
+    splits = [cifar10(Path("."), seed, 0.1).validation.y.tolist() for seed in (0, 1)]
+    assert splits[0] == splits[1] != list(range(45, 50))
+
+
+def test_cifar10_is_normalised_by_channel(cifar: Data):
+    x, _ = cifar.train.batch(torch.arange(8_000))
+    assert x.dtype == torch.float32
+    assert x.mean((0, 2, 3)).abs().max() < 0.03
+    of_images = x.std((2, 3)).mean(0)
+    assert (of_images - 1).abs().max() < 0.02
+    x, _ = cifar.test.batch(torch.tensor([7]))
+    pixels = torch.tensor(CIFAR10_STD).view(3, 1, 1) * x[0] + torch.tensor(CIFAR10_MEAN).view(3, 1, 1)
+    torch.testing.assert_close(255 * pixels, cifar.test.x[7].float())
+
+
+@pytest.mark.parametrize(
+    ("load", "kind", "server", "file"),
+    [
+        (mnist, "MNIST", {"mirrors": ["http://127.0.0.1:9/"]}, "MNIST/raw/train-images-idx3-ubyte"),
+        (cifar10, "CIFAR10", {"url": "http://127.0.0.1:9/"}, "cifar-10-batches-py/data_batch_1"),
+    ],
+)
+def test_missing_data_is_explained(load, kind, server, file, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     datasets = pytest.importorskip("torchvision").datasets
-    monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
-    with pytest.raises(RunError, match=r"train-images-idx3-ubyte.*--data-dir or REGROW_DATA") as error:
-        mnist(tmp_path / "nowhere", 0, 0.1)
-    assert str(tmp_path / "nowhere") in str(error.value)
+    for name, value in server.items():
+        monkeypatch.setattr(getattr(datasets, kind), name, value)
+    with pytest.raises(RunError, match=r"--data-dir or REGROW_DATA") as error:
+        load(tmp_path / "nowhere", 0, 0.1)
+    assert f"{kind} is not in {tmp_path / 'nowhere'} (looked for {tmp_path / 'nowhere' / file})" in str(error.value)
 
 
 def test_data_root_falls_back(monkeypatch: pytest.MonkeyPatch):

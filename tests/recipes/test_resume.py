@@ -36,12 +36,12 @@ train(make_settings("digits-mlp", density=0.1, overrides=["epochs=4"]), out=sys.
 class SignalAt(Reporter):
     """Sends this process a signal in the middle of an epoch."""
 
-    def __init__(self, epoch: int, number: int = signal.SIGINT):
-        self.at = epoch
+    def __init__(self, epoch: int, number: int = signal.SIGINT, batch: int = 17):
+        self.at = epoch, batch
         self.number = number
 
     def batch(self, position: Position) -> None:
-        if position.epoch == self.at and position.batch == 17:
+        if (position.epoch, position.batch) == self.at:
             os.kill(os.getpid(), self.number)
 
 
@@ -116,6 +116,17 @@ def test_dense_runs_resume_too(short: Callable[..., Settings], tmp_path: Path):
     train(settings, out=tmp_path / "untouched", threads=1)
     with pytest.raises(Interrupted):
         train(settings, out=tmp_path / "run", threads=1, reporter=SignalAt(1))
+    train(settings, out=tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "untouched", tmp_path / "run")
+
+
+def test_images_and_updates_within_the_epoch_resume_too(tiny: Callable[..., Settings], tmp_path: Path):
+    schedule = ("epochs=2", "batch_size=8", "images=144", "update_every=17", "window=9", "warmup_epochs=1")
+    settings = tiny(*schedule, "flops_budget=0.3")
+    train(settings, out=tmp_path / "untouched", threads=1)
+    for epoch, batch in ((0, 17), (1, 1), (1, 17)):  # after an update, before the window, after the last update
+        with pytest.raises(Interrupted):
+            train(settings, out=tmp_path / "run", resume=True, threads=1, reporter=SignalAt(epoch, batch=batch))
     train(settings, out=tmp_path / "run", resume=True)
     assert_same_run(tmp_path / "untouched", tmp_path / "run")
 

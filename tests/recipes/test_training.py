@@ -13,6 +13,7 @@ import regrow
 from regrow.recipes import RunError, Settings, UsageError, make_settings, train
 from regrow.recipes.folder import RunFolder
 from regrow.recipes.session import make_session
+from regrow.recipes.topology_file import load_topology
 
 SUMMARY_KEYS = [
     "recipe",
@@ -126,6 +127,59 @@ def test_threads_are_put_back(short: Callable[..., Settings], tmp_path: Path):
     before = torch.get_num_threads()
     assert train(short("epochs=1", "batch_size=700"), out=tmp_path / "run", threads=before + 1)["threads"] == before + 1
     assert torch.get_num_threads() == before
+
+
+def test_updates_come_every_so_many_steps_and_not_after_the_last(tiny: Callable[..., Settings], tmp_path: Path):
+    summary = train(tiny("update_every=8"), out=tmp_path / "run")  # 12 steps an epoch
+    folder = RunFolder(tmp_path / "run")
+    steps = sorted({row["step"] for row in folder.rows("topology.jsonl")})
+    assert steps == [8, 16, 24, 32]
+    assert summary["updates"] == 4
+    rates = [row["prune_rate"] for row in folder.rows("metrics.jsonl")]
+    assert rates[0] > rates[1] > rates[2] > 0  # of each epoch's last update
+
+
+def test_metrics_tell_time_since_the_start(tiny: Callable[..., Settings], tmp_path: Path):
+    summary = train(tiny(), out=tmp_path / "run")
+    rows = RunFolder(tmp_path / "run").rows("metrics.jsonl")
+    spent = [row["seconds"] + row["topology_seconds"] for row in rows]
+    assert [row["train_seconds"] for row in rows] == pytest.approx([sum(spent[:n]) for n in (1, 2, 3)])
+    assert rows[-1]["train_seconds"] == pytest.approx(summary["train_seconds"])
+    assert 0 < rows[0]["validation_seconds"] < rows[1]["validation_seconds"] < summary["validation_seconds"] * 1.001
+
+
+def test_a_run_ends_when_its_time_is_over(tiny: Callable[..., Settings], tmp_path: Path):
+    """With the schedule of the whole run, and without an update before the test."""
+    summary = train(tiny(), out=tmp_path / "run", max_seconds=1e-3)
+    whole = train(tiny(), out=tmp_path / "whole", max_seconds=1e6)
+    (row,), rows = (RunFolder(tmp_path / name).rows("metrics.jsonl") for name in ("run", "whole"))
+    assert (summary["epochs"], summary["updates"], whole["epochs"], whole["updates"]) == (1, 0, 3, 2)
+    assert (row["loss"], row["lr"]) == (rows[0]["loss"], rows[0]["lr"])
+    checkpoint = RunFolder(tmp_path / "run").checkpoint() or {}
+    (tmp_path / "run" / "summary.json").unlink()  # as if it was killed before the summary
+    assert train(tiny(), out=tmp_path / "run", resume=True)["test_error"] == summary["test_error"]
+    assert checkpoint["position"]["step"] == 12
+
+
+def test_topology_files_hold_the_active_sets(tiny: Callable[..., Settings], tmp_path: Path):
+    summary = train(tiny("share=none"), out=tmp_path / "run", topology_every=2)
+    checkpoint = RunFolder(tmp_path / "run").checkpoint() or {}
+    assert sorted(file.name for file in (tmp_path / "run").glob("*.npz")) == ["topology-epoch2.npz", "topology.npz"]
+    topology = load_topology(tmp_path / "run" / "topology.npz")
+    of_checkpoint = {name for name in checkpoint["model"] if name.endswith("indices")}
+    assert of_checkpoint
+    for name in of_checkpoint:
+        mask = topology.masks[name.replace("indices", "weight")]
+        assert torch.equal(mask.flatten().nonzero().squeeze(1), checkpoint["model"][name].long().sort().values)
+    assert sum(topology.about["active"].values()) == summary["active_weights"]
+    about = {key: topology.about[key] for key in ("recipe", "model", "method", "density", "share", "seed", "epochs")}
+    assert list(about.values()) == ["tiny-images", "wrn-tiny", "sparse-momentum", 0.2, "none", 0, 3]
+    assert topology.about["flop_density"] == summary["flop_density_end"]
+    assert load_topology(tmp_path / "run" / "topology-epoch2.npz").about["step"] == 24
+
+
+def test_tiny_images_are_learned(tiny: Callable[..., Settings], tmp_path: Path):
+    assert train(tiny(), out=tmp_path / "run")["test_error"] < 40  # of three classes
 
 
 def test_lenet300_on_mnist_learns(mnist_root: Path, tmp_path: Path):

@@ -41,7 +41,7 @@ def digits_mlp() -> Recipe:
     """
     return Recipe(
         name="digits-mlp",
-        about="MLP 64-300-100-10 on scikit-learn's 1,797 digits; seconds, no download",
+        about="MLP on scikit-learn's digits; seconds, no download",
         model="digits-mlp",
         data=data.digits,
         epochs=40,
@@ -70,7 +70,7 @@ def _published_mnist(**of_network: Any) -> Recipe:
 def lenet300_mnist() -> Recipe:
     return _published_mnist(
         name="lenet300-mnist",
-        about="LeNet-300-100 on MNIST, 100 epochs, published protocol of sparse momentum",
+        about="LeNet-300-100, published protocol",
         model="lenet-300-100",
     )
 
@@ -79,24 +79,24 @@ def lenet300_mnist() -> Recipe:
 def lenet5_mnist() -> Recipe:
     return _published_mnist(
         name="lenet5-mnist",
-        about="LeNet-5-Caffe on MNIST, 100 epochs, published protocol of sparse momentum",
+        about="LeNet-5-Caffe, published protocol",
         model="lenet-5-caffe",
         channels_last=True,
     )
 
 
 CIFAR10_MODELS = {
-    "alexnet-s": "AlexNet with 1024 hidden features",
-    "alexnet-b": "AlexNet with 2048 hidden features",
-    "vgg16-c": "VGG16 with 1x1 convolutions",
-    "vgg16-d": "VGG16",
-    "vgg16-like": "VGG16 with one hidden linear layer",
-    "vgg16-d-half": "VGG16 of half the width, for experiments",
-    "wrn-16-8": "wide residual network",
-    "wrn-16-10": "wide residual network",
-    "wrn-22-8": "wide residual network",
-    "wrn-28-2": "wide residual network",
-    "resnet-50": "torchvision's, made for larger images",
+    "alexnet-s": "AlexNet-s, published protocol",
+    "alexnet-b": "AlexNet-b, published protocol",
+    "vgg16-c": "VGG16-C (1x1 convolutions), published protocol",
+    "vgg16-d": "VGG16-D, published protocol",
+    "vgg16-like": "VGG16-like (one hidden linear layer), published protocol",
+    "vgg16-d-half": "VGG16-D of half the width, for experiments",
+    "wrn-16-8": "WRN-16-8, published protocol",
+    "wrn-16-10": "WRN-16-10, published protocol",
+    "wrn-22-8": "WRN-22-8, published protocol",
+    "wrn-28-2": "WRN-28-2, published protocol",
+    "resnet-50": "ResNet-50, made for larger images; for speed",
 }
 
 
@@ -107,7 +107,7 @@ def _published_cifar10(model: str) -> Recipe:
     """
     return Recipe(
         name=f"{model}-cifar10",
-        about=f"{CIFAR10_MODELS[model]} on CIFAR-10, 250 epochs, published protocol of sparse momentum",
+        about=CIFAR10_MODELS[model],
         model=model,
         data=data.cifar10,
         epochs=250,

@@ -140,7 +140,7 @@ def setting_names() -> list[str]:
         >>> "weight_decay" in setting_names()
         True
     """
-    fixed = ("name", "about", "model")
+    fixed = ("name", "about", "model", "threads")
     return [field.name for field in fields(Recipe) if field.type in _PARSERS and field.name not in fixed]
 
 

@@ -48,7 +48,7 @@ class Split:
         if moves is not None:
             x = crop_and_flip(x, moves)
         if self.mean is not None and self.std is not None:
-            x = x.to(torch.float32, memory_format=self.memory_format).sub_(self.mean).div_(self.std)
+            x = x.to(torch.float32).sub_(self.mean).div_(self.std).contiguous(memory_format=self.memory_format)
         return x, self.y.index_select(0, index)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:

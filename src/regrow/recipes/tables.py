@@ -32,7 +32,8 @@ def print_recipes() -> None:
         table.add_row(name, recipe.about, str(recipe.epochs), str(recipe.batch_size))
     out = console()
     out.print(table)
-    out.print(f"\nTrain one with: regrow train {next(iter(RECIPES))}")
+    out.print("\nPublished protocols are those of sparse momentum (arXiv:1907.04840).")
+    out.print(f"Train one with: regrow train {next(iter(RECIPES))}")
     out.print(f"--set KEY=VALUE changes: {', '.join(setting_names())}")
 
 
