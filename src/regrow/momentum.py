@@ -158,9 +158,11 @@ class MissingMomentum:
         weight: the layer.
         rule: how its optimizer keeps momentum.
         window: number of steps before an update that are collected; None: all steps, and nothing is ever dropped.
+        window_batch: examples of a batch that compressed storage collects from; None: all.
     """
 
-    def __init__(self, weight: SparseWeight, rule: Rule, window: int | None):
+    def __init__(self, weight: SparseWeight, rule: Rule, window: int | None, window_batch: int | None = None):
+        weight.window_batch = window_batch
         self.weight = weight
         self.rule = rule
         self.window = window
