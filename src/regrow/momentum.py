@@ -21,7 +21,7 @@ from .weights import SparseWeight, put
 __all__ = ["DEFAULT_WINDOW", "MissingMomentum", "momentum_of_state", "optimizer_rule", "window_of"]
 
 DEFAULT_WINDOW = 20
-"""Steps before an update in which compressed storage collects, unless told otherwise."""
+"""Steps before an update in which compressed storage collects, unless told otherwise; docs/window.md says why."""
 
 
 class Moments:
