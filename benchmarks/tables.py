@@ -1,7 +1,7 @@
-"""Writes the tables of README.md from the result files, between their marks, so that no figure is typed by hand.
+"""Writes the tables of README.md and docs/ from the result files, between marks, so that no figure is typed by hand.
 
 python benchmarks/tables.py            # writes
-python benchmarks/tables.py --check    # says whether README.md agrees with results/, exit code 1 if not
+python benchmarks/tables.py --check    # says whether the pages agree with results/, exit code 1 if not
 """
 
 from __future__ import annotations
@@ -77,11 +77,42 @@ def layers(name: str) -> str:
     return f"{table}\n\n`{result[0]['command']}`"
 
 
+def window_overlap() -> str:
+    """Grown sets of windows and sub-batches against those of exact momentum, and what they cost."""
+    result = read("window_overlap")
+    networks = result["networks"]
+    rows = []
+    for same in zip(*(network["table"] for network in networks), strict=True):
+        cells = [str(same[0]["window"]), f"{same[0]['batch_share']:.0%}"]
+        for row in same:
+            cells.append(f"{row['grown']:.0%} ({row['active']:.0%})")
+            cells.append(f"{row['interval_ms']:.0f} ms, {row['interval_cost']:.1%}" if "interval_ms" in row else "–")
+        rows.append(cells)
+    head = [cell for network in networks for cell in (network["network"], "cost")]
+    table = markdown(["window", "of the batch", *head], rows)
+    return f"{table}\n\nMeans of {result['mean_of']}. `{result['command']}`"
+
+
+def window_layers() -> str:
+    """The same for whole batches, by layer and by update."""
+    rows = []
+    for network in read("window_overlap")["networks"]:
+        whole = [row for row in network["table"] if row["batch_share"] == 1]
+        for key, label in (("grown_by_layer", "{}"), ("grown_by_update", "update {}")):
+            for part in whole[0][key]:
+                shares = [row[key][part] for row in whole]
+                cells = ["–" if share is None else f"{share:.0%}" for share in shares]
+                rows.append([network["network"], label.format(part.removesuffix(".weight")), *cells])
+    return markdown(["network", "of which", *(str(row["window"]) for row in whole)], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "lenet300": lambda: mnist("lenet300-mnist"),
     "lenet5": lambda: mnist("lenet5-mnist"),
     "overhead": overhead,
     "thresholds": lambda: layers("layer_thresholds"),
+    "window_overlap": window_overlap,
+    "window_layers": window_layers,
 }
 
 

@@ -21,7 +21,7 @@ from .weights import SparseWeight, put
 __all__ = ["DEFAULT_WINDOW", "MissingMomentum", "momentum_of_state", "optimizer_rule", "window_of"]
 
 DEFAULT_WINDOW = 20
-"""Steps before an update in which compressed storage collects, unless told otherwise."""
+"""Steps before an update in which compressed storage collects, unless told otherwise; docs/window.md says why."""
 
 
 class Moments:
@@ -158,9 +158,11 @@ class MissingMomentum:
         weight: the layer.
         rule: how its optimizer keeps momentum.
         window: number of steps before an update that are collected; None: all steps, and nothing is ever dropped.
+        window_batch: examples of a batch that compressed storage collects from; None: all.
     """
 
-    def __init__(self, weight: SparseWeight, rule: Rule, window: int | None):
+    def __init__(self, weight: SparseWeight, rule: Rule, window: int | None, window_batch: int | None = None):
+        weight.window_batch = window_batch
         self.weight = weight
         self.rule = rule
         self.window = window

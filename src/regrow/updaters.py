@@ -135,7 +135,7 @@ class Updater:
         self._flops: dict[str, float] = {}
         self._meter = FlopsMeter(model) if needs_flops else None
         self._missing = {
-            name: MissingMomentum(weight, rules[name], window_of(weight, window))
+            name: MissingMomentum(weight, rules[name], window_of(weight, window), window_batch)
             for name, weight in self._weights.items()
         }
         self._set_collecting()

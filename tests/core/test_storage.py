@@ -94,20 +94,32 @@ def test_nothing_of_dense_size_lives_outside_the_window():
     assert all(layer.on_backward is None for layer in model.modules() if isinstance(layer, SparseLinear))
 
 
-def test_a_sub_batch_of_the_window_is_scaled_up():
-    """With equal examples, a part of the batch tells as much as all of it."""
-    grown = []
-    for part in (None, 3):
-        model = both(mlp)["compressed"]
-        optimizer = optimizer_of("sgd", model)
-        regrow.SparseMomentum(model, optimizer, total_steps=60, update_every=4, window=2, window_batch=part)
-        images, labels = (tensor[:1].expand(12, *tensor.shape[1:]) for tensor in batch())
-        for _ in range(4):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(images), labels).backward()
-            optimizer.step()
-        grown.append({name: weight.indices.tolist() for name, weight in regrow.sparse_weights(model).items()})
-    assert grown[0] == grown[1]
+@pytest.mark.parametrize("make", [lambda: nn.Linear(64, 10), lambda: nn.Conv2d(1, 10, 8)], ids=["linear", "conv"])
+@pytest.mark.parametrize("part", [None, 5, 100])
+def test_a_sub_batch_of_the_window(make, part):
+    """The grown weights are those of largest gradient over the first `part` examples, and enter with it, scaled up."""
+    dense, (images, labels) = make().double(), batch()
+    images = images.flatten(1) if isinstance(dense, nn.Linear) else images
+
+    def loss(model, examples):
+        return nn.functional.cross_entropy(model(images[:examples]).flatten(1), labels[:examples])
+
+    model = regrow.sparsify(copy.deepcopy(dense), 0.1, storage="compressed", seed=0)
+    dense = regrow.densify(model)
+    loss(dense, part).backward()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-9, momentum=0.5)
+    regrow.SparseMomentum(model, optimizer, total_steps=2, update_every=1, window=1, window_batch=part)
+    before = regrow.sparse_weights(model)["weight"].indices
+    loss(model, None).backward()
+    optimizer.step()
+
+    weight = regrow.sparse_weights(model)["weight"]
+    gradient, entered = dense.weight.grad.flatten(), weight.indices[~torch.isin(weight.indices, before)]
+    missing = gradient.abs().clone()
+    missing[before] = 0
+    assert entered.tolist() == missing.topk(entered.numel()).indices.sort().values.tolist()
+    buffer = optimizer.state[weight.parameter]["momentum_buffer"].view(-1)[torch.isin(weight.indices, entered)]
+    torch.testing.assert_close(buffer, gradient[entered] / (1 - 0.5), rtol=1e-10, atol=0)
 
 
 def test_conversion_between_storages_by_state_dict():
