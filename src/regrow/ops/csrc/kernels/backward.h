@@ -59,64 +59,77 @@ class LaneSums {
   int count_ = 0;
 };
 
+constexpr int kChain = 4;
+
 template <class T, int PH, int PW, int Step, bool WantInput, bool WantWeight>
 void backward_panel(const BackwardJob<T>& job, const BackwardTile<T>& tile, int64_t panel) {
   constexpr int L = kLanes<T>;
+  // Copies: vector stores may alias anything, so the compiler would load members again after each of them.
   const int64_t step = Step ? Step * L : job.x_step;
-  const int64_t x_row = job.x_row, dy_row = job.dy_row, pixel = job.pixel;
+  const int64_t x_plane = job.x_plane, x_row = job.x_row, dy_row = job.dy_row, pixel = job.pixel;
+  const int64_t first_weight = job.first_weight;
+  const int32_t* const offsets = job.list.offset;
+  const T* const values = WantInput ? job.values - first_weight : nullptr;
+  const T* const x_tile = tile.x;
+  const T* const dy_tile = tile.dy;
+  T* const dx_tile = tile.dx;
   const bool first = panel % job.list.blocks == 0;
 
   const Segment* segment = job.list.segments + job.list.panel[panel];
   const Segment* const end = job.list.segments + job.list.panel[panel + 1];
-  LaneSums<T> sums(WantWeight ? tile.dw + (segment->begin - job.first_weight) : nullptr);
+  LaneSums<T> sums(WantWeight ? tile.dw + (segment->begin - first_weight) : nullptr);
   Ahead ahead = job.ahead_dy;
   ahead.shift = tile.next_dy ? ahead.shift + tile.next_dy : 0;
   BlockFetcher<T, PW> fetcher(job.list, panel, tile.dy, ahead);
   for (; segment != end; ++segment) {
     fetcher.step();
-    const T* const x = WantWeight ? tile.x + segment->channel * job.x_plane : nullptr;
-    T* const dx = WantInput ? tile.dx + segment->channel * job.x_plane : nullptr;
+    const T* const x = WantWeight ? x_tile + segment->channel * x_plane : nullptr;
+    T* const dx = WantInput ? dx_tile + segment->channel * x_plane : nullptr;
     Vec<T> acc[PH][PW];
-#pragma GCC unroll 16
-    for (int r = 0; r < PH; ++r)
-#pragma GCC unroll 16
-      for (int c = 0; c < PW; ++c) acc[r][c] = Vec<T>{};
     if (first && tile.next_x) {
       if (WantWeight) fetch_rectangle<T, PW * (Step ? Step : 1), false>(x + tile.next_x, PH, x_row);
       if (WantInput) fetch_rectangle<T, PW * (Step ? Step : 1), true>(dx + tile.next_x, PH, x_row);
     }
-    if (WantInput && !first) {
 #pragma GCC unroll 16
-      for (int r = 0; r < PH; ++r)
+    for (int r = 0; r < PH; ++r) {
+      const T* const row = pin_address(dx + r * x_row);
 #pragma GCC unroll 16
-        for (int c = 0; c < PW; ++c) acc[r][c] = load(dx + r * x_row + c * step);
+      for (int c = 0; c < PW; ++c) acc[r][c] = WantInput && !first ? load(row + c * step) : Vec<T>{};
     }
-    const int32_t* const offset = job.list.offset + segment->begin;
-    const T* const values = WantInput ? job.values + (segment->begin - job.first_weight) : nullptr;
-    const int32_t count = segment[1].begin - segment->begin;
-    for (int32_t k = 0; k < count; ++k) {
+    const int32_t* offset = offsets + segment->begin;
+    const int32_t* const last = offsets + segment[1].begin;
+    const T* value = WantInput ? values + segment->begin : nullptr;
+    for (; offset != last; ++offset) {
       Vec<T> w{};
-      if (WantInput) w = splat(values[k]);
-      const T* const dy = tile.dy + offset[k] * pixel;
-      Vec<T> partial[2] = {};  // two chains, for latency
+      if (WantInput) w = splat(*value++);
+      const T* const dy = dy_tile + *offset * pixel;
+      Vec<T> chain{}, partial{};  // short chains of multiply-adds: their latency is what a weight waits for
 #pragma GCC unroll 16
       for (int r = 0; r < PH; ++r) {
-        const T* const row = pin_address(dy + r * dy_row);
+        const T* const dy_line = pin_address(dy + r * dy_row);
+        const T* const x_line = WantWeight ? pin_address(x + r * x_row) : nullptr;
 #pragma GCC unroll 16
         for (int c = 0; c < PW; ++c) {
-          Vec<T> g = load(row + c * L);
+          Vec<T> g = load(dy_line + c * L);
           if (WantInput && WantWeight) pin(g);
           if (WantInput) acc[r][c] += w * g;
-          if (WantWeight) partial[(r * PW + c) % 2] += g * load(x + r * x_row + c * step);
+          if (WantWeight) {
+            const int p = r * PW + c;
+            const Vec<T> product = g * load(x_line + c * step);
+            chain = p % kChain ? chain + product : product;
+            if (p % kChain == kChain - 1 || p == PH * PW - 1) partial = p < kChain ? chain : partial + chain;
+          }
         }
       }
-      if (WantWeight) sums.push(partial[0] + partial[1]);
+      if (WantWeight) sums.push(partial);
     }
     if (WantInput) {
 #pragma GCC unroll 16
-      for (int r = 0; r < PH; ++r)
+      for (int r = 0; r < PH; ++r) {
+        T* const row = pin_address(dx + r * x_row);
 #pragma GCC unroll 16
-        for (int c = 0; c < PW; ++c) store(dx + r * x_row + c * step, acc[r][c]);
+        for (int c = 0; c < PW; ++c) store(row + c * step, acc[r][c]);
+      }
     }
   }
   if (WantWeight) sums.finish();

@@ -106,7 +106,8 @@ struct BackwardScratch {
   WeightScratch<T> weights;
   T* dy;  // copy with wider margins, or null
   BackwardScratch(const Plan& plan, int64_t batch, int workers, bool want_dx, bool want_dw, void* base)
-      : scratch(base), weights(plan, tiles(plan, batch), workers, want_dx, want_dw, scratch) {
+      : scratch(base), weights(plan, share_channels(plan.classes[0].list, tiles(plan, batch), workers), workers, want_dx, want_dw,
+                scratch) {
     const Layout given = output_layout<T>(plan, batch);
     const Layout wide = with_margin(given, plan.backward_margin_h, plan.backward_margin_w);
     dy = same_margin(given, wide) || !(want_dx || want_dw) ? nullptr : scratch.take<T>(wide.size());

@@ -39,9 +39,15 @@ using ForwardPanel = void (*)(const ForwardJob<T>&, const ForwardTile<T>&, int64
 template <class T, int PH, int PW, int Step>
 void forward_panel(const ForwardJob<T>& job, const ForwardTile<T>& tile, int64_t panel) {
   constexpr int L = kLanes<T>;
+  // Copies: vector stores may alias anything, so the compiler would load members again after each of them.
   const int64_t step = Step ? Step * L : job.x_step;
-  const int64_t x_row = job.x_row, y_row = job.y_row, pixel = job.pixel;
-  const bool first = panel % job.list.blocks == 0;
+  const int64_t x_row = job.x_row, y_row = job.y_row, y_plane = job.y_plane, pixel = job.pixel;
+  const T* const bias = job.bias;
+  const T* const values = job.values;
+  const int32_t* const offsets = job.list.offset;
+  const T* const x_tile = tile.x;
+  T* const y_tile = tile.y;
+  const bool first = panel % job.list.blocks == 0, gathered = job.gathered;
 
   const Segment* segment = job.list.segments + job.list.panel[panel];
   const Segment* const end = job.list.segments + job.list.panel[panel + 1];
@@ -50,27 +56,29 @@ void forward_panel(const ForwardJob<T>& job, const ForwardTile<T>& tile, int64_t
   BlockFetcher<T, PW * (Step ? Step : 1)> fetcher(job.list, panel, tile.x, ahead);
   for (; segment != end; ++segment) {
     fetcher.step();
-    T* const y = tile.y + segment->channel * job.y_plane;
+    T* const y = y_tile + segment->channel * y_plane;
     Vec<T> acc[PH][PW];
     if (first) {
       if (tile.next_y) fetch_rectangle<T, PW, true>(y + tile.next_y, PH, y_row);
-      const Vec<T> start = job.bias ? splat(job.bias[segment->channel]) * lane_mask<T>(tile.images) : Vec<T>{};
+      const Vec<T> start = bias ? splat(bias[segment->channel]) * lane_mask<T>(tile.images) : Vec<T>{};
 #pragma GCC unroll 16
       for (int r = 0; r < PH; ++r)
 #pragma GCC unroll 16
         for (int c = 0; c < PW; ++c) acc[r][c] = start;
     } else {
 #pragma GCC unroll 16
-      for (int r = 0; r < PH; ++r)
+      for (int r = 0; r < PH; ++r) {
+        const T* const row = pin_address(y + r * y_row);
 #pragma GCC unroll 16
-        for (int c = 0; c < PW; ++c) acc[r][c] = load(y + r * y_row + c * L);
+        for (int c = 0; c < PW; ++c) acc[r][c] = load(row + c * L);
+      }
     }
-    const int32_t* const offset = job.list.offset + segment->begin;
-    const T* const values = job.values + (job.gathered ? segment->begin : segment->source);
-    const int32_t count = segment[1].begin - segment->begin;
-    for (int32_t k = 0; k < count; ++k) {
-      const Vec<T> w = splat(values[k]);
-      const T* const x = tile.x + offset[k] * pixel;
+    const int32_t* offset = offsets + segment->begin;
+    const int32_t* const last = offsets + segment[1].begin;
+    const T* value = values + (gathered ? segment->begin : segment->source);
+    for (; offset != last; ++offset, ++value) {
+      const Vec<T> w = splat(*value);
+      const T* const x = x_tile + *offset * pixel;
 #pragma GCC unroll 16
       for (int r = 0; r < PH; ++r) {
         const T* const row = pin_address(x + r * x_row);
@@ -79,9 +87,11 @@ void forward_panel(const ForwardJob<T>& job, const ForwardTile<T>& tile, int64_t
       }
     }
 #pragma GCC unroll 16
-    for (int r = 0; r < PH; ++r)
+    for (int r = 0; r < PH; ++r) {
+      T* const row = pin_address(y + r * y_row);
 #pragma GCC unroll 16
-      for (int c = 0; c < PW; ++c) store(y + r * y_row + c * L, acc[r][c]);
+      for (int c = 0; c < PW; ++c) store(row + c * L, acc[r][c]);
+    }
   }
 }
 

@@ -21,86 +21,150 @@ inline Tile linear_tile(const Layout& layout) {
   return {0, 0, 1, layout.lanes / kLanes<T>};
 }
 
-// Work unit of a transpose: one vector of images, a run of features.
-constexpr int64_t kTransposeRun = 256;
+// Workers own blocks of images where these come out even, else groups of channels. A block passes through all its
+// steps at once, so that what it needs of scratch stays in the second-level cache; but every block reads the whole
+// list, so that long lists are better read once, panel by panel.
+inline bool share_blocks(const ActiveList& list, const Layout& layout, int workers) {
+  constexpr int64_t kLongList = 1 << 18;
+  const bool even = layout.blocks() % workers == 0 && weights_before(list, list.groups) < kLongList;
+  return even || !share_channels(list, layout.blocks(), workers);
+}
 
+// Work unit of a transpose: what it writes (reads, on the way back) stays in the first-level cache.
+constexpr int64_t kTransposeRun = 64;
+
+// Calls body(row, images, feature, count, vector) for the rows and features of one block, a vector of rows at a time.
 template <class T, class Body>
-inline void each_transpose_run(const Layout& layout, Parallel parallel, const Body& body) {
+inline void each_transpose_run(const Layout& layout, int64_t block, Range features, const Body& body) {
   constexpr int64_t L = kLanes<T>;
-  const int64_t vectors = layout.lanes / L, runs = (layout.channels + kTransposeRun - 1) / kTransposeRun;
-  each_worker(parallel, parallel.workers, [&](int worker) {
-    const Range range = share(layout.blocks() * runs * vectors, worker, parallel.workers);
-    for (int64_t t = range.begin; t < range.end; ++t) {
-      const int64_t v = t % vectors, f = t / vectors % runs * kTransposeRun, n = t / vectors / runs;
-      const int64_t image = n * layout.lanes + v * L;
-      const int64_t left = layout.batch - image, images = left < 0 ? 0 : left < L ? left : L;
-      const int64_t count = layout.channels - f < kTransposeRun ? layout.channels - f : kTransposeRun;
-      body(image, images, f, count, n * layout.block_size() + f * layout.lanes + v * L);
+  for (int64_t f = features.begin; f < features.end; f += kTransposeRun)
+    for (int64_t v = 0; v < layout.lanes / L; ++v) {
+      const int64_t row = block * layout.lanes + v * L, left = layout.batch - row;
+      const int64_t images = left < 0 ? 0 : left < L ? left : L;
+      body(row, images, f, features.end - f < kTransposeRun ? features.end - f : kTransposeRun, v * L);
     }
-  });
-}
-
-template <class T>
-inline void to_lanes(const Layout& layout, const T* rows, int64_t stride, T* out, Parallel parallel) {
-  each_transpose_run<T>(layout, parallel, [&](int64_t image, int64_t images, int64_t f, int64_t count, int64_t at) {
-    interleave(images > 0 ? rows + image * stride + f : rows, stride, images, count, out + at, layout.lanes);
-  });
 }
 template <class T>
-inline void from_lanes(const Layout& layout, const T* in, T* rows, int64_t stride, Parallel parallel) {
-  each_transpose_run<T>(layout, parallel, [&](int64_t image, int64_t images, int64_t f, int64_t count, int64_t at) {
-    if (images > 0) deinterleave(in + at, layout.lanes, images, count, rows + image * stride + f, stride);
+inline void to_lanes(const Layout& layout, int64_t block, Range features, const T* rows, int64_t stride, T* out) {
+  each_transpose_run<T>(layout, block, features, [&](int64_t row, int64_t images, int64_t f, int64_t count, int64_t v) {
+    interleave(images > 0 ? rows + row * stride + f : rows, stride, images, count, out + f * layout.lanes + v,
+               layout.lanes);
+  });
+}
+template <class T>
+inline void from_lanes(const Layout& layout, int64_t block, Range features, const T* in, T* rows, int64_t stride) {
+  each_transpose_run<T>(layout, block, features, [&](int64_t row, int64_t images, int64_t f, int64_t count, int64_t v) {
+    if (images > 0)
+      deinterleave(in + f * layout.lanes + v, layout.lanes, images, count, rows + row * stride + f, stride);
+  });
+}
+// All blocks, for workers that own channels.
+template <class Body>
+inline void each_block_share(const Layout& layout, Parallel parallel, const Body& body) {
+  each_worker(parallel, parallel.workers, [&](int worker) {
+    const Range features = share(layout.channels, worker, parallel.workers);
+    for (int64_t n = 0; n < layout.blocks(); ++n) body(n, features);
   });
 }
 
 template <class T>
 struct LinearForwardScratch {
-  T *x, *y;
+  bool by_block;
+  T *x, *y;  // one block for each worker, or all blocks
   size_t bytes;
-  LinearForwardScratch(const Plan& plan, int64_t batch, void* base) {
+  LinearForwardScratch(const Plan& plan, int64_t batch, int workers, void* base) {
     Scratch scratch(base);
-    x = scratch.take<T>(linear_layout<T>(batch, plan.shape.in_channels).size());
-    y = scratch.take<T>(linear_layout<T>(batch, plan.shape.out_channels).size());
+    const Layout in = linear_layout<T>(batch, plan.shape.in_channels);
+    const Layout out = linear_layout<T>(batch, plan.shape.out_channels);
+    by_block = share_blocks(plan.forward, in, workers);
+    const int64_t copies = by_block ? workers : in.blocks();
+    x = scratch.take<T>(copies * in.block_size());
+    y = scratch.take<T>(copies * out.block_size());
     bytes = scratch.used();
   }
 };
 template <class T>
-size_t linear_forward_scratch(const Plan& plan, int64_t batch, int) {
-  return LinearForwardScratch<T>(plan, batch, nullptr).bytes;
+size_t linear_forward_scratch(const Plan& plan, int64_t batch, int workers) {
+  return LinearForwardScratch<T>(plan, batch, workers, nullptr).bytes;
 }
 
 template <class T>
 void linear_forward(const Plan& plan, int64_t batch, const T* values, const T* bias, const T* x, int64_t x_stride,
                     T* y, int64_t y_stride, void* scratch, Parallel parallel) {
-  const LinearForwardScratch<T> own(plan, batch, scratch);
+  const LinearForwardScratch<T> own(plan, batch, parallel.workers, scratch);
   const Layout in = linear_layout<T>(batch, plan.shape.in_channels);
   const Layout out = linear_layout<T>(batch, plan.shape.out_channels);
-  to_lanes(in, x, x_stride, own.x, parallel);
-
+  const ActiveList& list = plan.forward;
   // Segments are long here, so values are read where they are.
-  const ForwardJob<T> job{plan.forward, values, false, bias, in.lanes, 0, kLanes<T>, out.lanes, 0};
-  const Tile tile = linear_tile<T>(in);
-  const auto kernel = forward_kernel<T>(tile, 1);
+  const ForwardJob<T> job{list, values, false, bias, in.lanes, 0, kLanes<T>, out.lanes, 0};
+  const auto kernel = forward_kernel<T>(linear_tile<T>(in), 1);
+
+  if (own.by_block) {
+    each_worker(parallel, parallel.workers, [&](int worker) {
+      const Range blocks = share(in.blocks(), worker, parallel.workers);
+      T* const own_x = own.x + worker * in.block_size();
+      T* const own_y = own.y + worker * out.block_size();
+      for (int64_t n = blocks.begin; n < blocks.end; ++n) {
+        to_lanes(in, n, {0, in.channels}, x, x_stride, own_x);
+        for (int64_t panel = 0; panel < int64_t(list.groups) * list.blocks; ++panel)
+          kernel(job, {own_x, own_y, kLanes<T>}, panel);
+        from_lanes(out, n, {0, out.channels}, own_y, y, y_stride);
+      }
+    });
+    return;
+  }
+  each_block_share(in, parallel, [&](int64_t n, Range features) {
+    to_lanes(in, n, features, x, x_stride, own.x + n * in.block_size());
+  });
   each_worker(parallel, parallel.workers, [&](int worker) {
-    each_panel(plan.forward, in.blocks(), worker, parallel.workers, [&](int64_t n, int64_t panel) {
+    each_panel(list, in.blocks(), worker, parallel.workers, [&](int64_t n, int64_t panel) {
       kernel(job, {own.x + n * in.block_size(), own.y + n * out.block_size(), kLanes<T>}, panel);
     });
   });
-  from_lanes(out, own.y, y, y_stride, parallel);
+  each_block_share(out, parallel, [&](int64_t n, Range features) {
+    from_lanes(out, n, features, own.y + n * out.block_size(), y, y_stride);
+  });
+}
+
+// dbias[o] = sum of rows, a block of rows at a time.
+template <class T>
+inline void sum_rows(const Layout& layout, const T* rows, int64_t stride, T* sums, Parallel parallel) {
+  constexpr int64_t L = kLanes<T>;
+  each_worker(parallel, parallel.workers, [&](int worker) {
+    const Range range = share(layout.channels, worker, parallel.workers);
+    for (int64_t o = range.begin; o < range.end; ++o) sums[o] = 0;
+    for (int64_t n = 0; n < layout.batch; n += layout.lanes) {
+      const int64_t end = n + layout.lanes < layout.batch ? n + layout.lanes : layout.batch;
+      int64_t o = range.begin;
+      for (; o + L <= range.end; o += L) {
+        Vec<T> sum{};
+        for (int64_t r = n; r < end; ++r) sum += load_unaligned(rows + r * stride + o);
+        store_unaligned(sums + o, load_unaligned(sums + o) + sum);
+      }
+      for (; o < range.end; ++o) {
+        T sum = 0;
+        for (int64_t r = n; r < end; ++r) sum += rows[r * stride + o];
+        sums[o] += sum;
+      }
+    }
+  });
 }
 
 template <class T>
 struct LinearBackwardScratch {
   Scratch scratch;
+  bool by_block;
   WeightScratch<T> weights;
-  T *x, *dx, *dy;
+  T *x, *dx, *dy;  // one block for each worker, or all blocks
   LinearBackwardScratch(const Plan& plan, int64_t batch, int workers, bool want_dx, bool want_dw, void* base)
       : scratch(base),
-        weights(plan, linear_layout<T>(batch, 1).blocks(), workers, want_dx, want_dw, scratch) {
+        by_block(share_blocks(plan.classes[0].list, linear_layout<T>(batch, 1), workers)),
+        weights(plan, !by_block, workers, want_dx, want_dw, scratch) {
     const Layout in = linear_layout<T>(batch, plan.shape.in_channels);
-    x = scratch.take<T>(want_dw ? in.size() : 0);
-    dx = scratch.take<T>(want_dx ? in.size() : 0);
-    dy = scratch.take<T>(linear_layout<T>(batch, plan.shape.out_channels).size());
+    const int64_t copies = by_block ? workers : in.blocks();
+    x = scratch.take<T>(want_dw ? copies * in.block_size() : 0);
+    dx = scratch.take<T>(want_dx ? copies * in.block_size() : 0);
+    dy = scratch.take<T>(copies * linear_layout<T>(batch, plan.shape.out_channels).block_size());
   }
 };
 template <class T>
@@ -116,30 +180,51 @@ void linear_backward(const Plan& plan, int64_t batch, const T* values, const T* 
   const LinearBackwardScratch<T> own(plan, batch, parallel.workers, want_dx, want_dw, scratch);
   const Layout in = linear_layout<T>(batch, plan.shape.in_channels);
   const Layout out = linear_layout<T>(batch, plan.shape.out_channels);
-  to_lanes(out, dy, dy_stride, own.dy, parallel);
-  if (dbias) bias_gradient(out, own.dy, dbias, parallel);
+  if (dbias) sum_rows(out, dy, dy_stride, dbias, parallel);
   if (!want_dx && !want_dw) return;
-  if (want_dw) to_lanes(in, x, x_stride, own.x, parallel);
 
   const ActiveList& list = plan.classes[0].list;
   const WeightScratch<T>& weights = own.weights;
   const auto kernel = backward_kernel<T>(linear_tile<T>(in), 1, want_dx, want_dw);
-  const auto run = [&](int64_t n, int64_t panel, int64_t first_weight, const T* gathered, T* dw) {
+  // `copy`: which of the scratch blocks.
+  const auto run = [&](int64_t copy, int64_t panel, int64_t first_weight, const T* gathered, T* dw) {
     const BackwardJob<T> job{list, gathered, first_weight, out.lanes, in.lanes, 0, kLanes<T>, 0};
     kernel(job,
-           {own.dy + n * out.block_size(), want_dw ? own.x + n * in.block_size() : nullptr,
-            want_dx ? own.dx + n * in.block_size() : nullptr, dw},
+           {own.dy + copy * out.block_size(), want_dw ? own.x + copy * in.block_size() : nullptr,
+            want_dx ? own.dx + copy * in.block_size() : nullptr, dw},
            panel);
   };
-  if (!weights.by_channel) begin_by_tile(plan, weights, values, parallel);
-  each_worker(parallel, parallel.workers, [&](int worker) {
-    if (weights.by_channel)
-      backward_by_channel(plan, list, in.blocks(), worker, parallel.workers, weights, values, dvalues, run);
-    else
-      backward_by_tile(list, in.blocks(), worker, parallel.workers, weights, run);
+
+  if (own.by_block) {
+    begin_by_tile(plan, weights, values, parallel);
+    each_worker(parallel, parallel.workers, [&](int worker) {
+      const Range blocks = share(in.blocks(), worker, parallel.workers);
+      T* const dw = weights.dw ? weights.dw + worker * weights.size : nullptr;
+      for (int64_t n = blocks.begin; n < blocks.end; ++n) {
+        to_lanes(out, n, {0, out.channels}, dy, dy_stride, own.dy + worker * out.block_size());
+        if (want_dw) to_lanes(in, n, {0, in.channels}, x, x_stride, own.x + worker * in.block_size());
+        for (int64_t panel = 0; panel < int64_t(list.groups) * list.blocks; ++panel)
+          run(worker, panel, 0, weights.values, dw);
+        if (want_dx) from_lanes(in, n, {0, in.channels}, own.dx + worker * in.block_size(), dx, dx_stride);
+      }
+    });
+    finish_by_tile(plan, weights, dvalues, parallel);
+    return;
+  }
+  each_block_share(out, parallel, [&](int64_t n, Range features) {
+    to_lanes(out, n, features, dy, dy_stride, own.dy + n * out.block_size());
   });
-  if (!weights.by_channel) finish_by_tile(plan, weights, dvalues, parallel);
-  if (want_dx) from_lanes(in, own.dx, dx, dx_stride, parallel);
+  if (want_dw)
+    each_block_share(in, parallel, [&](int64_t n, Range features) {
+      to_lanes(in, n, features, x, x_stride, own.x + n * in.block_size());
+    });
+  each_worker(parallel, parallel.workers, [&](int worker) {
+    backward_by_channel(plan, list, in.blocks(), worker, parallel.workers, weights, values, dvalues, run);
+  });
+  if (want_dx)
+    each_block_share(in, parallel, [&](int64_t n, Range features) {
+      from_lanes(in, n, features, own.dx + n * in.block_size(), dx, dx_stride);
+    });
 }
 
 }  // namespace REGROW_ISA

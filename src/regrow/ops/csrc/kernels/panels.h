@@ -83,9 +83,8 @@ struct WeightScratch {
   T* dw;
   bool by_channel;
   int64_t size;  // weights of one worker's dw
-  WeightScratch(const Plan& plan, int64_t tiles, int workers, bool want_dx, bool want_dw, Scratch& scratch) {
-    by_channel = share_channels(plan.classes[0].list, tiles, workers);
-    size = 0;
+  WeightScratch(const Plan& plan, bool by_channel, int workers, bool want_dx, bool want_dw, Scratch& scratch)
+      : by_channel(by_channel), size(0) {
     if (by_channel) {
       for (int64_t c = 0; c < plan.class_count; ++c)
         if (plan.classes[c].list.largest_panel > size) size = plan.classes[c].list.largest_panel;

@@ -33,13 +33,12 @@ int64_t tile_bytes(int64_t rows, int64_t cols, const Target& target) {
   return rows * round_up(cols * target.lanes * target.element_size, 64);
 }
 
-// Enough channels for segments of useful length, few enough for the cache, and blocks of equal size.
-int64_t choose_block(int64_t channels, int64_t cache_bytes, int64_t bytes_per_channel, double weights_per_channel) {
-  const double kSegment = 14;  // shorter ones pay more for loading and storing accumulators than they gain
+// Blocks that fit the cache, but no more of them than leave `segment` weights to a channel: shorter segments pay more
+// for loading and storing accumulators than they gain. Blocks of equal size.
+int64_t choose_block(int64_t channels, int64_t cache_bytes, int64_t bytes_per_channel, double weights, double segment) {
   const int64_t fits = std::max<int64_t>(1, cache_bytes / bytes_per_channel);
-  const double wanted = weights_per_channel > 0 ? kSegment / weights_per_channel : double(channels);
-  const int64_t block = std::max(fits, static_cast<int64_t>(std::min(wanted, double(channels))));
-  return ceil_div(channels, ceil_div(channels, clamp(block, 1, channels)));
+  const int64_t most = std::max<int64_t>(1, static_cast<int64_t>(weights / segment));
+  return ceil_div(channels, std::max<int64_t>(1, std::min(ceil_div(channels, fits), most)));
 }
 
 // ---- tiles ----
@@ -225,14 +224,14 @@ void PlanStorage::build(const Index* flat, const Target& target) {
                       (tile.width - 1) * stride_w + (s.kernel_w - 1) * s.dilation_w + 1, target);
   };
   const double density = double(active) / double(std::max<int64_t>(1, s.positions()));
-  const double per_channel = density * double(s.kernel_h * s.kernel_w);
-  // Blocks that fit the first-level cache would leave linear layers with segments too short: use the second.
-  const int64_t cache = linear ? target.l2_bytes / 2 : target.l1_bytes * 3 / 4;
+  const double per_pair = density * double(s.kernel_h * s.kernel_w);  // of channels
+  const int64_t cache = target.l1_bytes * 3 / 4;
+  const double segment = linear ? 48 : 14;
   int64_t in_block = choose_block(s.in_channels, cache, footprint(plan_.forward_tile, s.stride_h, s.stride_w),
-                                  per_channel);
+                                  per_pair * double(s.in_channels), segment);
   const int64_t class_count = s.stride_h * s.stride_w;
   int64_t out_block = choose_block(s.out_channels, cache, footprint(plan_.backward_tile, 1, 1),
-                                   per_channel / double(class_count));
+                                   per_pair * double(s.out_channels) / double(class_count), segment);
   if (target.forward_block > 0) in_block = clamp(target.forward_block, 1, s.in_channels);
   if (target.backward_block > 0) out_block = clamp(target.backward_block, 1, s.out_channels);
 

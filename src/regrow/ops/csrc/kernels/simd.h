@@ -90,9 +90,9 @@ REGROW_INLINE void pin(T& v) {
 }
 
 // The same for an address: keeps compilers from expanding r*stride + c into one sum for each pixel of a tile.
-template <class T>
-REGROW_INLINE const T* pin_address(const T* p) {
-  asm("" : "+r"(p));
+template <class Pointer>
+REGROW_INLINE Pointer pin_address(Pointer p) {
+  asm volatile("" : "+r"(p));
   return p;
 }
 
