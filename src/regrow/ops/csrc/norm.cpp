@@ -72,12 +72,10 @@ Gradients backward(const Tensor& dy, const Tensor& x, const Channel& weight, con
                              channel_data<T>(op, "weight", weight, in), training};
   Tensor dx = empty({want_x ? in.size() : 0}, scalar_type<T>);
   Tensor dweight = empty({in.channels}, scalar_type<T>), dbias = empty({in.channels}, scalar_type<T>);
-  const Parallel parallel = threads_for(4.0 * in.size());
-  void* space = scratch(windows ? kernels<T>().norm_backward_scratch(in, parallel.workers) : 0);
   kernels<T>().norm_backward(dy.const_data_ptr<T>(), x.const_data_ptr<T>(), in, norm,
                              lines_of<T>(op, scale, shift, relu, in), out, windows ? &over : nullptr,
                              want_x ? dx.mutable_data_ptr<T>() : nullptr, dweight.mutable_data_ptr<T>(),
-                             dbias.mutable_data_ptr<T>(), space, parallel);
+                             dbias.mutable_data_ptr<T>(), threads_for(4.0 * in.size()));
   return {dx, dweight, dbias};
 }
 

@@ -35,7 +35,6 @@ constexpr Kernels<T> table() {
           avg_pool<T>,
           avg_pool_backward<T>,
           moments<T>,
-          norm_backward_scratch<T>,
           norm_backward<T>};
 }
 

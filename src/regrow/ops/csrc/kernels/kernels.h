@@ -109,9 +109,8 @@ struct Kernels {
   void (*moments)(const T* x, Layout layout, double* mean, double* variance, Parallel parallel);
   // Gradients of a BatchNorm of x, of which `lines` is what became of it: dy comes back through the ReLU of lines and,
   // if windows is not null, through a max pool with output layout `out`. dx null: not wanted.
-  size_t (*norm_backward_scratch)(Layout in, int workers);  // 0 needed without windows
   void (*norm_backward)(const T* dy, const T* x, Layout in, NormGradient<T> norm, Lines<T> lines, Layout out,
-                        const Windows* windows, T* dx, T* dweight, T* dbias, void* scratch, Parallel parallel);
+                        const Windows* windows, T* dx, T* dweight, T* dbias, Parallel parallel);
 };
 
 struct Isa {

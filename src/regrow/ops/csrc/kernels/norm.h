@@ -1,147 +1,190 @@
 // BatchNorm of batch-blocked activations: the moments of a channel, and the derivative.
 //
-// Sums run over a row, then over rows, in the element type, and over planes in double, so that the error does not grow
-// with the batch. Workers own channels: results do not depend on their number.
+// Workers own channels, so results do not depend on their number. What a second pass reads is still in the cache.
 #pragma once
+
+#include <algorithm>
 
 #include "pool.h"
 
 namespace regrow {
 namespace REGROW_ISA {
 
-// Sum of body(pixel vector, x offset) over the pixels of a plane; lanes apart.
-template <class T, class Body>
-REGROW_INLINE Vec<T> sum_plane(const Layout& layout, const Body& body) {
-  constexpr int L = kLanes<T>;
-  Vec<T> total{};
-  for (int64_t h = 0; h < layout.height; ++h) {
-    const int64_t row = h * layout.row() * L, end = row + layout.width * L;
-    Vec<T> even{}, odd{};
-    int64_t at = row;
-    for (; at + L < end; at += 2 * L) {
-      even += body(at);
-      odd += body(at + L);
-    }
-    if (at < end) even += body(at);
-    total += even + odd;
-  }
-  return total;
-}
-
-template <class T>
-REGROW_INLINE double sum_wide(Vec<T> v) {
-  double sum = 0;
-  for (int i = 0; i < kLanes<T>; ++i) sum += v[i];
-  return sum;
-}
-
 template <class Body>
 inline void each_channel(const Layout& layout, const Parallel& parallel, const Body& body) {
   each_worker(parallel, parallel.workers, [&](int worker) {
     const Range channels = share(layout.channels, worker, parallel.workers);
-    for (int64_t c = channels.begin; c < channels.end; ++c) body(c, worker);
+    for (int64_t c = channels.begin; c < channels.end; ++c) body(c);
   });
 }
 
-// Mean and sum of squared deviations of values seen so far; parts are joined as by Chan, Golub and LeVeque.
+// K sums over many pixels: along a row and over some rows in the element type, over the rest and over lanes in double,
+// so that the error does not grow with the batch.
+template <class T, int K>
+class Sums {
+ public:
+  // Adds the terms that body(i, terms) gives for each i of a row.
+  template <class Body>
+  REGROW_INLINE void add_row(int64_t count, const Body& body) {
+    Vec<T> even[K]{}, odd[K]{}, terms[K];
+    for (int64_t i = 0; i + 1 < count; i += 2) {
+      body(i, terms);
+      for (int k = 0; k < K; ++k) even[k] += terms[k];
+      body(i + 1, terms);
+      for (int k = 0; k < K; ++k) odd[k] += terms[k];
+    }
+    if (count % 2) {
+      body(count - 1, terms);
+      for (int k = 0; k < K; ++k) even[k] += terms[k];
+    }
+    for (int k = 0; k < K; ++k) part_[k] += even[k] + odd[k];
+    if (++rows_ == kRows) widen();
+  }
+  double total(int k) {
+    widen();
+    return wide_[k];
+  }
+
+ private:
+  static constexpr int kRows = 32;
+
+  void widen() {
+    for (int k = 0; k < K; ++k) {
+      for (int l = 0; l < kLanes<T>; ++l) wide_[k] += part_[k][l];
+      part_[k] = Vec<T>{};
+    }
+    rows_ = 0;
+  }
+
+  Vec<T> part_[K]{};
+  double wide_[K]{};
+  int rows_ = 0;
+};
+
+// Mean and sum of squared deviations of the values seen so far; parts are joined as by Chan, Golub and LeVeque.
 struct Moments {
   double count = 0, mean = 0, squares = 0;
 
-  void join(double other_count, double other_mean, double other_squares) {
-    const double all = count + other_count, apart = other_mean - mean;
-    squares += other_squares + apart * apart * count * other_count / all;
-    mean += apart * other_count / all;
+  void join(double more, double its_mean, double its_squares) {
+    const double all = count + more, apart = its_mean - mean;
+    squares += its_squares + apart * apart * count * more / all;
+    mean += apart * more / all;
     count = all;
   }
 };
 
-// The second pass over a plane finds it in the cache.
+// A few planes at a time: their mean, then their deviations from it.
 template <class T>
 void moments(const T* x, Layout layout, double* mean, double* variance, Parallel parallel) {
-  each_channel(layout, parallel, [&](int64_t c, int) {
+  constexpr int L = kLanes<T>;
+  const int64_t area = layout.height * layout.width, together = (256 + area - 1) / area;
+  each_channel(layout, parallel, [&](int64_t c) {
     Moments all;
-    for (int64_t n = 0; n < layout.blocks(); ++n) {
-      const T* plane = row_of(x, layout, n, c, 0);
-      const auto alive = living<T>(layout, n);
-      const double count = static_cast<double>(images_in(layout, n) * layout.height * layout.width);
-      const double center = sum_wide<T>(sum_plane<T>(layout, [&](int64_t at) { return load(plane + at); })) / count;
+    for (int64_t first = 0; first < layout.blocks(); first += together) {
+      const int64_t last = std::min(first + together, layout.blocks());
+      const int64_t images = std::min(last * L, layout.batch) - first * L;
+      Sums<T, 1> sum, squares;
+      for (int64_t n = first; n < last; ++n)
+        for (int64_t h = 0; h < layout.height; ++h) {
+          const T* row = row_of(x, layout, n, c, h);
+          sum.add_row(layout.width, [&](int64_t i, Vec<T>* terms) { terms[0] = load(row + i * L); });
+        }
+      const double count = static_cast<double>(images * area), center = sum.total(0) / count;
       const Vec<T> middle = splat(static_cast<T>(center));
-      const Vec<T> squares = sum_plane<T>(layout, [&](int64_t at) {
-        const Vec<T> apart = alive ? load(plane + at) - middle : Vec<T>{};
-        return apart * apart;
-      });
-      all.join(count, center, sum_wide<T>(squares));
+      for (int64_t n = first; n < last; ++n) {
+        const auto alive = living<T>(layout, n);
+        for (int64_t h = 0; h < layout.height; ++h) {
+          const T* row = row_of(x, layout, n, c, h);
+          squares.add_row(layout.width, [&](int64_t i, Vec<T>* terms) {
+            const Vec<T> apart = alive ? load(row + i * L) - middle : Vec<T>{};
+            terms[0] = apart * apart;
+          });
+        }
+      }
+      all.join(count, center, squares.total(0));
     }
     mean[c] = all.mean;
     variance[c] = all.squares / all.count;
   });
 }
 
-// The gradient with respect to a BatchNorm's output, plane by plane: as given, or through a max pool behind it.
+// Sums of g and g (x - mean) over a plane, g being what the ReLU of `line` lets through of dy.
 template <class T>
-struct Upstream {
-  const T* dy;
-  Layout in, out;
-  const Windows* windows;  // null: as given
-  bool tiled;
-
-  // Pixel (0, 0) of the plane, which is put into `space` (plane-sized) if it has to be made.
-  const T* plane(const T* x, const Line<T>& line, int64_t n, int64_t c, T* space) const {
-    if (!windows) return row_of(dy, in, n, c, 0);
-    route(row_of(dy, out, n, c, 0), x, in, line, out, *windows, tiled, space);
-    return space;
+inline void add_gradients(const T* dy, const T* x, const Layout& in, const Line<T>& line, Vec<T> mean, Sums<T, 2>& sums) {
+  constexpr int L = kLanes<T>;
+  for (int64_t h = 0; h < in.height; ++h) {
+    const int64_t row = h * in.row() * L;
+    sums.add_row(in.width, [&](int64_t i, Vec<T>* terms) {
+      const Vec<T> v = load(x + row + i * L);
+      terms[0] = line.gate(load(dy + row + i * L), v);
+      terms[1] = terms[0] * (v - mean);
+    });
   }
-};
-
-template <class T>
-size_t norm_backward_scratch(Layout in, int workers) {
-  return static_cast<size_t>(workers * in.plane() * in.lanes) * sizeof(T);
 }
 
-// dx = scale * (g - training * (sum g + (x - mean) * invstd^2 * sum g (x - mean)) / count), g gated by the ReLU.
+// The same behind a max pool: only the winner of a window counts.
+template <class T>
+inline void add_pooled_gradients(const T* dy, const T* x, const Layout& in, const Line<T>& line, Vec<T> mean,
+                                 const Layout& out, const Windows& windows, Sums<T, 2>& sums) {
+  constexpr int L = kLanes<T>;
+  for (int64_t i = 0; i < out.height; ++i)
+    sums.add_row(out.width, [&](int64_t j, Vec<T>* terms) {
+      Vec<T> best = splat(-std::numeric_limits<T>::infinity()), winner{};
+      each_pixel<T>(in, windows.rows[i], windows.columns[j], [&](int64_t at) {
+        const Vec<T> v = load(x + at), y = line(v);
+        const auto better = beats<T>(y, best);
+        best = better ? y : best;
+        winner = better ? v : winner;
+      });
+      terms[0] = line.gate(load(dy + (i * out.row() + j) * L), winner);
+      terms[1] = terms[0] * (winner - mean);
+    });
+}
+
+// dx = gain * g + slope * (x - mean) + base, for one plane; grad may be dx itself.
+template <class T>
+inline void apply_gradients(const T* grad, const T* x, const Layout& in, const Line<T>& line, Vec<T> mean, Vec<T> gain,
+                            Vec<T> slope, Vec<T> base, typename LaneMask<T>::type alive, T* dx) {
+  constexpr int L = kLanes<T>;
+  for (int64_t h = 0; h < in.height; ++h) {
+    const int64_t row = h * in.row() * L;
+    for (int64_t at = row; at < row + in.width * L; at += L) {
+      const Vec<T> v = load(x + at), g = line.gate(load(grad + at), v);
+      store(dx + at, alive ? gain * g + (slope * (v - mean) + base) : Vec<T>{});
+    }
+  }
+}
+
+// dx = invstd * weight * (g - (sum g + (x - mean) * invstd^2 * sum g (x - mean)) / count); the last part in training.
 template <class T>
 void norm_backward(const T* dy, const T* x, Layout in, NormGradient<T> norm, Lines<T> lines, Layout out,
-                   const Windows* windows, T* dx, T* dweight, T* dbias, void* scratch, Parallel parallel) {
-  constexpr int L = kLanes<T>;
-  const Upstream<T> upstream{dy, in, out, windows, windows && tiles(in, out, *windows)};
+                   const Windows* windows, T* dx, T* dweight, T* dbias, Parallel parallel) {
+  const bool tiled = windows && tiles(in, out, *windows);
   const double count = static_cast<double>(in.batch * in.height * in.width);
-  T* space = static_cast<T*>(scratch);
-  each_channel(in, parallel, [&](int64_t c, int worker) {
+  each_channel(in, parallel, [&](int64_t c) {
     const Line<T> line(lines, c);
-    T* own = space ? space + worker * in.plane() * L : nullptr;
     const Vec<T> mean = splat(norm.mean[c]);
-    double sum = 0, product = 0;
+    Sums<T, 2> sums;
     for (int64_t n = 0; n < in.blocks(); ++n) {
-      const T* from = row_of(x, in, n, c, 0);
-      const T* grad = upstream.plane(from, line, n, c, own);
-      Vec<T> dot{};
-      sum += sum_wide<T>(sum_plane<T>(in, [&](int64_t at) {
-        const Vec<T> v = load(from + at), g = line.gate(load(grad + at), v);
-        dot += g * (v - mean);
-        return g;
-      }));
-      product += sum_wide<T>(dot);
+      const T *plane = row_of(x, in, n, c, 0), *grad = row_of(dy, windows ? out : in, n, c, 0);
+      if (windows)
+        add_pooled_gradients(grad, plane, in, line, mean, out, *windows, sums);
+      else
+        add_gradients(grad, plane, in, line, mean, sums);
     }
-    const double invstd = norm.invstd[c], gain = invstd * (norm.weight ? norm.weight[c] : T(1));
-    dbias[c] = static_cast<T>(sum);
-    dweight[c] = static_cast<T>(product * invstd);
+    const double invstd = norm.invstd[c], gain = norm.weight ? invstd * norm.weight[c] : invstd;
+    const double back = norm.training ? -gain / count : 0;
+    dbias[c] = static_cast<T>(sums.total(0));
+    dweight[c] = static_cast<T>(sums.total(1) * invstd);
     if (!dx) return;
-    const double back = norm.training ? gain / count : 0;
-    const Vec<T> a = splat(static_cast<T>(gain)), b = splat(static_cast<T>(-back * product * invstd * invstd)),
-                 d = splat(static_cast<T>(-back * sum));
+    const Vec<T> slope = splat(static_cast<T>(back * sums.total(1) * invstd * invstd));
+    const Vec<T> base = splat(static_cast<T>(back * sums.total(0))), steep = splat(static_cast<T>(gain));
     for (int64_t n = 0; n < in.blocks(); ++n) {
-      const T* from = row_of(x, in, n, c, 0);
-      const T* grad = upstream.plane(from, line, n, c, own);
-      const auto alive = living<T>(in, n);
+      const T *plane = row_of(x, in, n, c, 0), *grad = row_of(dy, windows ? out : in, n, c, 0);
       T* to = row_of(dx, in, n, c, 0);
-      zero_plane_margin(in, dx + n * in.block_size() + c * in.plane() * L);
-      for (int64_t h = 0; h < in.height; ++h) {
-        const int64_t row = h * in.row() * L;
-        for (int64_t at = row; at < row + in.width * L; at += L) {
-          const Vec<T> v = load(from + at), g = line.gate(load(grad + at), v);
-          store(to + at, alive ? a * g + (b * (v - mean) + d) : Vec<T>{});
-        }
-      }
+      clear_margin(in, dx, n, c);
+      if (windows) route(grad, plane, in, line, out, *windows, tiled, to);
+      apply_gradients(windows ? to : grad, plane, in, line, mean, steep, slope, base, living<T>(in, n), to);
     }
   });
   if (dx) zero_tail(in, dx);
