@@ -106,10 +106,22 @@ def window_layers() -> str:
     return markdown(["network", "of which", *(str(row["window"]) for row in whole)], rows)
 
 
+def data() -> str:
+    """Milliseconds of a batch beside those of the step it feeds."""
+    result = read("data_speed")
+    rows = [
+        [row["recipe"], f"{row['batch_ms']:.1f} ms", f"{row['step_ms']:.0f} ms", f"{row['share']:.1%}"]
+        for row in result
+    ]
+    table = markdown(["recipe", "batch of 128", "whole sparse step", "share"], rows)
+    return f"{table}\n\n`{result[0]['command']}` ({result[0]['processor']}, {result[0]['isa']})."
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "lenet300": lambda: mnist("lenet300-mnist"),
     "lenet5": lambda: mnist("lenet5-mnist"),
     "overhead": overhead,
+    "data": data,
     "thresholds": lambda: layers("layer_thresholds"),
     "window_overlap": window_overlap,
     "window_layers": window_layers,

@@ -85,3 +85,14 @@ def test_part_of_the_images_is_chosen_at_random_but_the_same_for_every_seed():
     assert part.y.tolist() == split.first(10).y.tolist() != list(range(10))
     with pytest.raises(UsageError, match="images=41 must be at most 40"):
         split.first(41)
+
+
+def test_batches_of_an_epoch_go_on_where_it_was_left():
+    split = Split(random_images(), torch.arange(40), augmented=True)
+    whole = list(split.epoch_batches(0, 3, 16))
+    assert [len(index) for index, _ in whole] == [16, 16, 8]
+    assert torch.equal(torch.cat([index for index, _ in whole]), split.epoch_order(0, 3))
+    rest = split.epoch_batches(0, 3, 16, first=1)
+    for (index, moves), (again, moves_again) in zip(whole[1:], rest, strict=True):
+        assert torch.equal(index, again)
+        assert torch.equal(moves, moves_again)

@@ -66,6 +66,13 @@ class Split:
             return None
         return draw_moves(len(self), generator(seed, "augmentation", epoch)).to(self.y.device)
 
+    def epoch_batches(self, seed: int, epoch: int, size: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Index and moves of an epoch's training batches, from batch `first` on; the last one may be smaller."""
+        order, moves = self.epoch_order(seed, epoch), self.epoch_moves(seed, epoch)
+        for start in range(first * size, len(self), size):
+            chosen = slice(start, start + size)
+            yield order[chosen], None if moves is None else moves[chosen]
+
     def first(self, images: int) -> Split:
         """So many of the examples, chosen at random, the same ones for every seed."""
         if images > len(self):

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import regrow
 
@@ -140,7 +139,8 @@ class _Run:
         loss_sum = torch.tensor(position.loss_sum, device=session.fabric.device)
         flop_density = session.flop_density
         began, updating = time.perf_counter(), position.topology_seconds
-        for index, moves in self._batches():
+        train, seed, size = session.data.train, session.settings.seed, session.settings.recipe.batch_size
+        for index, moves in train.epoch_batches(seed, position.epoch, size, first=position.batch):
             _set_learning_rate(session, position.step)
             loss_sum.add_(session.step(index, moves), alpha=len(index))
             position.flop_density_sum += flop_density
@@ -155,15 +155,6 @@ class _Run:
                 break
         position.loss_sum = loss_sum.item()
         position.epoch_seconds += time.perf_counter() - began - (position.topology_seconds - updating)
-
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Examples, and their crops and flips, of the batches that are left of the epoch."""
-        train, seed, epoch = self.session.data.train, self.session.settings.seed, self.position.epoch
-        size = self.session.settings.recipe.batch_size
-        order, moves = train.epoch_order(seed, epoch), train.epoch_moves(seed, epoch)
-        for first in range(self.position.batch * size, len(train), size):
-            chosen = slice(first, first + size)
-            yield order[chosen], None if moves is None else moves[chosen]
 
     def _end_epoch(self) -> None:
         """Validates, updates the topology, writes the epoch's lines."""
