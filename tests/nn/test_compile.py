@@ -1,4 +1,4 @@
-"""torch.compile over compressed layers: they stay outside the graphs, so their changing length compiles nothing again."""
+"""torch.compile over compressed layers: they stay outside the graphs, so changing lengths compile nothing again."""
 
 import copy
 
