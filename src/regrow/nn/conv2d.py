@@ -147,9 +147,10 @@ class SparseConv2d(SparseLayer):
             prepared = self._prepare(key)
         if not prepared:
             return self._dense(input)
+        arguments, shape = prepared
         if not blocked:
-            return sparse_conv2d_nchw(input, weight, bias, *prepared, self)
-        return SparseConv2dBlocked.apply(to_blocked(input, "SparseConv2d"), weight, bias, *prepared, self)
+            return sparse_conv2d_nchw(input, weight, bias, arguments, shape, self)
+        return SparseConv2dBlocked.apply(to_blocked(input, "SparseConv2d"), weight, bias, arguments, shape, self)
 
     def _prepare(self, key: tuple[torch.Size, torch.dtype, bool]) -> tuple:
         """(arguments, output shape) of the kernels for inputs of one kind; nothing where torch's dense one computes."""
