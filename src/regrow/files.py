@@ -93,12 +93,13 @@ def _mask(state: Mapping[str, Any], name: str, shape: list[int]) -> Tensor:
     if f"{name}_mask" in state:
         return state[f"{name}_mask"]
     mask = torch.zeros(math.prod(shape), dtype=torch.bool)
-    mask[state[_indices_name(name)].long()] = True
+    mask[state[_beside(name, "indices")].long()] = True
     return mask.view(shape)
 
 
-def _indices_name(name: str) -> str:
-    return name.removesuffix("weight") + "indices"
+def _beside(name: str, buffer: str) -> str:
+    """The name of a buffer of the module that holds a compressed weight."""
+    return name.removesuffix("weight") + buffer
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -130,7 +131,8 @@ def _check_fits(path: str, model: nn.Module, state: Mapping[str, Any], masks: Ma
 
 def _without_storage(shapes: Mapping[str, Any], sparse: Iterable[str]) -> dict[str, Any]:
     """Shapes without the entries that depend on how sparse weights are stored."""
-    stored = {part for name in sparse for part in (name, f"{name}_mask", _indices_name(name))}
+    buffers = {name: (f"{name}_mask", _beside(name, "indices"), _beside(name, "tuned")) for name in sparse}
+    stored = {part for name in sparse for part in (name, *buffers[name])}
     return {name: shape for name, shape in shapes.items() if name not in stored}
 
 

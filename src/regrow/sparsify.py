@@ -47,6 +47,7 @@ def sparsify(
     dense: Sequence[str] = (),
     storage: Storage = "auto",
     seed: int | None = None,
+    tune: bool = False,
 ) -> nn.Module:
     """Makes the weights of a model sparse, from now on; use the returned model.
 
@@ -67,6 +68,9 @@ def sparsify(
             kernels of our own; Linear and Conv2d on the CPU, other layers stay masked), or "auto": compressed up to a
             density of 0.3. `summary` says which layer got what and why.
         seed: of the random positions; None draws from torch's global generator.
+        tune: a compressed layer that has become nearly dense computes through torch's dense operator. A table says from
+            which density; with True each layer measures it instead, when an input shape first comes (eight shapes at
+            most; seconds for a large layer). The state dict keeps what was measured: a resumed run gives the same bits.
 
     Raises:
         ValueError: a value out of range, a pattern that matches nothing, or a model that is sparse already; the message
@@ -90,6 +94,7 @@ def sparsify(
         else:
             why = "compressed was asked for" if storage == "compressed" else "auto"
             layer = compress(place.module, masks[name], why)  # type: ignore[arg-type]
+            layer.tune = tune
             model = replace_module(model, place.module, layer)
     keep_blocked(unwrapped(model))
     return model

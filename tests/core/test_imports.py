@@ -153,4 +153,34 @@ def test_the_core_runs_where_there_is_torch_and_nothing_else(tmp_path):
 def test_the_public_names_are_those_listed():
     assert all(hasattr(regrow, name) for name in regrow.__all__)
     wanted = {"sparsify", "sparse_weights", "summary", "densify", "save", "load", "SparseMomentum", "SparseWeight"}
-    assert wanted <= set(regrow.__all__)
+    assert wanted <= set(regrow.__all__) <= set(dir(regrow))
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    seen_by_type_checkers = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level == 1
+        for alias in node.names
+    }
+    assert seen_by_type_checkers == set(regrow.__all__)
+
+
+LAZY = """
+import sys, regrow
+assert "torch" not in sys.modules
+{first}
+assert callable(regrow.sparsify)
+assert regrow.sparsify is sys.modules["regrow.sparsify"].sparsify
+assert regrow.nn.SparseLinear and regrow.flops.__name__ == "regrow.flops"
+try:
+    regrow.nothing
+except AttributeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    "first", ["", "import regrow.sparsify", "import regrow.files", "from regrow.sparsify import summary"]
+)
+def test_names_load_when_they_are_used_whatever_was_imported_before(first):
+    done = subprocess.run([sys.executable, "-c", LAZY.format(first=first)], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "module 'regrow' has no attribute 'nothing'\n", done.stderr

@@ -263,26 +263,6 @@ def test_a_nearly_dense_layer_computes_densely():
     assert_same(dense, sparse, x)
 
 
-def test_compile_needs_at_most_two_graphs_over_twelve_topologies():
-    compiles = []
-
-    def backend(graph, _):
-        compiles.append(graph)
-        return graph.forward
-
-    net = nn.Sequential(nn.Linear(6, 13), nn.ReLU(), SparseLinear(13, 7), nn.ReLU(), nn.Linear(7, 2))
-    compiled = torch.compile(net, backend=backend)
-    x = torch.randn(4, 6)
-    counts = []
-    for count in range(1, 14):
-        net[2].set_topology(torch.randperm(91)[:count].sort().values, torch.randn(count))
-        loss = compiled(x).sum()
-        loss.backward()
-        torch.testing.assert_close(compiled(x), net(x))
-        counts.append(len(compiles))
-    assert counts[0] == counts[-1]  # nothing is compiled again
-
-
 def test_training_reduces_the_loss():
     torch.manual_seed(0)
     net = nn.Sequential(conv(dtype=torch.float32)[1], nn.ReLU(), nn.Flatten(), nn.LazyLinear(4))

@@ -35,18 +35,23 @@ def test_an_instruction_set_can_be_forced(isa):
 
 
 @pytest.mark.skipif(not available_isas(), reason="no native library")
-def test_an_instruction_set_that_is_not_there_is_an_error():
-    done = python("-c", SHOW, REGROW_ISA="sse9")
+def test_an_instruction_set_that_is_not_there_is_an_error_where_it_is_needed():
+    show = "import regrow.ops as o; print(o.info()['isa'], o.info()['remedy'])"
+    done = python("-c", show, REGROW_ISA="sse9")
+    assert done.stdout.startswith("none unset REGROW_ISA"), done.stderr
+    use = "import torch; from regrow.nn import SparseLinear; SparseLinear(2, 2)(torch.ones(1, 2))"
+    done = python("-c", use, REGROW_ISA="sse9")
     assert done.returncode != 0
-    assert "sse9" in done.stderr
-    assert "Remedy" in done.stderr
+    assert "REGROW_ISA='sse9' cannot be used here" in done.stderr
+    assert "Remedy: unset REGROW_ISA" in done.stderr
 
 
 def test_without_the_library_the_reference_runs_and_says_so_once():
     done = python("-c", "import regrow.ops, regrow.nn; " + SHOW, REGROW_NO_NATIVE="1")
     assert done.stdout.strip() == "reference"
     assert done.stderr.count("native kernels are not loaded") == 1
-    assert "Remedy" in done.stderr
+    assert "Remedy: unset REGROW_NO_NATIVE" in done.stderr
+    assert "compiler" not in done.stderr
 
 
 def test_the_modules_work_without_the_library():
@@ -62,3 +67,11 @@ def test_a_library_that_does_not_load_says_why(tmp_path):
     done = python("-c", "import regrow.ops as o; print(o.info()['reason'])", REGROW_LIBRARY=str(broken))
     assert "does not load" in done.stdout, done.stderr
     assert "does not load" in done.stderr
+
+
+@pytest.mark.skipif(not available_isas(), reason="no native library")
+def test_a_library_of_something_else_says_so():
+    import _ctypes
+
+    done = python("-c", "import regrow.ops as o; print(o.info()['reason'])", REGROW_LIBRARY=_ctypes.__file__)
+    assert "regrow_isas" in done.stdout, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -20,6 +21,7 @@ from typer.testing import CliRunner, Result
 
 import regrow
 from regrow import ops
+from regrow.recipes import bench_layers
 from regrow.recipes.cli import app
 from regrow.recipes.progress import PlainLines
 from regrow.recipes.session import make_session
@@ -289,23 +291,47 @@ def test_doctor_says_what_the_kernels_run_on(monkeypatch: pytest.MonkeyPatch):
         assert text in result.stdout
 
 
-def test_doctor_without_native_kernels_gives_the_remedy():
-    without = {**os.environ, "REGROW_LIBRARY": "/nowhere/libregrow.so"}
+@pytest.mark.parametrize(
+    ("environment", "found", "remedy"),
+    [
+        ({"REGROW_LIBRARY": "/nowhere/libregrow.so"}, "not loaded: /nowhere/libregrow.so does not exist", "unset"),
+        ({"REGROW_NO_NATIVE": "1"}, "not loaded: REGROW_NO_NATIVE=1", "unset REGROW_NO_NATIVE"),
+    ],
+)
+def test_doctor_without_native_kernels_gives_the_remedy(environment, found, remedy):
     asked = subprocess.run(
-        [sys.executable, "-m", "regrow.recipes", "doctor"], capture_output=True, text=True, env=without
+        [sys.executable, "-m", "regrow.recipes", "doctor"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
     )
     assert asked.returncode == 1
-    assert "not loaded: /nowhere/libregrow.so was not built" in asked.stdout
-    error = asked.stderr.splitlines()[-1]  # after the warning that every import of regrow gives
-    assert error.startswith("error: the native kernels are not loaded")
-    assert "Remedy: install a C++ compiler" in error
+    assert found in asked.stdout
+    error = asked.stderr.splitlines()[-1]  # after the warning
+    assert error.startswith("error: no native kernels")
+    assert f"Remedy: {remedy}" in error
 
 
-def test_doctor_knows_when_the_kernels_are_switched_off(monkeypatch: pytest.MonkeyPatch):
-    facts = {**ops.info(), "loaded": False, "reason": "REGROW_NO_NATIVE=1 is set"}
-    monkeypatch.setattr(ops, "info", lambda: facts)
-    monkeypatch.setenv("REGROW_NO_NATIVE", "1")
-    assert "unset REGROW_NO_NATIVE" in assert_one_line(run("doctor"), 1)
+@pytest.mark.skipif(not ops.available_isas(), reason="no native library")
+@pytest.mark.parametrize("command", [["doctor"], ["bench", "layers", "--cases", "linear:8->8"]])
+def test_an_instruction_set_that_is_not_there_is_one_line(command):
+    asked = subprocess.run(
+        [sys.executable, "-m", "regrow.recipes", *command],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "REGROW_ISA": "sse9"},
+    )
+    assert asked.returncode == 1
+    assert len(asked.stderr.splitlines()) == 1
+    assert "REGROW_ISA='sse9' cannot be used here" in asked.stderr
+
+
+def test_help_does_not_wait_for_torch():
+    program = "import sys; from regrow.recipes.cli import app; sys.argv[1:] = ['train', '--help']; app()"
+    show = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); {program}"
+    asked = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True)
+    assert "RECIPE" in asked.stdout
+    assert asked.stdout.splitlines()[-1] == "False"
 
 
 def test_bench_layers_measures_prints_and_writes(monkeypatch: pytest.MonkeyPatch):
@@ -323,6 +349,14 @@ def test_bench_layers_measures_prints_and_writes(monkeypatch: pytest.MonkeyPatch
     assert set(linear["dense_ms"]) == {"nchw", "onednn"}
     assert set(conv["dense_ms"]) == {"nchw"}
     assert max(linear["max_rel_error"], conv["max_rel_error"]) < 1e-5
+
+
+def test_bench_layers_silences_one_message_only(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    monkeypatch.setattr(ops, "keep_pages", lambda: True)
+    bench_layers.run(["linear:4->4"], [0.5], batch=2, kinds=["nchw"], seconds=0)
+    for text in ("No CUDA runtime is found, using CUDA_HOME='/usr/local'", "something else"):
+        logging.getLogger("torch.utils.cpp_extension").warning(text)
+    assert caplog.messages == ["something else"]
 
 
 def test_the_onednn_contestant_computes_a_linear_layer():

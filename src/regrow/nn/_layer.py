@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 from regrow.nn import _positions as check
 from regrow.nn import tuning
+from regrow.nn.blocked import BlockedTensor
 
-_TRANSIENT = ("_plans", "_auto_dense", "on_backward")  # never copied, pickled or saved
+_TRANSIENT = ("_plans", "_prepared", "on_backward")  # never copied, pickled or saved
+_COMPUTE = ("auto", "sparse", "dense")
+_SHAPES_KEPT = 8
 BackwardCallback = Callable[[Tensor, Tensor], None]
 
 
@@ -28,11 +31,17 @@ class SparseLayer(nn.Module):
             saved.
         why: what decided the storage, for `regrow.summary`.
         compute: "auto" (a nearly dense layer computes through torch's dense operator), "sparse" or "dense".
+        tune: whether "auto" measures, for each input shape when it first comes, from which density dense is faster,
+            instead of following the table in `regrow.nn.tuning`; for the first eight shapes.
+        tuned: buffer (shapes, 5) int64, None before the first; what was measured: batch, height, width (1 and 1 for
+            Linear), whether the input was a BlockedTensor, and the number of active weights from which dense is
+            faster. Part of the state dict, so that a resumed run computes what the first one did.
     """
 
     weight: nn.Parameter
     indices: Tensor
     bias: nn.Parameter | None
+    tuned: Tensor | None
     dense_shape: torch.Size
     kind: str
 
@@ -40,10 +49,11 @@ class SparseLayer(nn.Module):
         super().__init__()
         self.dense_shape = torch.Size(dense_shape)
         self.on_backward: BackwardCallback | None = None
-        self.compute = "auto"
-        self.why = "made by hand"
         self._plans: dict[Any, Tensor] = {}
-        self._auto_dense: bool | None = None
+        self._prepared: dict[Any, tuple] = {}  # by input shape and dtype: what the kernels take; empty: dense
+        self.compute = "auto"
+        self.tune = False
+        self.why = "made by hand"
         dtype = dtype or torch.get_default_dtype()
         check.check_real(self._label(), dtype, torch.device("cpu"))
         check.check_size(self._label(), self.dense_shape.numel())
@@ -51,6 +61,7 @@ class SparseLayer(nn.Module):
             positions = torch.empty(0, dtype=torch.int64)
         check.check_positions(self._label(), positions, self.dense_shape.numel())
         self.register_buffer("indices", positions.to(torch.int32))
+        self.register_buffer("tuned", None)
         self.weight = nn.Parameter(torch.empty(positions.numel(), 1, dtype=dtype, device="cpu"))
         self.register_parameter("bias", nn.Parameter(torch.empty(dense_shape[0], dtype=dtype)) if bias else None)
         self.reset_parameters()
@@ -109,20 +120,69 @@ class SparseLayer(nn.Module):
         self.weight.set_(values.detach().clone().view(-1, 1))  # type: ignore[call-overload]
         self.weight.grad = None
         self.indices = positions.to(torch.int32, copy=True)
-        self._plans.clear()
-        self._auto_dense = None
+        self._forget()
 
     def dense_weight(self) -> Tensor:
         """The logical weight, (dense_shape), zeros where inactive. Differentiable."""
         return ScatterDense.apply(self.weight, self.indices, self.dense_shape)
 
-    def computes_dense(self) -> bool:
-        """Whether forward uses torch's dense operator (see `compute` and `regrow.nn.tuning`)."""
+    # -- sparse or dense
+
+    @property
+    def compute(self) -> str:
+        return self._compute
+
+    @compute.setter
+    def compute(self, how: str) -> None:
+        if how not in _COMPUTE:
+            raise ValueError(f"{self._label()}: compute={how!r} is unknown; use one of {_COMPUTE}")
+        self._compute = how
+        self._forget()
+
+    def computes_dense(self, where: tuning.Where | None = None) -> bool:
+        """Whether forward uses torch's dense operator (see `compute`, `tune` and `regrow.nn.tuning`).
+
+        Args:
+            where: (batch, height, width, blocked) of the input, as in `tuned`; None: any that was not measured.
+        """
         if self.compute != "auto":
             return self.compute == "dense"
-        if self._auto_dense is None:
-            self._auto_dense = self.density >= tuning.dense_from(self.kind)
-        return self._auto_dense
+        measured = None if where is None else self._measured(where)
+        if measured is not None:
+            return self.active >= measured
+        return self.density >= tuning.dense_from(self.kind)
+
+    def _measured(self, where: tuning.Where) -> int | None:
+        """The number of active weights from which dense is faster, if that was measured; measures it if it may."""
+        rows = [] if self.tuned is None else self.tuned.tolist()
+        for *known, active in rows:
+            if tuple(known) == where:
+                return active
+        if not self.tune or 0 in where[:3] or len(rows) >= _SHAPES_KEPT or not tuning.can_measure():
+            return None
+        active = tuning.measure(self, where)
+        self.tuned = torch.tensor([*rows, [*where, active]])
+        return active
+
+    def _blank(self) -> SparseLayer:
+        """A layer of the same shape without active weights, bias or hooks."""
+        raise NotImplementedError
+
+    def _example(self, where: tuning.Where) -> Tensor:
+        """A random input."""
+        raise NotImplementedError
+
+    def _forget(self) -> None:
+        """Drop what depends on the active set."""
+        self._plans.clear()
+        self._prepared.clear()
+
+    def _keep(self, cache: dict, key: Any, value: Any) -> Any:
+        """Remember what was made for an input shape, in the place of the oldest where there are many."""
+        if len(cache) >= _SHAPES_KEPT:
+            del cache[next(iter(cache))]
+        cache[key] = value
+        return value
 
     # -- running
 
@@ -160,6 +220,8 @@ class SparseLayer(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors) -> None:
         self._compress_masked(state_dict, prefix)
+        tuned = state_dict.get(prefix + "tuned")
+        self.tuned = None if tuned is None else tuned.clone()
         indices, weight = state_dict.get(prefix + "indices"), state_dict.get(prefix + "weight")
         if indices is not None and weight is not None:
             try:
@@ -192,10 +254,11 @@ class SparseLayer(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._plans, self._auto_dense, self.on_backward = {}, None, None
+        self._plans, self._prepared, self.on_backward = {}, {}, None
 
     def _apply(self, fn, recurse: bool = True):
         self._refuse_move(fn)
+        self._forget()
         return super()._apply(fn, recurse)
 
     def _refuse_move(self, fn) -> None:
@@ -237,13 +300,6 @@ class ScatterDense(torch.autograd.Function):
 
 @torch.compiler.disable(reason="a compressed layer's length changes at every topology update")
 def _outside_the_graph(layer: SparseLayer, input: Tensor) -> Tensor:
-    return layer._run(input)
-
-
-def active_positions(layer: str, weight: Tensor, mask: Tensor | None) -> Tensor:
-    """Ascending flat positions of a mask, or of the non-zero weights when there is none."""
-    check.check_real(layer, weight.dtype, weight.device)
-    if mask is None:
-        mask = weight.detach() != 0
-    check.check_mask(layer, mask, weight.shape)
-    return mask.detach().cpu().reshape(-1).nonzero().view(-1)
+    """With an ordinary result: dynamo would trace a BlockedTensor's own workings into many graphs."""
+    output = layer._run(input)
+    return output.dense("torch.compile") if isinstance(output, BlockedTensor) else output

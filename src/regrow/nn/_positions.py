@@ -1,4 +1,4 @@
-"""Checks of active sets and of values, with errors that name the layer."""
+"""Active sets: checks of them and of their values, with errors that name the layer; and how a mask becomes one."""
 
 from __future__ import annotations
 
@@ -61,3 +61,12 @@ def check_real(layer: str, dtype: torch.dtype, device: torch.device) -> None:
         raise TypeError(f"{layer}: weight is {dtype}; compressed layers are float32 or float64. Call .float() first")
     if device.type != "cpu":
         raise ValueError(f"{layer}: weight is on {device}; compressed layers are on the CPU. Use masked storage there")
+
+
+def active_positions(layer: str, weight: Tensor, mask: Tensor | None) -> Tensor:
+    """Ascending flat positions of a mask, or of the non-zero weights when there is none."""
+    check_real(layer, weight.dtype, weight.device)
+    if mask is None:
+        mask = weight.detach() != 0
+    check_mask(layer, mask, weight.shape)
+    return mask.detach().cpu().reshape(-1).nonzero().view(-1)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regrow.nn._layer import SparseLayer, active_positions
+from regrow.nn._layer import SparseLayer
+from regrow.nn._positions import active_positions
 from regrow.nn.blocked import BlockedTensor, SparseConv2dBlocked, to_blocked
-from regrow.ops import conv2d_plan, conv2d_weight_grad, conv_output_shape, sparse_conv2d_nchw
-
-_PLANS_KEPT = 8  # image sizes
+from regrow.nn.tuning import Where
+from regrow.ops import conv2d_arguments, conv2d_plan, conv2d_weight_grad, conv_output_shape, sparse_conv2d_nchw
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
@@ -126,26 +128,51 @@ class SparseConv2d(SparseLayer):
         return conv2d_weight_grad(input, grad_output, self.dense_shape, self.stride, self.padding, self.dilation)
 
     def _run(self, input: Tensor) -> Tensor:
-        if input.dim() not in (3, 4) or input.size(-3) != self.in_channels:
-            wanted = f"(N, {self.in_channels}, H, W)"
-            raise RuntimeError(f"{self._label()}: input has shape {tuple(input.shape)}, wanted {wanted}")
-        input = self._accept(input)
+        if isinstance(input, BlockedTensor):
+            with torch._C.DisableTorchFunctionSubclass():  # else each attribute of it takes microseconds
+                return self._images(input)
         if input.dim() == 3:
             return self._images(input.unsqueeze(0)).squeeze(0)
         return self._images(input)
 
     def _images(self, input: Tensor) -> Tensor:
-        if self.computes_dense():
+        parameters: dict[str, Any] = self._parameters  # `self.weight` would take a microsecond
+        weight, bias = parameters["weight"], parameters["bias"]
+        if input.dtype != weight.dtype:
+            input = self._accept(input)
+        blocked = self.blocked_output or isinstance(input, BlockedTensor)
+        key = (input.shape, weight.dtype, blocked)
+        prepared = self._prepared.get(key)
+        if prepared is None:
+            prepared = self._prepare(key)
+        if not prepared:
             return self._dense(input)
-        plan = self._plan(input.size(2), input.size(3))
+        arguments, shape = prepared
+        if not blocked:
+            return sparse_conv2d_nchw(input, weight, bias, arguments, shape, self)
+        return SparseConv2dBlocked.apply(to_blocked(input, "SparseConv2d"), weight, bias, arguments, shape, self)
+
+    def _prepare(self, key: tuple[torch.Size, torch.dtype, bool]) -> tuple:
+        """(arguments, output shape) of the kernels for inputs of one kind; nothing where torch's dense one computes."""
+        shape, dtype, blocked = key
+        if len(shape) != 4 or shape[1] != self.in_channels:
+            wanted = f"(N, {self.in_channels}, H, W)"
+            raise RuntimeError(f"{self._label()}: input has shape {tuple(shape)}, wanted {wanted}")
+        batch, _, height, width = shape
+        if self.computes_dense((batch, height, width, int(blocked))):
+            return self._keep(self._prepared, key, ())
         geometry = (self.dense_shape, self.stride, self.padding, self.dilation)
-        if self.blocked_output:
-            input = to_blocked(input, "SparseConv2d")
-        if isinstance(input, BlockedTensor):
-            shape = conv_output_shape(input.shape, *geometry)
-            lists = [list(sizes) for sizes in geometry]
-            return SparseConv2dBlocked.apply(input, self.weight, self.bias, self.indices, plan, shape, lists, self)
-        return sparse_conv2d_nchw(input, self.weight, self.bias, self.indices, plan, geometry, self)
+        arguments = conv2d_arguments(self.indices, self._plan(height, width, dtype), shape, dtype, geometry)
+        return self._keep(self._prepared, key, (arguments, conv_output_shape(shape, *geometry)))
+
+    def _plan(self, height: int, width: int, dtype: torch.dtype) -> Tensor:
+        key = (height, width, dtype)
+        plan = self._plans.get(key)
+        if plan is None:
+            geometry = (self.dense_shape, self.stride, self.padding, self.dilation)
+            plan = conv2d_plan(self.indices, *geometry, (height, width), dtype)
+            self._keep(self._plans, key, plan)
+        return plan
 
     def _dense(self, input: Tensor) -> Tensor:
         """Through torch's operator; between blocked activations, out of the layout and into it again."""
@@ -155,15 +182,14 @@ class SparseConv2d(SparseLayer):
         with torch.autocast("cpu", enabled=False):
             return self._observed(F.conv2d(input, self.dense_weight(), self.bias, *geometry), input)
 
-    def _plan(self, height: int, width: int) -> Tensor:
-        key = (height, width, self.weight.dtype)
-        plan = self._plans.get(key)
-        if plan is None:
-            if len(self._plans) >= _PLANS_KEPT:
-                self._plans.pop(next(iter(self._plans)))
-            geometry = (self.dense_shape, self.stride, self.padding, self.dilation)
-            plan = self._plans[key] = conv2d_plan(self.indices, *geometry, (height, width), self.weight.dtype)
-        return plan
+    def _blank(self) -> SparseConv2d:
+        sizes = (self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation)
+        return SparseConv2d(*sizes, bias=False, dtype=self.weight.dtype)
+
+    def _example(self, where: Where) -> Tensor:
+        batch, height, width, blocked = where
+        images = torch.randn(batch, self.in_channels, height, width, dtype=self.weight.dtype)
+        return to_blocked(images) if blocked else images
 
     def extra_repr(self) -> str:
         return (

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regrow.nn._layer import SparseLayer, active_positions
-from regrow.ops import linear_plan, sparse_linear
+from regrow.nn._layer import SparseLayer
+from regrow.nn._positions import active_positions
+from regrow.nn.tuning import Where
+from regrow.ops import Arguments, linear_plan, sparse_linear
 
 
 class SparseLinear(SparseLayer):
@@ -79,27 +83,47 @@ class SparseLinear(SparseLayer):
         return grad_output.reshape(-1, self.out_features).t() @ input.reshape(-1, self.in_features)
 
     def _run(self, input: Tensor) -> Tensor:
+        parameters: dict[str, Any] = self._parameters  # `self.weight` would take a microsecond
+        weight, bias = parameters["weight"], parameters["bias"]
+        if input.dtype != weight.dtype:
+            input = self._accept(input)
         if input.size(-1) != self.in_features:
             raise RuntimeError(f"{self._label()}: input has shape {tuple(input.shape)}, wanted (*, {self.in_features})")
-        input = self._accept(input)
-        if self.computes_dense():
-            return self._dense(input)
         rows = input if input.dim() == 2 else input.reshape(-1, self.in_features)
-        weight = self.weight
-        plan = self._plan(weight.dtype)
-        output = sparse_linear(rows, weight, self.bias, self.indices, plan, self.out_features, self)
-        return output if input.dim() == 2 else output.view(*input.shape[:-1], self.out_features)
+        key = (rows.size(0), weight.dtype)
+        arguments = self._prepared.get(key)
+        if arguments is None:
+            arguments = self._prepare(key)
+        if not arguments:
+            return self._dense(input)
+        output = sparse_linear(rows, weight, bias, arguments, self)
+        return output if rows is input else output.view(*input.shape[:-1], self.out_features)
 
-    def _dense(self, input: Tensor) -> Tensor:
-        with torch.autocast("cpu", enabled=False):
-            return self._observed(F.linear(input, self.dense_weight(), self.bias), input)
+    def _prepare(self, key: tuple[int, torch.dtype]) -> Arguments:
+        """What the kernel takes for so many rows of a dtype; nothing where torch's dense operator computes."""
+        rows, dtype = key
+        if self.computes_dense((rows, 1, 1, 0)):
+            arguments: Arguments = ()
+        else:
+            arguments = (self.indices, self._plan(dtype), self.out_features)
+        return self._keep(self._prepared, key, arguments)
 
     def _plan(self, dtype: torch.dtype) -> Tensor:
         plan = self._plans.get(dtype)
         if plan is None:
             plan = linear_plan(self.indices, self.out_features, self.in_features, dtype)
-            self._plans[dtype] = plan
+            self._keep(self._plans, dtype, plan)
         return plan
+
+    def _dense(self, input: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return self._observed(F.linear(input, self.dense_weight(), self.bias), input)
+
+    def _blank(self) -> SparseLinear:
+        return SparseLinear(self.in_features, self.out_features, bias=False, dtype=self.weight.dtype)
+
+    def _example(self, where: Where) -> Tensor:
+        return torch.randn(where[0], self.in_features, dtype=self.weight.dtype)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, {self._sparse_repr()}"

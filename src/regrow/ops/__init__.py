@@ -5,9 +5,11 @@ profilers and `torch.compile`. `info()` says what they run on.
 """
 
 from regrow.ops._allocator import keep_pages
+from regrow.ops._autograd import Arguments
 from regrow.ops._layout import blocked_size, conv_output_shape, lanes
 from regrow.ops._native import available_isas, info, isa, warn_if_absent
 from regrow.ops.functional import (
+    conv2d_arguments,
     conv2d_plan,
     conv2d_weight_grad,
     linear_plan,
@@ -17,8 +19,10 @@ from regrow.ops.functional import (
 )
 
 __all__ = [
+    "Arguments",
     "available_isas",
     "blocked_size",
+    "conv2d_arguments",
     "conv2d_plan",
     "conv2d_weight_grad",
     "conv_output_shape",

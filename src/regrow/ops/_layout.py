@@ -27,11 +27,11 @@ def lanes(dtype: torch.dtype) -> int:
         >>> regrow.ops.lanes(torch.float32)
         8
     """
-    if dtype == torch.float32:
-        return _native.LANES_F32
-    if dtype == torch.float64:
-        return _native.LANES_F64
-    raise TypeError(f"regrow: blocked activations are float32 or float64, got {dtype}; convert it first, e.g. .float()")
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"regrow: blocked activations are float32 or float64, got {dtype}; convert it first, e.g. .float()"
+        )
+    return _native.lanes(dtype == torch.float64)
 
 
 def _margin(shape: Shape) -> int:

@@ -14,8 +14,8 @@ from regrow.ops._allocator import pages_kept
 
 LIBRARY = Path(os.environ.get("REGROW_LIBRARY") or Path(__file__).with_name("libregrow.so"))
 _REBUILD = (
-    "Remedy: install a C++ compiler (g++ or clang++), then run `pip install --no-build-isolation "
-    "--force-reinstall --no-deps regrow` (in a checkout: `make native`)."
+    "install a C++ compiler (g++ or clang++), then run `pip install --no-build-isolation "
+    "--force-reinstall --no-deps regrow` (in a checkout: `make native`)"
 )
 _SHORT = {"base": "baseline", "v3": "x86-64-v3", "v4": "x86-64-v4"}
 _MALLOC = (
@@ -29,30 +29,34 @@ _MALLOC = (
 )
 
 
-def _absent() -> str | None:
-    """Why not even to try, or None."""
+class _Unavailable(Exception):
+    """Why there are no native kernels, and the remedy."""
+
+    def __init__(self, reason: str, remedy: str):
+        super().__init__(reason)
+        self.remedy = remedy
+
+
+def _open() -> ctypes.CDLL:
+    """The library. Raises _Unavailable."""
     if os.environ.get("REGROW_NO_NATIVE") == "1":
-        return "REGROW_NO_NATIVE=1 is set"
+        raise _Unavailable("REGROW_NO_NATIVE=1 switches them off", "unset REGROW_NO_NATIVE to use them")
+    chosen = os.environ.get("REGROW_LIBRARY")
+    remedy = f"unset REGROW_LIBRARY, which names it, or {_REBUILD}" if chosen else _REBUILD
     if not LIBRARY.exists():
-        return f"{LIBRARY} was not built"
-    return None
-
-
-def _open() -> tuple[ctypes.CDLL | None, str]:
-    """The library and an empty string, or None and why it is not loaded."""
-    why = _absent()
-    if why is not None:
-        return None, why
+        raise _Unavailable(f"{LIBRARY} {'does not exist' if chosen else 'was not built'}", remedy)
     try:
         torch.ops.load_library(str(LIBRARY))
-        return ctypes.CDLL(str(LIBRARY)), ""
-    except OSError as error:
-        return None, f"{LIBRARY} exists but does not load under torch {torch.__version__}: {error}"
+        library = ctypes.CDLL(str(LIBRARY))
+        library.regrow_isas.restype = ctypes.c_char_p
+        return library
+    except (OSError, AttributeError) as error:
+        reason = f"{LIBRARY} exists but does not load under torch {torch.__version__}: {error}"
+        raise _Unavailable(reason, remedy) from error
 
 
 def _names(library: ctypes.CDLL) -> list[str]:
     """Instruction sets compiled in, lowest first."""
-    library.regrow_isas.restype = ctypes.c_char_p
     return library.regrow_isas().decode().split(",")
 
 
@@ -67,34 +71,47 @@ def available_isas() -> list[str]:
     return [name for name in _names(_library) if _library.regrow_isa_runs(name.encode())]
 
 
-def _choose_isa() -> str:
-    """Use the best instruction set, or the one that `REGROW_ISA` names; return its name."""
+def _choose_isa(library: ctypes.CDLL) -> str:
+    """Use the best instruction set, or the one that `REGROW_ISA` names; return its name. Raises _Unavailable."""
     runs = available_isas()
     asked = os.environ.get("REGROW_ISA") or runs[-1]
     name = _SHORT.get(asked, asked)
     if name not in runs:
-        raise RuntimeError(
-            f"regrow: REGROW_ISA={asked!r} cannot be used here; this processor runs {runs} "
-            f"of the compiled {_names(_library) if _library else []}. "
-            f"Remedy: unset REGROW_ISA or name one of {runs}."
+        raise _Unavailable(
+            f"REGROW_ISA={asked!r} cannot be used here; this processor runs {runs} of the compiled {_names(library)}",
+            f"unset REGROW_ISA or name one of {runs}",
         )
-    assert _library is not None
-    _library.regrow_isa_use(name.encode())
+    library.regrow_isa_use(name.encode())
     return name
 
 
 def isa() -> str:
-    """Instruction set in use: "x86-64-v4", "x86-64-v3", "baseline", or "reference" without native kernels."""
+    """Instruction set in use: "x86-64-v4", "x86-64-v3", "baseline", or "reference" without native kernels.
+
+    Raises:
+        RuntimeError: `REGROW_ISA` names one that is not there. Nothing is computed with another in its place.
+    """
+    if _library is not None and _reason:
+        raise RuntimeError(f"regrow: {_reason}. Remedy: {_remedy}.")
     return _isa
+
+
+def lanes(float64: bool) -> int:
+    """Images side by side in a blocked activation, for the instruction set in use. Raises as `isa`."""
+    isa()
+    if _library is None:
+        return 4 if float64 else 8
+    return _library.regrow_lanes_f64() if float64 else _library.regrow_lanes_f32()
 
 
 def info() -> dict[str, Any]:
     """What the operators run on: for `regrow doctor` and for the record beside a measurement.
 
     Returns:
-        A dict with `loaded` (bool), `reason` (why not loaded, else ""), `library` (path), `isa` ("x86-64-v4",
-        "x86-64-v3", "baseline" or "reference"), `available_isas`, `threads` (torch's intra-op threads),
-        `torch` (version) and `allocator` (the environment settings that change malloc, those that are set).
+        A dict with `loaded` (bool), `reason` and `remedy` (if the native kernels cannot be used, else ""), `library`
+        (path), `isa` ("x86-64-v4", "x86-64-v3", "baseline", "reference", or "none" if `REGROW_ISA` names one that is
+        not there), `available_isas`, `threads` (torch's intra-op threads), `torch` (version) and `allocator` (the
+        environment settings that change malloc, those that are set).
 
     Example:
         >>> regrow.ops.info()["isa"]
@@ -103,6 +120,7 @@ def info() -> dict[str, Any]:
     return {
         "loaded": _library is not None,
         "reason": _reason,
+        "remedy": _remedy,
         "library": str(LIBRARY),
         "isa": _isa,
         "available_isas": available_isas(),
@@ -113,10 +131,14 @@ def info() -> dict[str, Any]:
     }
 
 
-_library, _reason = _open()
-_isa = "reference" if _library is None else _choose_isa()
-LANES_F32 = 8 if _library is None else _library.regrow_lanes_f32()
-LANES_F64 = 4 if _library is None else _library.regrow_lanes_f64()
+_library: ctypes.CDLL | None = None
+_isa, _reason, _remedy = "reference", "", ""
+try:
+    _library = _open()
+    _isa = "none"
+    _isa = _choose_isa(_library)
+except _Unavailable as _error:
+    _reason, _remedy = str(_error), _error.remedy
 
 
 def warn_if_absent() -> None:
@@ -124,7 +146,7 @@ def warn_if_absent() -> None:
     if _library is None:
         warnings.warn(
             f"regrow: the native kernels are not loaded ({_reason}); compressed layers run on plain torch, "
-            f"correct but no faster than dense. {_REBUILD}",
+            f"correct but no faster than dense. Remedy: {_remedy}.",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=2,
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from regrow.ops._autograd import SparseConv2dNCHW, SparseLinear
-from regrow.ops._layout import Shape, conv_output_shape, lanes
+from regrow.ops._autograd import Arguments, SparseConv2dNCHW, SparseLinear
+from regrow.ops._layout import Shape, lanes
 from regrow.ops.reference import conv2d_backward
 
 _ops = torch.ops.regrow
@@ -62,13 +63,7 @@ def plan_bytes(plan: Tensor) -> int:
 
 
 def sparse_linear(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    indices: Tensor,
-    plan: Tensor,
-    out_features: int,
-    observer: Any = None,
+    input: Tensor, weight: Tensor, bias: Tensor | None, arguments: Arguments, observer: Any = None
 ) -> Tensor:
     """`input @ W.T + bias`, differentiable once.
 
@@ -76,35 +71,39 @@ def sparse_linear(
         input: (batch, in_features), the dtype of the plan.
         weight: (active, 1) values in the order of `indices`.
         bias: (out_features,) or None.
-        indices, plan: the active set, and what `linear_plan` made of it.
+        arguments: (indices, plan, out_features): the active set, and what `linear_plan` made of it.
         observer: None, or an object whose `on_backward`, when not None, is called with (input, grad_output).
 
     Returns:
         (batch, out_features).
     """
-    return SparseLinear.apply(input, weight, bias, indices, plan, out_features, observer)
+    return SparseLinear.apply(input, weight, bias, arguments, observer)
+
+
+def conv2d_arguments(
+    indices: Tensor, plan: Tensor, shape: Shape, dtype: torch.dtype, geometry: Sequence[Shape]
+) -> Arguments:
+    """What the operators of a convolution take after the bias, for inputs of one (N, I, H, W) shape.
+
+    Args:
+        indices, plan: the active set, and what `conv2d_plan` made of it for this image size and dtype.
+        geometry: weight_shape, stride, padding, dilation.
+    """
+    return indices, plan, list(shape), lanes(dtype), *(list(sizes) for sizes in geometry)
 
 
 def sparse_conv2d_nchw(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    indices: Tensor,
-    plan: Tensor,
-    geometry: tuple[Shape, Shape, Shape, Shape],
-    observer: Any = None,
+    input: Tensor, weight: Tensor, bias: Tensor | None, arguments: Arguments, out_shape: Shape, observer: Any = None
 ) -> Tensor:
     """Convolution of an ordinary (N, C, H, W) tensor, differentiable once; contiguous (N, O, H', W').
 
     Args:
-        input: (N, I, H, W) of the plan's dtype and image size, any strides.
-        weight, bias, indices, plan, observer: as `sparse_linear`, with `conv2d_plan`.
-        geometry: (weight_shape, stride, padding, dilation).
+        input: of the shape and dtype in `arguments`, any strides.
+        weight, bias, observer: as `sparse_linear`.
+        arguments: as `conv2d_arguments` makes them.
+        out_shape: (N, O, H', W'), as `conv_output_shape` has it.
     """
-    shape = conv_output_shape(input.shape, *geometry)
-    return SparseConv2dNCHW.apply(
-        input, weight, bias, indices, plan, lanes(input.dtype), shape, [list(g) for g in geometry], observer
-    )
+    return SparseConv2dNCHW.apply(input, weight, bias, arguments, out_shape, observer)
 
 
 def conv2d_weight_grad(

@@ -8,6 +8,7 @@ ordinary. nn.Linear (`nchw`) runs in MKL; `onednn` has oneDNN's inner product do
 
 from __future__ import annotations
 
+import logging
 import re
 import statistics
 import warnings
@@ -193,7 +194,6 @@ def _peers(dense: nn.Module, x: Tensor, grad: Tensor) -> dict[str, Step]:
     if x.dim() != 2:
         return {}
     weight: Any = dense.weight
-    warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
     csr = weight.detach().to_sparse_csr().requires_grad_()
     return {
         "torch_csr": _step(lambda x: torch.sparse.mm(csr, x.t()).t(), x, grad, [csr]),
@@ -213,6 +213,16 @@ def _sparselab(dense: nn.Module, x: Tensor, grad: Tensor) -> dict[str, Step]:
 
 
 # -- measuring
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return "No CUDA runtime is found" not in record.getMessage()
+
+
+def _quiet() -> None:
+    """Silences what contestants say about themselves, which is no fault of anything here."""
+    logging.getLogger("torch.utils.cpp_extension").addFilter(_is_news)  # said by torch.compile
+    warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
 
 
 def _error(got: tuple[Tensor, ...], want: tuple[Tensor, ...], indices: Tensor) -> float:
@@ -307,8 +317,11 @@ def run(
         median), failed contestants with the reason, and where it was measured (processor, isa, torch,
         allocator).
     """
+    _quiet()
     ops.keep_pages()  # both sides the same, and neither pays for page faults
-    where = {key: ops.info()[key] for key in ("isa", "torch", "allocator")} | {
+    where = {
+        "isa": ops.isa(),
+        **{key: ops.info()[key] for key in ("torch", "allocator")},
         "processor": processor(),
         "clock": clock,
     }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +21,7 @@ def print_doctor() -> None:
     """Prints what the operators run on.
 
     Raises:
-        RunError: the native library is not loaded; with the reason and the remedy.
+        RunError: the native kernels cannot be used; with the reason and the remedy.
     """
     facts = ops.info()
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -31,8 +29,8 @@ def print_doctor() -> None:
         table.add_row(name, value)
     out = console()
     out.print(table, markup=False, soft_wrap=True)
-    if not facts["loaded"]:
-        raise RunError(_remedy())
+    if facts["reason"]:
+        raise RunError(f"no native kernels: {facts['reason']}. Remedy: {facts['remedy']}")
 
 
 def _lines(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -48,12 +46,3 @@ def _lines(facts: Mapping[str, Any]) -> dict[str, str]:
         "threads": str(facts["threads"]),
         "allocator": allocator or "as the system has it (no MALLOC_ setting in the environment)",
     }
-
-
-def _remedy() -> str:
-    if os.environ.get("REGROW_NO_NATIVE") == "1":
-        return "the native kernels are switched off; unset REGROW_NO_NATIVE to use them"
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        ops.warn_if_absent()
-    return " ".join(str(said[0].message).removeprefix("regrow: ").split())

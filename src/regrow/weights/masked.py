@@ -240,6 +240,7 @@ def _expand_compressed(
     ):
         return
     del state_dict[prefix + "indices"]
+    state_dict.pop(prefix + "tuned", None)
     shape = module._parameters["weight"].shape  # type: ignore[union-attr]
     dense, mask = values.new_zeros(shape.numel()), torch.zeros(shape.numel(), dtype=torch.bool)
     dense[indices.long()] = values.squeeze(1)
