@@ -117,6 +117,34 @@ def data() -> str:
     return f"{table}\n\n`{result[0]['command']}` ({result[0]['processor']}, {result[0]['isa']})."
 
 
+def window_linear() -> str:
+    """Ways to collect the momentum of a Linear layer."""
+    result = read("window_linear")
+    ways = list(result["rows"][0]["ms"])
+    rows = [
+        [row["layer"], str(row["batch"]), *(f"{row['ms'][way]:.0f} ms, {row['mb'][way]:.0f} MB" for way in ways)]
+        for row in result["rows"]
+    ]
+    return f"{markdown(['layer', 'batch', *ways], rows)}\n\n`{result['command']}`"
+
+
+def layer_memory() -> str:
+    """Bytes of a layer under training, as shares of the dense layer's parameter, gradient and momentum."""
+    result = read("layer_memory")
+    dense = sum(result["dense"]["counted"].values())
+    parts = list(result["rows"][0]["counted"])
+    rows = [
+        [
+            f"{row['density']:.0%}",
+            *(f"{row['counted'][part] / dense:.1%}" for part in parts),
+            f"{row['counted_share']:.1%}",
+            f"{row['resident_share']:.1%}",
+        ]
+        for row in result["rows"]
+    ]
+    return f"{markdown(['density', *parts, 'together', 'resident'], rows)}\n\n`{result['command']}`"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "lenet300": lambda: mnist("lenet300-mnist"),
     "lenet5": lambda: mnist("lenet5-mnist"),
@@ -125,6 +153,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "thresholds": lambda: layers("layer_thresholds"),
     "window_overlap": window_overlap,
     "window_layers": window_layers,
+    "window_linear": window_linear,
+    "layer_memory": layer_memory,
 }
 
 

@@ -39,11 +39,13 @@ class Layer(Protocol):
     """Active weights, shape (active,)."""
     momentum: Tensor
     """M of the active weights, shape (active,)."""
-    missing_momentum: Tensor
-    """|M| of every position were it missing, shape (numel,)."""
     flops_per_weight: float
     """Forward FLOPs of one weight for one example; nan where not measured."""
     generator: torch.Generator
+
+    @property
+    def missing_momentum(self) -> Tensor:
+        """|M| of every position were it missing, shape (numel,); made anew each time."""
 
 
 def magnitude(layer: Layer) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .weights import SparseWeight, put
+from .weights import SparseWeight, StagedGradient, put
 
 __all__ = ["DEFAULT_WINDOW", "MissingMomentum", "momentum_of_state", "optimizer_rule", "window_of"]
 
@@ -37,12 +37,11 @@ class Moments:
         return None
 
     @staticmethod
-    def fold(moments: Mapping[str, Tensor], gradient: Tensor, group: Mapping[str, Any]) -> None:
-        moment, weight = moments["momentum_buffer"], 1 - group.get("dampening", 0)
-        if weight == 1:
-            torch.add(gradient, moment, alpha=group["momentum"], out=moment)  # one pass over memory instead of two
-        else:
-            moment.mul_(group["momentum"]).add_(gradient, alpha=weight)
+    def fold(moments: Mapping[str, Tensor], gradient: StagedGradient, factor: float, group: Mapping[str, Any]) -> None:
+        """Takes in factor * gradient."""
+        gradient.fold_into(
+            moments["momentum_buffer"], decay=group["momentum"], factor=factor * (1 - group.get("dampening", 0))
+        )
 
     @staticmethod
     def score(moments: Mapping[str, Tensor], steps: float, group: Mapping[str, Any]) -> Tensor:
@@ -68,10 +67,11 @@ class AdamMoments:
         return None
 
     @staticmethod
-    def fold(moments: Mapping[str, Tensor], gradient: Tensor, group: Mapping[str, Any]) -> None:
+    def fold(moments: Mapping[str, Tensor], gradient: StagedGradient, factor: float, group: Mapping[str, Any]) -> None:
         beta1, beta2 = map(float, group["betas"][:2])
-        moments["exp_avg"].mul_(beta1).add_(gradient, alpha=1 - beta1)
-        moments["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        tensor = gradient.multiplied_out(factor, like=moments["exp_avg"])
+        moments["exp_avg"].mul_(beta1).add_(tensor, alpha=1 - beta1)
+        moments["exp_avg_sq"].mul_(beta2).addcmul_(tensor, tensor, value=1 - beta2)
 
     @staticmethod
     def score(moments: Mapping[str, Tensor], steps: float, group: Mapping[str, Any]) -> Tensor:
@@ -172,7 +172,7 @@ class MissingMomentum:
         self.moments: dict[str, Tensor] = {}
         self._arrived = False
         self._factor: float | None = None
-        self._staged: Tensor | None = None
+        self._staged: StagedGradient | None = None
         self._before: Tensor | None = None
         self._source: weakref.ref[Tensor] | None = None
         self._version = 0
@@ -184,10 +184,7 @@ class MissingMomentum:
         self._arrived = True
         if not self.collecting:
             return
-        if self._staged is None or self._staged.dtype != gradient.dtype:
-            self._staged = self.weight.new_gradient(gradient)
-            self._source = None
-        self.weight.stage(self._staged, gradient, more=self._continues(gradient))
+        self._staged = self.weight.stage(self._staged, gradient, more=self._continues(gradient))
         self._before = self.weight.remembered(self._staged, gradient)
         self._source = weakref.ref(gradient)
         self._version = gradient._version + self.weight.writes_after_listener
@@ -211,7 +208,7 @@ class MissingMomentum:
             self.drop()
         if gradient is None or self._staged is None or self._source is None:
             return None
-        finite = math.isfinite(float(self._staged.sum()))
+        finite = self._staged.is_finite()
         if finite and self._is_as_staged(gradient.detach()):
             self._factor = 1.0
             return self._factor
@@ -250,15 +247,11 @@ class MissingMomentum:
         if self._staged is None or self._source is None:
             return
         if not self.moments:
-            self.moments = {name: torch.zeros_like(self._staged) for name in self.rule.names}
+            self.moments = {name: self.weight.new_moment() for name in self.rule.names}
         factor = (common_factor if self._factor is None else self._factor) * unscale
         if group.get("maximize", False):
             factor = -factor
-        if factor == 0:
-            self._staged.zero_()  # which a product with infinities would not be
-        elif factor != 1:
-            self._staged.mul_(factor)
-        self.rule.fold(self.moments, self._staged, group)
+        self.rule.fold(self.moments, self._staged, factor, group)
         self.steps += 1
         self.drop()
 

@@ -42,13 +42,17 @@ class LayerView:
         self.indices = weight.indices
         self.values = weight.values
         self.momentum = momentum_of_state(weight, self.state, self.group, missing.rule)
-        self.missing_momentum = missing.scores(self.group)
         self.flops_per_weight = flops_per_weight
         self.generator = generator
 
     @property
     def active(self) -> int:
         return self.indices.numel()
+
+    @property
+    def missing_momentum(self) -> Tensor:
+        """Made when asked for, so that this exists for one layer at a time."""
+        return self.missing.scores(self.group)
 
     def not_finite(self) -> list[str]:
         """What of the layer is NaN or infinite."""
@@ -57,7 +61,12 @@ class LayerView:
             "momentum": self.momentum,
             "momentum of missing weights": self.missing_momentum,
         }
-        return [what for what, tensor in parts.items() if not torch.isfinite(tensor).all()]
+        return [what for what, tensor in parts.items() if not _is_finite(tensor)]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all are finite; isfinite itself would make two more tensors of this size."""
+    return tensor.numel() == 0 or all(math.isfinite(float(end)) for end in torch.aminmax(tensor))
 
 
 class Updater:

@@ -251,7 +251,8 @@ def test_float64_weights_converted_after_sparsify_collect_in_float64():
 
 def held(updater):
     """Bytes of dense size that an updater keeps for missing weights."""
-    tensors = [t for m in updater._missing.values() for t in [*m.moments.values(), m._staged] if t is not None]
+    staged = [m._staged.tensor for m in updater._missing.values() if m._staged is not None]
+    tensors = [t for m in updater._missing.values() for t in m.moments.values()] + [t for t in staged if t is not None]
     return sum(t.numel() * t.element_size() for t in tensors)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from unittest import mock
 
 import pytest
 import torch
@@ -62,11 +63,12 @@ small_scores = st.lists(st.integers(-3, 3), min_size=1, max_size=30)
 @EXAMPLES
 @given(small_scores, st.data())
 def test_choices_equal_a_sort_with_position_as_tie_break(scores, data):
-    k = data.draw(st.integers(0, len(scores)))
-    by_size = sorted(range(len(scores)), key=lambda position: (-scores[position], position))
-    assert topology.largest(torch.tensor(scores, dtype=torch.float32), k).tolist() == sorted(by_size[:k])
-    by_size = sorted(range(len(scores)), key=lambda position: (scores[position], position))
-    assert topology.smallest(torch.tensor(scores, dtype=torch.float32), k).tolist() == sorted(by_size[:k])
+    k, block = data.draw(st.integers(0, len(scores))), data.draw(st.sampled_from([1, 4, 2**20]))
+    with mock.patch.object(topology, "_BLOCK", block):
+        by_size = sorted(range(len(scores)), key=lambda position: (-scores[position], position))
+        assert topology.largest(torch.tensor(scores, dtype=torch.float32), k).tolist() == sorted(by_size[:k])
+        by_size = sorted(range(len(scores)), key=lambda position: (scores[position], position))
+        assert topology.smallest(torch.tensor(scores, dtype=torch.float32), k).tolist() == sorted(by_size[:k])
 
 
 # Position:            0     1     2    3    4    5    6    7

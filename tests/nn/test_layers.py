@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from regrow.nn import SparseConv2d, SparseLinear
+from regrow.ops import plan_bytes
 
 CONVS = {
     "3x3": {"kernel_size": 3, "padding": 1},
@@ -277,3 +278,14 @@ def test_training_reduces_the_loss():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 2
+
+
+def test_memory_of_a_layer_is_below_a_fifth_of_dense_at_5_percent():
+    """Parameter, gradient and momentum at the parameter's size, positions, and the plan's offsets and permutation."""
+    layer = SparseLinear(512, 512, bias=False, positions=torch.randperm(512 * 512)[:13107].sort().values)
+    layer(torch.randn(4, 512)).sum().backward()
+    plans = sum(plan_bytes(plan) for plan in layer._plans.values())
+    momentum = torch.zeros_like(layer.weight)
+    sizes = [tensor.nbytes for tensor in (layer.weight, layer.weight.grad, momentum, layer.indices)]
+    assert plans >= 3 * 4 * layer.active
+    assert sum(sizes) + plans <= 0.2 * 3 * 4 * 512 * 512

@@ -1,14 +1,17 @@
-"""Sparse weights: what they are (`base`), how they are stored (`masked`, `compressed`), where they are (`find`)."""
+"""Sparse weights: what they are (`base`), how they are stored (`masked`, `compressed`), where they are (`find`), and
+the gradient of all their positions until the optimizer steps (`staged`)."""
 
 from .base import SparseWeight, put
 from .compressed import CompressedWeight
 from .find import plain_name, sparse_weights, unwrapped
 from .masked import MaskedWeight, mask_parameter, unmask_parameter
+from .staged import StagedGradient
 
 __all__ = [
     "CompressedWeight",
     "MaskedWeight",
     "SparseWeight",
+    "StagedGradient",
     "mask_parameter",
     "plain_name",
     "put",

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .staged import StagedGradient
+
 __all__ = ["GradientListener", "SparseWeight", "among", "per_element_state", "put"]
 
 GradientListener = Callable[[Tensor], None]
@@ -102,20 +104,21 @@ class SparseWeight(ABC):
         """Says whether `stage` will be asked for gradients; compressed storage computes dense ones only then."""
 
     @abstractmethod
-    def new_gradient(self, gradient: Tensor) -> Tensor:
-        """An uninitialised tensor for `stage`, of the dense shape."""
+    def new_moment(self) -> Tensor:
+        """Zeros of the dense shape."""
 
     @abstractmethod
-    def stage(self, staged: Tensor, gradient: Tensor, more: bool) -> None:
-        """Writes the dense gradient, inactive positions included, into `staged`; called by a listener.
+    def stage(self, staged: StagedGradient | None, gradient: Tensor, more: bool) -> StagedGradient:
+        """The gradient of all positions, inactive ones included; called by a listener.
 
         Args:
-            staged: from `new_gradient`. gradient: the parameter's .grad, which the listener was called with.
+            staged: what the last call returned, to be used again. gradient: the parameter's .grad, which the listener
+                was called with.
             more: whether `staged` holds earlier micro-batches of the same step, to which this one is added.
         """
 
     @abstractmethod
-    def remembered(self, staged: Tensor, gradient: Tensor) -> Tensor:
+    def remembered(self, staged: StagedGradient, gradient: Tensor) -> Tensor:
         """The gradient as it is now, of .grad's shape, to be compared later; only entries of active weights count."""
 
     @abstractmethod

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regrow.nn import SparseLayer
+from regrow.nn import SparseLayer, SparseLinear
 
 from .base import GradientListener, SparseWeight, among, per_element_state
+from .staged import StagedGradient
 
 __all__ = ["CompressedWeight"]
 
@@ -33,7 +34,7 @@ class CompressedWeight(SparseWeight):
         self.window_batch: int | None = None
         self._listener: GradientListener | None = None
         self._handle: Any = None
-        self._pending: Tensor | None = None
+        self._pending = StagedGradient()
 
     @property
     def why(self) -> str:  # type: ignore[override]
@@ -92,31 +93,33 @@ class CompressedWeight(SparseWeight):
 
     def collect(self, on: bool) -> None:
         self.module.on_backward = self._dense_pass if on else None
-        self._pending = None
+        self._pending = StagedGradient()
 
     @torch.no_grad()
     def _dense_pass(self, input: Tensor, grad_output: Tensor) -> None:
         """The gradient of all positions, from `window_batch` examples of the batch and scaled up to it."""
-        batch, part = input.shape[0], self.window_batch
-        scale = 1.0
+        linear = isinstance(self.module, SparseLinear)
+        if linear:
+            input, grad_output = (tensor.reshape(-1, tensor.size(-1)) for tensor in (input, grad_output))
+        batch, part = input.size(0), self.window_batch
         if part is not None and part < batch:
-            input, grad_output, scale = input[:part], grad_output[:part], batch / part
-        gradient = self.module.dense_weight_grad(input, grad_output)
-        if scale != 1:
-            gradient = gradient * scale
-        self._pending = gradient if self._pending is None else self._pending + gradient
+            input, grad_output = input[:part], grad_output[:part] * (batch / part)
+        if linear:
+            self._pending.add_product(grad_output, input)
+        else:
+            self._pending.add(self.module.dense_weight_grad(input, grad_output))
 
-    def new_gradient(self, gradient: Tensor) -> Tensor:
-        return torch.zeros(self.shape, dtype=gradient.dtype)
+    def new_moment(self) -> Tensor:
+        return torch.zeros(self.shape, dtype=self.parameter.dtype)
 
-    def stage(self, staged: Tensor, gradient: Tensor, more: bool) -> None:
-        if not more:
-            staged.zero_()
-        if self._pending is not None:
-            staged.add_(self._pending)
-            self._pending = None
+    def stage(self, staged: StagedGradient | None, gradient: Tensor, more: bool) -> StagedGradient:
+        pending, self._pending = self._pending, StagedGradient()
+        if staged is None or not more:
+            return pending
+        staged.merge(pending)
+        return staged
 
-    def remembered(self, staged: Tensor, gradient: Tensor) -> Tensor:
+    def remembered(self, staged: StagedGradient, gradient: Tensor) -> Tensor:
         return gradient.clone()  # the dense pass rounds differently, and a sub-batch has another gradient
 
     def sample(self, size: int) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import GradientListener, SparseWeight, among, per_element_state, put
+from .staged import StagedGradient
 
 __all__ = ["MARK", "GradientMask", "MaskedWeight", "mask_parameter", "unmask_parameter"]
 
@@ -175,20 +176,24 @@ class MaskedWeight(SparseWeight):
     def collect(self, on: bool) -> None:
         """Autograd computes dense gradients all the time."""
 
-    def new_gradient(self, gradient: Tensor) -> Tensor:
-        return torch.empty_like(gradient)
+    def new_moment(self) -> Tensor:
+        return torch.zeros_like(self.parameter)
 
-    def stage(self, staged: Tensor, gradient: Tensor, more: bool) -> None:
+    def stage(self, staged: StagedGradient | None, gradient: Tensor, more: bool) -> StagedGradient:
         """Inactive entries of .grad are this micro-batch's alone, active ones the sum of all micro-batches."""
+        if staged is None or staged.tensor is None or staged.tensor.dtype != gradient.dtype:
+            return StagedGradient(gradient.clone())
         if more:
             bits = self._gradient_mask.bits(gradient.dtype)
-            staged.view(bits.dtype).bitwise_and_(~bits)
-            staged.add_(gradient)
+            staged.tensor.view(bits.dtype).bitwise_and_(~bits)
+            staged.tensor.add_(gradient)
         else:
-            staged.copy_(gradient)
-
-    def remembered(self, staged: Tensor, gradient: Tensor) -> Tensor:
+            staged.tensor.copy_(gradient)
         return staged
+
+    def remembered(self, staged: StagedGradient, gradient: Tensor) -> Tensor:
+        assert staged.tensor is not None
+        return staged.tensor
 
     def sample(self, size: int) -> Tensor:
         indices = self.indices

@@ -1,0 +1,73 @@
+"""The gradient of all positions of a weight, kept from backward to the optimizer's step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["StagedGradient"]
+
+
+class StagedGradient:
+    """A gradient of dense shape: a tensor, products that have not been multiplied out, or both, added up.
+
+    A product is a pair of factors (rows, out) and (rows, in), whose gradient is left.t() @ right. It is multiplied out
+    straight into the momentum, so that nothing else of dense size need exist; but only while all factors together
+    are smaller than the tensor would be.
+
+    Attributes:
+        tensor: of the dense shape, or None.
+        products: pairs of factors.
+    """
+
+    def __init__(self, tensor: Tensor | None = None):
+        self.tensor = tensor
+        self.products: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, tensor: Tensor) -> None:
+        """Adds a gradient, which must not be used elsewhere."""
+        self.tensor = tensor if self.tensor is None else self.tensor.add_(tensor)
+
+    def add_product(self, left: Tensor, right: Tensor) -> None:
+        """Adds left.t() @ right; copies the factors where it keeps them, for a caller may use its batch again."""
+        kept = sum(factor.numel() for pair in self.products for factor in pair)
+        if kept + left.numel() + right.numel() < left.size(1) * right.size(1):
+            self.products.append((left.clone(), right.clone()))
+        else:
+            self.add(left.t() @ right)
+
+    def merge(self, other: StagedGradient) -> None:
+        """Adds all of another one."""
+        if other.tensor is not None:
+            self.add(other.tensor)
+        for left, right in other.products:
+            self.add_product(left, right)
+
+    def is_finite(self) -> bool:
+        """Whether it holds neither NaN nor infinity (nor adds up to one)."""
+        parts = [factor for pair in self.products for factor in pair]
+        parts += [] if self.tensor is None else [self.tensor]
+        return all(math.isfinite(float(part.sum())) for part in parts)
+
+    def fold_into(self, moment: Tensor, decay: float, factor: float) -> None:
+        """moment = decay * moment + factor * gradient; where the factor is 0, even infinities count as 0."""
+        if factor != 0:
+            for left, right in self.products:
+                moment.addmm_(left.t(), right, beta=decay, alpha=factor)
+                decay = 1.0
+        if factor == 0 or self.tensor is None:
+            moment.mul_(decay)
+        elif factor == 1:
+            torch.add(self.tensor, moment, alpha=decay, out=moment)  # one pass over memory instead of two
+        else:
+            moment.mul_(decay).add_(self.tensor, alpha=factor)
+
+    def multiplied_out(self, factor: float, like: Tensor) -> Tensor:
+        """factor * gradient as one tensor, of the dtype and strides of `like`; not to be written to."""
+        if factor == 1 and self.tensor is not None and not self.products:
+            return self.tensor
+        total = torch.zeros_like(like)
+        self.fold_into(total, 1.0, factor)
+        return total
