@@ -1,8 +1,10 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <stdexcept>
+#include <utility>
 
 namespace regrow {
 namespace {
@@ -37,32 +39,37 @@ int64_t tile_bytes(int64_t rows, int64_t cols, const Target& target) {
 // for loading and storing accumulators than they gain. Blocks of equal size.
 int64_t choose_block(int64_t channels, int64_t cache_bytes, int64_t bytes_per_channel, double weights, double segment) {
   const int64_t fits = std::max<int64_t>(1, cache_bytes / bytes_per_channel);
-  const int64_t most = std::max<int64_t>(1, static_cast<int64_t>(weights / segment));
+  const int64_t most = std::max<int64_t>(1, std::llround(weights / segment));
   return ceil_div(channels, std::max<int64_t>(1, std::min(ceil_div(channels, fits), most)));
 }
 
 // ---- tiles ----
 
-double tiling_cost(int64_t height, int64_t width, int64_t tile_h, int64_t tile_w) {
+struct TileCosts {
+  int64_t halo_h, halo_w;  // rows and columns of input beyond the tile's own
+  double row;              // of one more row of pixels, in pixels
+};
+
+double tiling_cost(int64_t height, int64_t width, int64_t tile_h, int64_t tile_w, const TileCosts& costs) {
   const int64_t rows = ceil_div(height, tile_h), cols = ceil_div(width, tile_w);
   // Tiles of a row differ by at most one pixel. Fewer than 8 accumulators cannot hide the latency of an FMA.
   double cost = 0;
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t c = 0; c < cols; ++c) {
       const int64_t h = height * (r + 1) / rows - height * r / rows, w = width * (c + 1) / cols - width * c / cols;
-      cost += double(std::max<int64_t>(8, h * w)) + 2.0;
+      cost += double(std::max<int64_t>(8, h * w)) + 2.0 + costs.row * double(h);
     }
-  const double halo = double((tile_h + 2) * (tile_w + 2)) / double(tile_h * tile_w);
+  const double halo = double((tile_h + costs.halo_h) * (tile_w + costs.halo_w)) / double(tile_h * tile_w);
   return cost / double(height * width) + 0.05 * halo;
 }
 
-TileShape choose_tile(int64_t height, int64_t width, int64_t step, const Target& target) {
+TileShape choose_tile(int64_t height, int64_t width, int64_t step, const TileCosts& costs, const Target& target) {
   const int32_t max_rows = step > 2 ? 1 : target.max_tile_rows;  // kernels of two dimensions exist for steps 1 and 2
   TileShape best;
   double best_cost = std::numeric_limits<double>::infinity();
   for (int32_t h = 1; h <= max_rows && h <= height; ++h)
     for (int32_t w = 1; h * w <= target.max_tile && w <= width; ++w) {
-      const double cost = tiling_cost(height, width, h, w);
+      const double cost = tiling_cost(height, width, h, w, costs);
       if (cost < best_cost) best = {h, w}, best_cost = cost;
     }
   return best;
@@ -72,9 +79,6 @@ TileShape choose_tile(int64_t height, int64_t width, int64_t step, const Target&
 
 // Threads share the channels only where there are too few tiles to share.
 int64_t choose_groups(int64_t channels, int64_t pixels) { return pixels > 16 ? 1 : clamp(channels / 64, 1, 16); }
-
-// Longer segments than this are left in the order of channels, which memory likes better than the branch predictor.
-constexpr int64_t kLongSegment = 32;
 
 struct ListShape {
   int64_t channels, block_count, groups;
@@ -86,24 +90,15 @@ struct ListShape {
 // begins. Returns where the list ends.
 int32_t lay_out(const ListShape& shape, int32_t begin, int32_t* lengths, int32_t* panel,
                 std::vector<Segment>& segments) {
-  std::vector<int32_t> order;
   const auto base = static_cast<int32_t>(segments.size());
   for (int64_t g = 0; g < shape.groups; ++g)
     for (int64_t b = 0; b < shape.block_count; ++b) {
       panel[g * shape.block_count + b] = static_cast<int32_t>(segments.size()) - base;
-      const auto length = [&](int64_t channel) -> int32_t& { return lengths[channel * shape.block_count + b]; };
-      order.clear();
-      for (int64_t c = shape.first_channel(g); c < shape.first_channel(g + 1); ++c)
-        if (b == 0 || length(c) > 0) order.push_back(static_cast<int32_t>(c));  // the first block initialises
-      int64_t total = 0;
-      for (const int32_t c : order) total += length(c);
-      if (total < kLongSegment * static_cast<int64_t>(order.size()))
-        std::stable_sort(order.begin(), order.end(), [&](int32_t p, int32_t q) { return length(p) < length(q); });
-      for (const int32_t c : order) {
-        segments.push_back({c, begin, 0});
-        const int32_t n = length(c);
-        length(c) = begin;
-        begin += n;
+      for (int64_t c = shape.first_channel(g); c < shape.first_channel(g + 1); ++c) {
+        int32_t& length = lengths[c * shape.block_count + b];
+        if (b > 0 && length == 0) continue;  // the first block initialises
+        segments.push_back({static_cast<int32_t>(c), begin, 0});
+        begin += std::exchange(length, begin);
       }
     }
   panel[shape.panels()] = static_cast<int32_t>(segments.size()) - base;
@@ -210,8 +205,11 @@ void PlanStorage::build(const Index* flat, const Target& target) {
     throw std::invalid_argument("one image of this layer has more than 2^31 values");
 
   const int64_t lattice_h = ceil_div(H, s.stride_h), lattice_w = ceil_div(W, s.stride_w);
-  plan_.forward_tile = choose_tile(OH, OW, s.stride_w, target);
-  plan_.backward_tile = choose_tile(lattice_h, lattice_w, s.stride_w, target);
+  const int64_t reach_h = (s.kernel_h - 1) * s.dilation_h, reach_w = (s.kernel_w - 1) * s.dilation_w;
+  // Backward moves three tiles for each segment, forward one: rows cost it more (measured).
+  plan_.forward_tile = choose_tile(OH, OW, s.stride_w, {reach_h, reach_w, 0.3}, target);
+  plan_.backward_tile = choose_tile(lattice_h, lattice_w, s.stride_w,
+                                    {ceil_div(reach_h, s.stride_h), ceil_div(reach_w, s.stride_w), 2.0}, target);
   if (target.tile_height > 0) {
     plan_.forward_tile = plan_.backward_tile = {target.tile_height, target.tile_width};
   }
@@ -220,8 +218,7 @@ void PlanStorage::build(const Index* flat, const Target& target) {
   const bool linear = H * W == 1;
   const auto footprint = [&](const TileShape& tile, int64_t stride_h, int64_t stride_w) {
     if (linear) return tile_bytes(1, 8, target);
-    return tile_bytes((tile.height - 1) * stride_h + (s.kernel_h - 1) * s.dilation_h + 1,
-                      (tile.width - 1) * stride_w + (s.kernel_w - 1) * s.dilation_w + 1, target);
+    return tile_bytes((tile.height - 1) * stride_h + reach_h + 1, (tile.width - 1) * stride_w + reach_w + 1, target);
   };
   const double density = double(active) / double(std::max<int64_t>(1, s.positions()));
   const double per_pair = density * double(s.kernel_h * s.kernel_w);  // of channels

@@ -39,8 +39,7 @@ struct Segment {
 
 // Active weights in the order in which one pass meets them.
 // Channels that are accumulated form groups (a unit of work for threads); the channels that are read form blocks
-// small enough for the first-level cache; a panel is one block of one group. Short segments of a panel are
-// sorted by length, so that the end of the inner loop is predicted.
+// small enough for the first-level cache; a panel is one block of one group.
 struct ActiveList {
   int32_t groups = 0, blocks = 0;
   int32_t block_channels = 0, read_channels = 0;  // channels of a block, of all blocks together
