@@ -57,6 +57,30 @@ FLAGS = {
     "doctor": [],
     "bench": [],
     "bench layers": ["--cases", "--densities", "--batch", "--threads", "--json", "--kinds", "--seconds", "--clock"],
+    "bench step": [
+        "--model",
+        "--density",
+        "--batch",
+        "--threads",
+        "--topology",
+        "--json",
+        "--kinds",
+        "--seconds",
+        "--memory",
+    ],
+    "bench run": [
+        "--model",
+        "--density",
+        "--topology",
+        "--share",
+        "--flops-budget",
+        "--window",
+        "--window-batch",
+        "--threads",
+        "--kinds",
+        "--data-dir",
+        "--json",
+    ],
 }
 SHORT = ["train", "digits-mlp", "--density", "0.1", "--epochs", "3", "--threads", "1"]
 

@@ -252,7 +252,6 @@ def bench_main() -> None:
     \b
     Examples:
       regrow bench layers --cases "linear:1024->4096" --densities 0.05
-      regrow bench layers --threads 2 --json layers.json
       regrow bench step --model vgg16-d --density 0.05
     """
 
