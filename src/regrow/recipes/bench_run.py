@@ -7,6 +7,7 @@ between the parts of that epoch; theirs is the mean step times the steps, and th
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -59,14 +60,9 @@ class Contestant:
 
 def _batches(session: Session) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Of epoch after epoch, in the order of the recipe."""
-    train, size = session.data.train, session.settings.recipe.batch_size
-    epoch = 0
-    while True:
-        order, moves = train.epoch_order(0, epoch), train.epoch_moves(0, epoch)
-        for first in range(0, len(train) - size + 1, size):
-            chosen = slice(first, first + size)
-            yield order[chosen], None if moves is None else moves[chosen]
-        epoch += 1
+    train, settings = session.data.train, session.settings
+    for epoch in itertools.count():
+        yield from train.epoch_batches(settings.seed, epoch, settings.recipe.batch_size)
 
 
 def _sparse(settings: Settings, root: Path, topology: Topology | None) -> Contestant:
