@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from regrow.nn import _positions as check
 from regrow.nn import tuning
+from regrow.nn.blocked import ordinary_outputs
 
 _TRANSIENT = ("_plans", "_auto_dense", "on_backward")  # never copied, pickled or saved
 BackwardCallback = Callable[[Tensor, Tensor], None]
@@ -237,7 +238,7 @@ class ScatterDense(torch.autograd.Function):
 
 @torch.compiler.disable(reason="a compressed layer's length changes at every topology update")
 def _outside_the_graph(layer: SparseLayer, input: Tensor) -> Tensor:
-    return layer._run(input)
+    return ordinary_outputs(layer, (input,), layer._run(input))  # compiled code takes ordinary tensors
 
 
 def active_positions(layer: str, weight: Tensor, mask: Tensor | None) -> Tensor:

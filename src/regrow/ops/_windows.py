@@ -34,11 +34,11 @@ def sliding(
     """
     if min(*kernel, *stride, *dilation) < 1 or any(p < 0 or 2 * p > k for p, k in zip(padding, kernel, strict=True)):
         return None
-    sides = [
-        _side(image[d], kernel[d], stride[d], padding[d], dilation[d], ceil_mode, count_padding) for d in (0, 1)
-    ]
+    sides = [_side(image[d], kernel[d], stride[d], padding[d], dilation[d], ceil_mode, count_padding) for d in (0, 1)]
     if divisor is not None:
-        sides = [[(b, e, step, extent) for b, e, step, _ in side] for side, extent in zip(sides, (divisor, 1), strict=True)]
+        sides = [
+            [(b, e, step, extent) for b, e, step, _ in side] for side, extent in zip(sides, (divisor, 1), strict=True)
+        ]
     return _table(*sides)
 
 
