@@ -14,6 +14,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from . import topology
 from .allocation import initial_counts
+from .nn.blocked import Conversion, trace
 from .random import seeded_generator
 from .storage import Storage, compress, keep_blocked, leave_blocked, replace_module, why_masked
 from .weights import MaskedWeight, mask_parameter, plain_name, sparse_weights, unmask_parameter, unwrapped
@@ -173,10 +174,13 @@ class Summary:
 
     Attributes:
         rows: one a sparse weight. parameters: all positions of all parameters, dense ones included.
+        conversions: of activations into and out of the kernels' layout, in one forward and backward pass; None where no
+            example input was given.
     """
 
     rows: tuple[SummaryRow, ...]
     parameters: int
+    conversions: tuple[Conversion, ...] | None = None
 
     @property
     def active(self) -> int:
@@ -206,16 +210,26 @@ class Summary:
             for row in self.rows
         ]
         total = ("total", "", f"{self.active:,} / {self.numel:,}", f"{self.density:.2%}", "")
-        return "\n".join(
-            [*_table([head, *body, total]), f"{self.parameters - self.numel:,} further parameters are dense"]
-        )
+        further = f"{self.parameters - self.numel:,} further parameters are dense"
+        return "\n".join([*_table([head, *body, total]), further, *self._conversion_lines()])
+
+    def _conversion_lines(self) -> list[str]:
+        if self.conversions is None:
+            return []
+        count = f"{len(self.conversions)} conversions of activations in a forward and backward pass"
+        return [count, *(f"  {conversion}" for conversion in self.conversions)]
 
 
-def summary(model: nn.Module) -> Summary:
+def summary(model: nn.Module, example_input: Any = None) -> Summary:
     """What is sparse in a model, how much, and in which storage and why.
 
+    Args:
+        example_input: what the model is called with (a tensor, or a tuple of arguments). Given that, the summary also
+            lists where activations are converted into and out of the layout of the convolution kernels: once in and
+            once out is best; anything between names an operation that has no kernel there. A copy of the model runs.
+
     Example:
-        >>> print(regrow.summary(model))
+        >>> print(regrow.summary(model, torch.randn(1, 3, 32, 32)))
     """
     rows = tuple(
         SummaryRow(weight.name, tuple(weight.shape), weight.active, weight.numel, weight.storage, weight.why)
@@ -223,7 +237,8 @@ def summary(model: nn.Module) -> Summary:
     )
     sparse = {id(weight.parameter) for weight in sparse_weights(model).values()}
     dense = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in sparse)
-    return Summary(rows, dense + sum(row.numel for row in rows))
+    conversions = None if example_input is None else tuple(trace(model, example_input))
+    return Summary(rows, dense + sum(row.numel for row in rows), conversions)
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:

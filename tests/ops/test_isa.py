@@ -25,7 +25,9 @@ def python(*arguments, **environment):
 
 @pytest.mark.parametrize("isa", [isa for isa in available_isas() if isa != info()["isa"]])
 def test_the_kernel_tests_pass_under(isa):
-    done = python("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "test_kernels.py", REGROW_ISA=isa)
+    done = python(
+        "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "test_kernels.py", "test_activations.py", REGROW_ISA=isa
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from regrow.nn import _positions as check
 from regrow.nn import tuning
-from regrow.nn.blocked import BlockedTensor
+from regrow.nn.blocked import ordinary_outputs
 
 _TRANSIENT = ("_plans", "_prepared", "on_backward")  # never copied, pickled or saved
 _COMPUTE = ("auto", "sparse", "dense")
@@ -300,6 +300,4 @@ class ScatterDense(torch.autograd.Function):
 
 @torch.compiler.disable(reason="a compressed layer's length changes at every topology update")
 def _outside_the_graph(layer: SparseLayer, input: Tensor) -> Tensor:
-    """With an ordinary result: dynamo would trace a BlockedTensor's own workings into many graphs."""
-    output = layer._run(input)
-    return output.dense("torch.compile") if isinstance(output, BlockedTensor) else output
+    return ordinary_outputs(layer, (input,), layer._run(input))  # compiled code takes ordinary tensors

@@ -23,6 +23,7 @@ _LAYER = "Tensor weight, Tensor? bias, Tensor indices, Tensor plan"
 _BACK = "Tensor grad_output, Tensor input, Tensor weight, Tensor indices, Tensor plan"
 _TRIPLE = "(Tensor, Tensor, Tensor)"
 _SHAPE = "int[] shape, int lanes"
+_MADE_OF = "Tensor grad_output, Tensor input"
 _LINE = "Tensor? scale, Tensor? shift"
 _POOL = f"Tensor windows, int[] out_size, {_SHAPE}"
 SCHEMAS = {
@@ -36,14 +37,14 @@ SCHEMAS = {
     "sparse_conv2d": f"(Tensor input, {_LAYER}, {_CONV}) -> Tensor",
     "sparse_conv2d_backward": f"({_BACK}, {_CONV}, {_WANT}) -> {_TRIPLE}",
     "blocked_affine": f"(Tensor input, {_LINE}, Tensor? residual, bool relu, {_SHAPE}) -> Tensor",
-    "blocked_relu_backward": f"(Tensor grad_output, Tensor input, {_LINE}, {_SHAPE}) -> Tensor",
+    "blocked_relu_backward": f"({_MADE_OF}, {_LINE}, {_SHAPE}) -> Tensor",
     "blocked_max_pool": f"(Tensor input, {_LINE}, bool relu, {_POOL}) -> Tensor",
-    "blocked_max_pool_backward": f"(Tensor grad_output, Tensor input, {_LINE}, bool relu, bool gated, {_POOL}) -> Tensor",
+    "blocked_max_pool_backward": f"({_MADE_OF}, {_LINE}, bool relu, bool gated, {_POOL}) -> Tensor",
     "blocked_avg_pool": f"(Tensor input, {_POOL}) -> Tensor",
     "blocked_avg_pool_backward": f"(Tensor grad_output, {_POOL}) -> Tensor",
     "blocked_norm": "(Tensor input, Tensor? weight, Tensor? bias, Tensor(a!)? running_mean, Tensor(b!)? running_var, "
     f"bool training, float momentum, float eps, {_SHAPE}) -> (Tensor, Tensor, Tensor, Tensor)",
-    "blocked_norm_backward": "(Tensor grad_output, Tensor input, Tensor? weight, Tensor mean, Tensor invstd, bool training, "
+    "blocked_norm_backward": f"({_MADE_OF}, Tensor? weight, Tensor mean, Tensor invstd, bool training, "
     f"{_LINE}, bool relu, Tensor? windows, int[] out_size, {_SHAPE}, bool want_input) -> {_TRIPLE}",
 }
 

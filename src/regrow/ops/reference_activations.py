@@ -126,7 +126,7 @@ def blocked_norm(
     shape: Shape,
     lanes: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A BatchNorm as a line for each channel: scale, shift, mean, 1 / standard deviation; follows the running moments."""
+    """A BatchNorm as lines: scale, shift, mean, 1 / standard deviation. Running moments follow in training."""
     if training:
         variance, mean = torch.var_mean(from_blocked(input, shape, lanes), (0, 2, 3), correction=0)
         count = shape[0] * shape[2] * shape[3]
@@ -134,7 +134,8 @@ def blocked_norm(
             if running is not None:
                 running.lerp_(seen.to(running.dtype), momentum)
     else:
-        assert running_mean is not None and running_var is not None
+        assert running_mean is not None
+        assert running_var is not None
         mean, variance = running_mean.clone(), running_var
     invstd = torch.rsqrt(variance + eps)
     scale = invstd.clone() if weight is None else invstd * weight

@@ -13,8 +13,8 @@ is ever claimed.
 """
 
 from regrow.nn.blocked import backward, forward  # noqa: F401  they fill the table of handlers
+from regrow.nn.blocked.conversions import Conversion, recording, trace
 from regrow.nn.blocked.convolution import SparseConv2dBlocked
-from regrow.nn.blocked.conversions import Conversion, recording
 from regrow.nn.blocked.tensor import BlockedTensor, blocked_data, ordinary, ordinary_outputs, to_blocked
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "ordinary_outputs",
     "recording",
     "to_blocked",
+    "trace",
 ]

@@ -8,7 +8,7 @@ import torch
 
 from regrow.nn.blocked.cell import Lines, Spread, Upstream
 from regrow.nn.blocked.forward import avg_windows, same_kind, sliding
-from regrow.nn.blocked.tensor import HANDLERS, BlockedTensor, blocked, blocked_cell, blocked_data, like
+from regrow.nn.blocked.tensor import HANDLERS, blocked, blocked_cell, blocked_data, like
 from regrow.ops import _windows, lanes
 from regrow.ops._layout import blocked_size, channel_blocks
 
@@ -59,9 +59,10 @@ def _expand(self, size, *, implicit=False):
     """One number for each plane, spread over it; the divisor of its one window is taken out again."""
     if list(size[:2]) != list(self.shape[:2]) or self.shape[2:] != (1, 1):
         return NotImplemented
-    area = size[2] * size[3]
-    spread = Spread(self.cell.data(), _windows.adaptive(tuple(size[2:]), (1, 1)), float(area))
-    return blocked(size, spread, self.dtype)
+    windows = _windows.adaptive(tuple(size[2:]), (1, 1))
+    if windows is None:
+        return NotImplemented
+    return blocked(size, Spread(self.cell.data(), windows, float(size[2] * size[3])), self.dtype)
 
 
 def _div_scalar(self, other):

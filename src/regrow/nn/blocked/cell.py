@@ -100,10 +100,11 @@ class Cell:
     whoever took data out keeps what it saw.
     """
 
-    __slots__ = ("_data", "_origin", "dtype", "pending", "shape")
+    __slots__ = ("_data", "_lent", "_origin", "dtype", "pending", "shape")
 
     def __init__(self, shape: Shape, content: Tensor | Pending, dtype: torch.dtype):
         self.shape, self.dtype = shape, dtype
+        self._lent: list[tuple[Tensor, int]] = []
         self.put(content)
 
     def put(self, content: Tensor | Pending) -> None:
@@ -115,6 +116,23 @@ class Cell:
     def take(self, other: Cell) -> None:
         """Put in what the other cell holds."""
         self._data, self._origin, self.pending = other._data, other._origin, other.pending
+
+    def lend(self, ordinary: Tensor) -> None:
+        """Remember an ordinary copy of which somebody holds a view, see `check`."""
+        self._lent.append((ordinary, ordinary._version))
+
+    def take_back(self, ordinary: Tensor | None) -> None:
+        """Forget that copy."""
+        self._lent = [entry for entry in self._lent if entry[0] is not ordinary]
+
+    def check(self) -> None:
+        """Raise if a view of an ordinary copy was written to: an ordinary tensor would have changed too."""
+        for ordinary, version in self._lent:
+            if ordinary._version != version:
+                raise RuntimeError(
+                    f"a view of a blocked activation {tuple(self.shape)} was written to, and the activation is used "
+                    "again; take the view of x.dense() and go on with that, which is an ordinary tensor"
+                )
 
     def data(self) -> Tensor:
         """The blocked data, computed now if they were not yet."""

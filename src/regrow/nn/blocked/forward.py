@@ -93,6 +93,12 @@ def _add(self, other, *, alpha=1):
     return like(self, replace(a.summand(), residual=b.data()))
 
 
+def _sub(self, other, *, alpha=1):
+    if not same_kind(self, other):
+        return NotImplemented
+    return like(self, torch.sub(blocked_data(self, "sub"), blocked_data(other, "sub"), alpha=alpha))
+
+
 def _mul(self, other):
     if same_kind(self, other):
         return like(self, blocked_data(self, "mul") * blocked_data(other, "mul"))
@@ -177,6 +183,13 @@ def _mean_dim(self, dim, keepdim=False, *, dtype=None):
     return _adaptive_avg_pool2d(self, (1, 1))
 
 
+def _sum_dim(self, dim, keepdim=False, *, dtype=None):
+    if dtype is not None or not keepdim or sorted(d % 4 for d in dim or ()) != [2, 3]:
+        return NotImplemented
+    image = tuple(self.shape[2:])
+    return _averaged(self, _windows.sliding(image, image, image, (0, 0), divisor=1))
+
+
 # -- channels
 
 
@@ -197,12 +210,19 @@ def _cat(tensors, dim=0):
 # -- copies
 
 
-def _keeps_layout(self, memory_format=None, **options) -> bool:
-    return all(value is None or value == getattr(self, name, None) for name, value in options.items())
+def _keeps_layout(self, memory_format=None, pin_memory=None, **options) -> bool:
+    return not pin_memory and all(
+        value is None or value == getattr(self, name, None) for name, value in options.items()
+    )
 
 
 def _alias(self):
     return BlockedTensor(self.cell)
+
+
+def _view(self, size):
+    """The same shape: autograd's own alias of what a function, or a module with backward hooks, passes through."""
+    return _alias(self) if list(size) == self.cell.shape else NotImplemented
 
 
 def _clone(self, *, memory_format=None):
@@ -222,6 +242,22 @@ def _zeros_like(self, **options):
     return like(self, Zeros(self.dtype)) if _keeps_layout(self, **options) else NotImplemented
 
 
+def _new_empty(self, size, **options):
+    """Where dropout of channels puts its noise."""
+    if len(size) != 4 or not _keeps_layout(self, **options):
+        return torch.empty(size, **{"dtype": self.dtype, **options})
+    return blocked(size, Zeros(self.dtype), self.dtype)
+
+
+def _made_anew(op: Callable) -> Callable:
+    """An operator that reads of its tensor no more than shape and dtype."""
+
+    def run(self, *args, **options):
+        return op(torch.empty(self.shape, dtype=self.dtype), *args, **options)
+
+    return run
+
+
 def _zero_(self):
     return _put(self, Zeros(self.dtype))
 
@@ -232,6 +268,10 @@ def _bernoulli_(self, p=0.5, *, generator=None):
     return _put(self, _ops.to_blocked.default(noise, lanes(self.dtype)))
 
 
+_makers = (
+    *(_aten.ones_like.default, _aten.full_like.default, _aten.rand_like.default, _aten.randn_like.default),
+    *(_aten.new_zeros.default, _aten.new_ones.default, _aten.new_full.default),
+)
 _numbers = {op: _keeps_zero(op) for op in (_aten.div.Tensor, _aten.div.Scalar, _aten.mul.Scalar)}
 _activations = (
     *(_aten.neg.default, _aten.leaky_relu.default, _aten.silu.default, _aten.gelu.default, _aten.elu.default),
@@ -240,6 +280,8 @@ _activations = (
 HANDLERS |= {
     **_numbers,
     **{op: _keeps_zero(op) for op in _activations},
+    **{op: _made_anew(op) for op in _makers},
+    _aten.new_empty.default: _new_empty,
     _aten.native_batch_norm.default: _native_batch_norm,
     _aten.relu.default: _relu,
     _aten.relu_.default: _relu_,
@@ -247,6 +289,8 @@ HANDLERS |= {
     _aten.silu_.default: _in_place(_keeps_zero(_aten.silu.default)),
     _aten.add.Tensor: _add,
     _aten.add_.Tensor: _in_place(_add),
+    _aten.sub.Tensor: _sub,
+    _aten.sub_.Tensor: _in_place(_sub),
     _aten.mul.Tensor: _mul,
     _aten.mul_.Tensor: _in_place(_mul),
     _aten.mul_.Scalar: _in_place(_mul),
@@ -257,9 +301,11 @@ HANDLERS |= {
     _aten.avg_pool2d.default: _avg_pool2d,
     _aten._adaptive_avg_pool2d.default: _adaptive_avg_pool2d,
     _aten.mean.dim: _mean_dim,
+    _aten.sum.dim_IntList: _sum_dim,
     _aten.cat.default: _cat,
     _aten.detach.default: _alias,
     _aten.alias.default: _alias,
+    _aten.view.default: _view,
     _aten.clone.default: _clone,
     _aten.copy_.default: _copy_,
     _aten.zeros_like.default: _zeros_like,

@@ -7,37 +7,42 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from regrow.nn.blocked.cell import Cell, Pending
-from regrow.nn.blocked.conversions import note
+from regrow.nn.blocked.conversions import note, running
 from regrow.ops import lanes
 
 _ops = torch.ops.regrow
+_CPU = torch.device("cpu")
 HANDLERS: dict[Any, Callable] = {}  # operator -> what runs it on blocked data; filled by forward.py and backward.py
 
 
 class BlockedTensor(torch.Tensor):
     """A batch-blocked activation that passes for the ordinary one. Made by `to_blocked` and by SparseConv2d."""
 
-    cell: Cell
-
     @staticmethod
     def __new__(cls, cell: Cell) -> BlockedTensor:
-        return torch.Tensor._make_wrapper_subclass(cls, torch.Size(cell.shape), dtype=cell.dtype, device="cpu")
+        return torch.Tensor._make_wrapper_subclass(cls, torch.Size(cell.shape), dtype=cell.dtype, device=_CPU)
 
     def __init__(self, cell: Cell):
-        self.cell = cell
+        self._cell = cell
+
+    @property
+    def cell(self) -> Cell:
+        """The content, which aliases share."""
+        self._cell.check()
+        return self._cell
 
     def dense(self, operation: str = "dense") -> Tensor:
         """The ordinary contiguous tensor. Differentiable. `operation`: what asks, for `regrow.summary`."""
-        return _ToOrdinary.apply(self, operation)
+        return _ordinary(self, operation)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
-        return repr(_ToOrdinary.apply(self, "repr"))
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        return repr(_ordinary(self, "repr"))
 
     def __reduce_ex__(self, protocol):
-        return _ToOrdinary.apply(self, "pickle").__reduce_ex__(protocol)
+        return _ordinary(self, "pickle").__reduce_ex__(protocol)
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -49,9 +54,7 @@ class BlockedTensor(torch.Tensor):
                 result = special(*args, **kwargs)
                 if result is not NotImplemented:
                     return result
-            if not _passes(func, name):
-                args, kwargs = _dense(args, name), _dense(kwargs, name)
-            return func(*args, **kwargs)
+            return func(*args, **kwargs) if _passes(func, name) else _on_ordinary(func, name, args, kwargs)
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # type: ignore[override]
@@ -70,26 +73,28 @@ def like(tensor: Tensor, content: Tensor | Pending) -> BlockedTensor:
     return BlockedTensor(Cell(list(tensor.shape), content, tensor.dtype))
 
 
-def to_blocked(input: Tensor, operation: str = "to_blocked") -> BlockedTensor:
+def to_blocked(input: Tensor, operation: str = "to_blocked", module: str | None = None) -> BlockedTensor:
     """An activation in the kernels' layout. Differentiable.
 
     Args:
         input: (N, C, H, W), float32 or float64, on the CPU, any strides; a BlockedTensor is returned as it
         is.
-        operation: what asks for it, for `regrow.summary`.
+        operation, module: what asks for it, and where; for `regrow.summary`.
 
     Example:
         >>> to_blocked(torch.randn(4, 3, 8, 8)).shape
         torch.Size([4, 3, 8, 8])
     """
-    return input if isinstance(input, BlockedTensor) else _ToBlocked.apply(input, operation)
+    if isinstance(input, BlockedTensor):
+        return input
+    return _ToBlocked.apply(input, operation, running() if module is None else module)
 
 
-def blocked_cell(tensor: Tensor, operation: str) -> Cell:
+def blocked_cell(tensor: Tensor, operation: str, module: str | None = None) -> Cell:
     """The cell of any (N, C, H, W) tensor; an ordinary one is converted. Not differentiable."""
     if isinstance(tensor, BlockedTensor):
         return tensor.cell
-    note(True, operation, tensor.shape)
+    note(True, operation, tensor.shape, module)
     return Cell(list(tensor.shape), _ops.to_blocked.default(tensor, lanes(tensor.dtype)), tensor.dtype)
 
 
@@ -98,11 +103,11 @@ def blocked_data(tensor: Tensor, operation: str) -> Tensor:
     return blocked_cell(tensor, operation).data()
 
 
-def ordinary(tensor: Any, operation: str) -> Any:
+def ordinary(tensor: Any, operation: str, module: str | None = None) -> Any:
     """The ordinary tensor of a BlockedTensor, not differentiable; anything else as it is."""
     if not isinstance(tensor, BlockedTensor):
         return tensor
-    note(False, operation, tensor.shape)
+    note(False, operation, tensor.shape, module)
     return _ops.from_blocked.default(tensor.cell.data(), list(tensor.shape), lanes(tensor.dtype))
 
 
@@ -113,24 +118,31 @@ def ordinary_outputs(module: Any, args: Any, output: Any) -> Any:
 
 class _ToBlocked(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, input, operation):
-        ctx.operation = operation
-        return BlockedTensor(blocked_cell(input, operation))
+    def forward(ctx, input, operation, module):
+        ctx.place = f"{operation} backward", module
+        return BlockedTensor(blocked_cell(input, operation, module))
 
     @staticmethod
     def backward(ctx, grad):
-        return ordinary(grad, f"{ctx.operation} backward"), None
+        return _ordinary(grad, *ctx.place), None, None
 
 
 class _ToOrdinary(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, input, operation):
-        ctx.operation = operation
-        return ordinary(input, operation)
+    def forward(ctx, input, operation, module):
+        ctx.place = f"{operation} backward", module
+        return ordinary(input, operation, module)
 
     @staticmethod
     def backward(ctx, grad):
-        return BlockedTensor(blocked_cell(grad, f"{ctx.operation} backward")), None
+        return to_blocked(grad, *ctx.place), None, None
+
+
+def _ordinary(tensor: Any, operation: str, module: str | None = None) -> Any:
+    """The ordinary tensor of a BlockedTensor, differentiable; anything else as it is."""
+    if not isinstance(tensor, BlockedTensor):
+        return tensor
+    return _ToOrdinary.apply(tensor, operation, running() if module is None else module)
 
 
 # -- above autograd: which functions may see a BlockedTensor
@@ -150,6 +162,7 @@ _ITSELF = {  # asks about the tensor or passes it on
     *("requires_grad_", "retain_grad", "register_hook", "register_post_accumulate_grad_hook", "backward"),
     *("size", "dim", "ndimension", "numel", "nelement", "is_floating_point", "is_complex", "is_contiguous", "stride"),
     *("__len__", "__hash__", "element_size", "is_pinned", "is_same_size", "has_names", "get_device", "type_as"),
+    *("new_empty", "new_zeros", "new_ones", "new_full", "full_like", "rand_like", "randn_like"),
     *("_backward_hooks", "is_set_to", "isfinite", "__repr__", "__reduce_ex__"),
 }
 _BELOW = _LAYERS | _ACTIVATIONS | _ITSELF
@@ -165,12 +178,41 @@ def _passes(func: Callable, name: str) -> bool:
 
 def _dense(value: Any, operation: str) -> Any:
     """Ordinary tensors in place of blocked ones, in any nest of containers. Differentiable."""
-    return tree_map(lambda x: _ToOrdinary.apply(x, operation) if isinstance(x, BlockedTensor) else x, value)
+    return tree_map(lambda x: _ordinary(x, operation), value)
+
+
+def _on_ordinary(func: Callable, name: str, args, kwargs) -> Any:
+    """Any other function: on ordinary tensors. A view that it returns is one of a copy."""
+    out = kwargs.get("out")
+    if isinstance(out, BlockedTensor):
+        return out.copy_(_on_ordinary(func, name, args, {key: kwargs[key] for key in kwargs if key != "out"}))
+    lent: list[tuple[Cell, Tensor]] = []
+
+    def lend(value):
+        if not isinstance(value, BlockedTensor):
+            return value
+        plain = _ordinary(value, name)
+        lent.append((value.cell, plain))
+        return plain
+
+    result = func(*tree_map(lend, args), **tree_map(lend, kwargs))
+    if not torch.is_inference_mode_enabled() and any(
+        isinstance(r, Tensor) and r._is_view() for r in tree_leaves(result)
+    ):
+        for cell, plain in lent:
+            cell.lend(plain)
+    return result
+
+
+def _no_address(self, *args, **kwargs):
+    raise RuntimeError("a blocked activation has no memory of its own shape; call .dense() on it first")
 
 
 def _set_item(self, index, value):
     """Item assignment, which for an ordinary tensor writes through a view."""
-    changed = _ToOrdinary.apply(self, "__setitem__").clone()
+    if isinstance(value, Tensor):
+        self._cell.take_back(value._base)  # x[i] += 1 writes into a view of a copy, then hands it in
+    changed = _ordinary(self, "__setitem__").clone()
     changed[_dense(index, "__setitem__")] = _dense(value, "__setitem__")
     return self.copy_(changed)
 
@@ -180,10 +222,20 @@ def _mean(self, dim=None, keepdim=False, **options):
     pixels = isinstance(dim, list | tuple) and sorted(d % 4 for d in dim) == [2, 3]
     if not isinstance(self, BlockedTensor) or not pixels or keepdim or options:
         return NotImplemented
-    return _ToOrdinary.apply(self.mean((2, 3), keepdim=True), "mean").flatten(1)
+    return _ordinary(self.mean((2, 3), keepdim=True), "mean").flatten(1)
 
 
-_SPECIAL: dict[str, Callable] = {"__setitem__": _set_item, "mean": _mean}
+def _view_as(self, other):
+    """The same shape: how autograd makes an alias of what a module with backward hooks passes through."""
+    return self.view(other.shape) if isinstance(self, BlockedTensor) and self.shape == other.shape else NotImplemented
+
+
+_SPECIAL: dict[str, Callable] = {
+    "__setitem__": _set_item,
+    "mean": _mean,
+    "view_as": _view_as,
+    **dict.fromkeys(("data_ptr", "storage", "untyped_storage"), _no_address),
+}
 
 
 # -- below autograd
