@@ -1,9 +1,9 @@
-"""The momentum of weights: of active ones from the optimizer's state, of missing ones collected here.
+"""The momentum of missing weights, collected beside the optimizer.
 
-A missing weight has no optimizer state, so what its momentum would be is summed up beside the optimizer:
-M = mu * M + (1 - dampening) * g for SGD, and both moments for Adam-like optimizers, over a window of steps before a
-topology update (or over all steps). g is the gradient as the optimizer sees it: it is staged during backward, scaled by
-whatever clipping or unscaling did to the gradient until the optimizer steps, and folded in when it has stepped.
+A missing weight has no optimizer state, so its moments are summed up here by the optimizer's own rule, over a window of
+steps before a topology update (or over all steps). The gradient is what the optimizer sees: it is staged during
+backward, scaled by whatever clipping or unscaling did to the gradient until the optimizer steps, and folded in when it
+has stepped.
 """
 
 from __future__ import annotations
@@ -16,90 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .moments import Rule
 from .weights import SparseWeight, StagedGradient, put
 
-__all__ = ["DEFAULT_WINDOW", "MissingMomentum", "momentum_of_state", "optimizer_rule", "window_of"]
+__all__ = ["DEFAULT_WINDOW", "MissingMomentum", "window_of"]
 
 DEFAULT_WINDOW = 20
 """Steps before an update in which compressed storage collects, unless told otherwise; docs/window.md says why."""
 
-
-class Moments:
-    """SGD's rule: one moment, the momentum buffer."""
-
-    names = ("momentum_buffer",)
-
-    @staticmethod
-    def check(group: Mapping[str, Any]) -> str | None:
-        """What is wrong with the group's settings, or None."""
-        if not group["momentum"] > 0:
-            return f"momentum={group['momentum']}; give the optimizer momentum, such as momentum=0.9"
-        return None
-
-    @staticmethod
-    def fold(moments: Mapping[str, Tensor], gradient: StagedGradient, factor: float, group: Mapping[str, Any]) -> None:
-        """Takes in factor * gradient."""
-        gradient.fold_into(
-            moments["momentum_buffer"], decay=group["momentum"], factor=factor * (1 - group.get("dampening", 0))
-        )
-
-    @staticmethod
-    def score(moments: Mapping[str, Tensor], steps: float, group: Mapping[str, Any]) -> Tensor:
-        """M of each element."""
-        return moments["momentum_buffer"]
-
-    @staticmethod
-    def aged(moments: Mapping[str, Tensor], steps: float, age: float, group: Mapping[str, Any], full: bool):
-        """Moments of `steps` steps as an optimizer holds them: M / (1 - mu^steps) makes up for what a window forgot."""
-        scale = 1.0 if full else 1 / (1 - group["momentum"] ** steps)
-        return {"momentum_buffer": moments["momentum_buffer"] * scale}
-
-
-class AdamMoments:
-    """The rule of Adam-like optimizers: exponential averages of the gradient and of its square."""
-
-    names = ("exp_avg", "exp_avg_sq")
-
-    @staticmethod
-    def check(group: Mapping[str, Any]) -> str | None:
-        if not group["betas"][0] > 0:
-            return f"betas={tuple(group['betas'])}; give the optimizer momentum, such as betas=(0.9, 0.999)"
-        return None
-
-    @staticmethod
-    def fold(moments: Mapping[str, Tensor], gradient: StagedGradient, factor: float, group: Mapping[str, Any]) -> None:
-        beta1, beta2 = map(float, group["betas"][:2])
-        tensor = gradient.multiplied_out(factor, like=moments["exp_avg"])
-        moments["exp_avg"].mul_(beta1).add_(tensor, alpha=1 - beta1)
-        moments["exp_avg_sq"].mul_(beta2).addcmul_(tensor, tensor, value=1 - beta2)
-
-    @staticmethod
-    def score(moments: Mapping[str, Tensor], steps: float, group: Mapping[str, Any]) -> Tensor:
-        """m_hat / (sqrt(v_hat) + eps), bias-corrected for `steps` steps."""
-        beta1, beta2 = map(float, group["betas"][:2])
-        first = moments["exp_avg"] / (1 - beta1**steps)
-        if "exp_avg_sq" not in moments:
-            return first
-        second = moments["exp_avg_sq"] / (1 - beta2**steps)
-        return first / (second.sqrt_() + group.get("eps", 1e-8))
-
-    @staticmethod
-    def aged(moments: Mapping[str, Tensor], steps: float, age: float, group: Mapping[str, Any], full: bool):
-        """Moments of `steps` steps as an optimizer `age` steps old holds them: m_hat * (1 - beta1^age), and so v."""
-        betas = dict(zip(("exp_avg", "exp_avg_sq"), map(float, group["betas"][:2]), strict=True))
-        return {name: m * ((1 - betas[name] ** age) / (1 - betas[name] ** steps)) for name, m in moments.items()}
-
-
 _SAMPLE = 64
 """Active positions whose gradients tell whether anything was done to it since backward."""
-
-_SHAPE_DEPENDENT = {"Adafactor", "LAMB", "Lamb", "LARS", "Lars", "Muon", "Shampoo", "SOAP"}
-"""Optimizers that read the parameter's shape or norm, which a compressed parameter does not have."""
-
-_OTHER_UNITS = {"RMSprop", "Muon"}
-"""Optimizers with a momentum buffer that is not a sum of gradients: of normalised ones, or an average."""
-
-Rule = type[Moments] | type[AdamMoments]
 
 
 def window_of(weight: SparseWeight, window: int | str | None) -> int | None:
@@ -107,48 +33,6 @@ def window_of(weight: SparseWeight, window: int | str | None) -> int | None:
     if window is None:
         return DEFAULT_WINDOW if weight.storage == "compressed" else None
     return None if isinstance(window, str) else window
-
-
-def optimizer_rule(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], weight: SparseWeight) -> Rule:
-    """How the optimizer of this parameter group keeps momentum.
-
-    Raises:
-        ValueError: it keeps none, its momentum is switched off, or it does not go with the weight's storage.
-    """
-    kind, name = type(optimizer).__name__, weight.name
-    rule: Rule
-    if weight.storage == "compressed" and kind in _SHAPE_DEPENDENT:
-        raise ValueError(
-            f"{kind} reads shapes or norms of parameters, and {name} is stored compressed; use SGD, Adam or AdamW, or "
-            "sparsify(..., storage='masked')"
-        )
-    if kind in _OTHER_UNITS:
-        raise ValueError(
-            f"{kind}, which trains {name}, keeps its momentum in other units than the gradient, so active and missing "
-            "weights could not be compared; use SGD, Adam or AdamW"
-        )
-    if "betas" in group:
-        rule = AdamMoments
-    elif "momentum" in group:
-        rule = Moments
-    else:
-        raise ValueError(
-            f"{kind}, which trains {name}, keeps no momentum (its parameter group has neither 'momentum' nor 'betas'); "
-            "use torch.optim.SGD(momentum=0.9), Adam or AdamW, or an updater that needs no momentum"
-        )
-    if wrong := rule.check(group):
-        raise ValueError(f"{kind} trains {name} with {wrong}, or use an updater that needs no momentum")
-    return rule
-
-
-def momentum_of_state(weight: SparseWeight, state: Mapping[str, Any], group: Mapping[str, Any], rule: Rule) -> Tensor:
-    """M of the active weights, shape (active,): SGD's buffer, or Adam's bias-corrected m_hat / (sqrt(v_hat) + eps)."""
-    moments = {name: weight.take(state[name]) for name in rule.names if isinstance(state.get(name), Tensor)}
-    if rule.names[0] not in moments:
-        raise RuntimeError(
-            f"the optimizer has no {rule.names[0]} for {weight.name} yet; take an optimizer step before the update"
-        )
-    return rule.score(moments, float(state.get("step", 0)), group)
 
 
 class MissingMomentum:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from . import criteria, topology
 from .flops import FlopsMeter
-from .momentum import MissingMomentum, momentum_of_state, optimizer_rule, window_of
+from .moments import momentum_of_state, optimizer_rule
+from .momentum import MissingMomentum, window_of
 from .optimizers import before_step, group_of, groups_of, innermost, refuse_second, trained_weights, was_skipped
 from .random import seeded_generator
 from .schedule import Schedule, prune_rate_schedule

@@ -12,7 +12,18 @@ import pytest
 import regrow
 
 ROOT = Path(regrow.__file__).parent
-LOW = {"topology", "allocation", "schedule", "criteria", "random", "weights", "optimizers", "momentum", "flops"}
+LOW = {
+    "topology",
+    "allocation",
+    "schedule",
+    "criteria",
+    "random",
+    "weights",
+    "optimizers",
+    "moments",
+    "momentum",
+    "flops",
+}
 PACKAGES = {"ops": set(), "nn": {"ops"}, "weights": {"nn"}}
 ALLOWED = {
     "topology": set(),
@@ -22,7 +33,8 @@ ALLOWED = {
     "random": set(),
     "storage": {"nn"},
     "optimizers": {"weights"},
-    "momentum": {"weights"},
+    "moments": {"weights"},
+    "momentum": {"moments", "weights"},
     "flops": {"nn", "weights"},
     "sparsify": {"topology", "allocation", "random", "storage", "weights"},
     "updaters": LOW,
