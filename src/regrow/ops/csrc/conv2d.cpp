@@ -49,7 +49,7 @@ Gradients backward(const Tensor& dy, const Tensor& x, const Tensor& weight, cons
   Tensor dw = want_weight ? empty({plan.active, 1}, scalar_type<T>) : empty({none}, scalar_type<T>);
   Tensor db = empty({want_bias ? plan.shape.out_channels : 0}, scalar_type<T>);
   const Parallel parallel = threads_for(2 * work(plan, in.batch));
-  void* space = scratch(kernels<T>().conv_backward_scratch(plan, in.batch, parallel.workers, want_x, want_weight));
+  void* space = scratch(kernels<T>().conv_backward_scratch(plan, in.batch, parallel.workers, want_x));
   kernels<T>().conv_backward(plan, in.batch, weight.const_data_ptr<T>(), x.const_data_ptr<T>(),
                              dy.const_data_ptr<T>(), want_x ? dx.mutable_data_ptr<T>() : nullptr,
                              want_weight ? dw.mutable_data_ptr<T>() : nullptr,

@@ -46,7 +46,7 @@ Gradients backward(const Tensor& dy, const Tensor& x, const Tensor& weight, cons
   Tensor dw = want_weight ? empty({plan.active, 1}, scalar_type<T>) : empty({none}, scalar_type<T>);
   Tensor db = empty({want_bias ? plan.shape.out_channels : 0}, scalar_type<T>);
   const Parallel parallel = threads_for(2 * work(plan, batch));
-  void* space = scratch(kernels<T>().linear_backward_scratch(plan, batch, parallel.workers, want_x, want_weight));
+  void* space = scratch(kernels<T>().linear_backward_scratch(plan, batch, parallel.workers, want_x));
   kernels<T>().linear_backward(plan, batch, weight.const_data_ptr<T>(), x.const_data_ptr<T>(), x.stride(0),
                                dy.const_data_ptr<T>(), dy.stride(0), want_x ? dx.mutable_data_ptr<T>() : nullptr,
                                plan.shape.in_channels, want_weight ? dw.mutable_data_ptr<T>() : nullptr,

@@ -118,7 +118,7 @@ static double test_conv(const Kernels<T>& k, bool print) {
   }
   const Parallel par = threads(workers);
   Buffer<T> bx(in.size()), by(out.size()), bdx(in.size()), bdy(out.size());
-  Buffer<char> sf(0 + k.conv_forward_scratch(plan, N, workers)), sb(k.conv_backward_scratch(plan, N, workers, want_dx, want_dv));
+  Buffer<char> sf(0 + k.conv_forward_scratch(plan, N, workers)), sb(k.conv_backward_scratch(plan, N, workers, want_dx));
   k.to_blocked(x.p, sx, in, bx.p, par);
   k.to_blocked(dy.p, sy, out, bdy.p, par);
   k.conv_forward(plan, N, v.p, b.p, bx.p, by.p, sf.p, par);
@@ -165,7 +165,7 @@ static double test_linear(const Kernels<T>& k) {
     }
   }
   const Parallel par = threads(workers);
-  Buffer<char> sf(k.linear_forward_scratch(storage.plan(), N, workers)), sb(k.linear_backward_scratch(storage.plan(), N, workers, true, true));
+  Buffer<char> sf(k.linear_forward_scratch(storage.plan(), N, workers)), sb(k.linear_backward_scratch(storage.plan(), N, workers, true));
   k.linear_forward(storage.plan(), N, v.p, b.p, x.p, xs, y.p, ys, sf.p, par);
   k.linear_backward(storage.plan(), N, v.p, x.p, xs, dy.p, ys, dx.p, xs, dv.p, db.p, sb.p, par);
   const auto dense = [&](const T* p, int64_t cols, int64_t stride) {
@@ -242,7 +242,7 @@ static void bench(const char* filter, int reps) {
       Buffer<float> x(in.size()), dx(in.size()), y(out.size()), dy(out.size()), v(flat.size()), dv(flat.size());
       for (Buffer<float>* t : {&x, &dx, &y, &dy, &v}) for (int64_t i = 0; i < t->n; ++i) t->p[i] = float(i % 17) * 0.1f - 0.8f;
       Buffer<char> sf(linear ? k.linear_forward_scratch(plan, c.N, workers) : k.conv_forward_scratch(plan, c.N, workers));
-      Buffer<char> sb(linear ? k.linear_backward_scratch(plan, c.N, workers, true, true) : k.conv_backward_scratch(plan, c.N, workers, true, true));
+      Buffer<char> sb(linear ? k.linear_backward_scratch(plan, c.N, workers, true) : k.conv_backward_scratch(plan, c.N, workers, true));
       double f, b;
       if (linear) {
         f = best_seconds(reps, [&] { k.linear_forward(plan, c.N, v.p, nullptr, x.p, c.I, y.p, c.O, sf.p, par); });

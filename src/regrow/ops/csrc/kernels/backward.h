@@ -26,9 +26,9 @@ struct BackwardJob {  // what all tiles of a residue class share; strides in ele
 template <class T>
 struct BackwardTile {
   const T* dy;  // the pixel at the tile's origin in channel 0
-  const T* x;   // the tile's first pixel in channel 0; null if dw is not wanted
+  const T* x;   // the tile's first pixel in channel 0
   T* dx;        // the same; null if not wanted
-  T* dw;        // sums of this worker, in list order from `first_weight` on; null if not wanted
+  T* dw;        // sums of this worker, in list order from `first_weight` on
   int64_t next_x = 0, next_dy = 0;  // elements to the next tile; 0 = do not fetch it
 };
 
@@ -61,7 +61,8 @@ class LaneSums {
 
 constexpr int kChain = 4;
 
-template <class T, int PH, int PW, int Step, bool WantInput, bool WantWeight>
+// dw is always computed: it is seldom unwanted, and a kernel for that would cost a third of the compile time.
+template <class T, int PH, int PW, int Step, bool WantInput>
 void backward_panel(const BackwardJob<T>& job, const BackwardTile<T>& tile, int64_t panel) {
   constexpr int L = kLanes<T>;
   // Copies: vector stores may alias anything, so the compiler would load members again after each of them.
@@ -77,17 +78,17 @@ void backward_panel(const BackwardJob<T>& job, const BackwardTile<T>& tile, int6
 
   const Segment* segment = job.list.segments + job.list.panel[panel];
   const Segment* const end = job.list.segments + job.list.panel[panel + 1];
-  LaneSums<T> sums(WantWeight ? tile.dw + (segment->begin - first_weight) : nullptr);
+  LaneSums<T> sums(tile.dw + (segment->begin - first_weight));
   Ahead ahead = job.ahead_dy;
   ahead.shift = tile.next_dy ? ahead.shift + tile.next_dy : 0;
   BlockFetcher<T, PW> fetcher(job.list, panel, tile.dy, ahead);
   for (; segment != end; ++segment) {
     fetcher.step();
-    const T* const x = WantWeight ? x_tile + segment->channel * x_plane : nullptr;
+    const T* const x = x_tile + segment->channel * x_plane;
     T* const dx = WantInput ? dx_tile + segment->channel * x_plane : nullptr;
     Vec<T> acc[PH][PW];
     if (first && tile.next_x) {
-      if (WantWeight) fetch_rectangle<T, PW * (Step ? Step : 1), false>(x + tile.next_x, PH, x_row);
+      fetch_rectangle<T, PW * (Step ? Step : 1), false>(x + tile.next_x, PH, x_row);
       if (WantInput) fetch_rectangle<T, PW * (Step ? Step : 1), true>(dx + tile.next_x, PH, x_row);
     }
 #pragma GCC unroll 16
@@ -107,21 +108,21 @@ void backward_panel(const BackwardJob<T>& job, const BackwardTile<T>& tile, int6
 #pragma GCC unroll 16
       for (int r = 0; r < PH; ++r) {
         const T* const dy_line = pin_address(dy + r * dy_row);
-        const T* const x_line = WantWeight ? pin_address(x + r * x_row) : nullptr;
+        const T* const x_line = pin_address(x + r * x_row);
 #pragma GCC unroll 16
         for (int c = 0; c < PW; ++c) {
           Vec<T> g = load(dy_line + c * L);
-          if (WantInput && WantWeight) pin(g);
-          if (WantInput) acc[r][c] += w * g;
-          if (WantWeight) {
-            const int p = r * PW + c;
-            const Vec<T> product = g * load(x_line + c * step);
-            chain = p % kChain ? chain + product : product;
-            if (p % kChain == kChain - 1 || p == PH * PW - 1) partial = p < kChain ? chain : partial + chain;
+          if (WantInput) {
+            pin(g);
+            acc[r][c] += w * g;
           }
+          const int p = r * PW + c;
+          const Vec<T> product = g * load(x_line + c * step);
+          chain = p % kChain ? chain + product : product;
+          if (p % kChain == kChain - 1 || p == PH * PW - 1) partial = p < kChain ? chain : partial + chain;
         }
       }
-      if (WantWeight) sums.push(partial);
+      sums.push(partial);
     }
     if (WantInput) {
 #pragma GCC unroll 16
@@ -132,32 +133,30 @@ void backward_panel(const BackwardJob<T>& job, const BackwardTile<T>& tile, int6
       }
     }
   }
-  if (WantWeight) sums.finish();
+  sums.finish();
 }
 
-template <class T, int Step, bool WantInput, bool WantWeight>
+template <class T, int Step, bool WantInput>
 struct BackwardKernels {
   template <int PH, int PW>
   struct Make {
-    static constexpr BackwardPanel<T> get() { return &backward_panel<T, PH, PW, Step, WantInput, WantWeight>; }
+    static constexpr BackwardPanel<T> get() { return &backward_panel<T, PH, PW, Step, WantInput>; }
   };
   static constexpr int kRows = Step ? kMaxTileRows : 1;
   static constexpr TileTable<BackwardPanel<T>, Make, kRows, kMaxTile> table{};
 };
 
-template <class T, bool WantInput, bool WantWeight>
+template <class T, bool WantInput>
 inline BackwardPanel<T> backward_kernel(const Tile& tile, int64_t step) {
   if constexpr (sizeof(T) == 4) {
-    if (step == 1) return BackwardKernels<T, 1, WantInput, WantWeight>::table(tile);
-    if (step == 2) return BackwardKernels<T, 2, WantInput, WantWeight>::table(tile);
+    if (step == 1) return BackwardKernels<T, 1, WantInput>::table(tile);
+    if (step == 2) return BackwardKernels<T, 2, WantInput>::table(tile);
   }
-  return BackwardKernels<T, 0, WantInput, WantWeight>::table(tile);
+  return BackwardKernels<T, 0, WantInput>::table(tile);
 }
 template <class T>
-inline BackwardPanel<T> backward_kernel(const Tile& tile, int64_t step, bool want_input, bool want_weight) {
-  if (!want_weight) return backward_kernel<T, true, false>(tile, step);
-  if (!want_input) return backward_kernel<T, false, true>(tile, step);
-  return backward_kernel<T, true, true>(tile, step);
+inline BackwardPanel<T> backward_kernel(const Tile& tile, int64_t step, bool want_input) {
+  return want_input ? backward_kernel<T, true>(tile, step) : backward_kernel<T, false>(tile, step);
 }
 
 }  // namespace REGROW_ISA

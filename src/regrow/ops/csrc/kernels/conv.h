@@ -105,12 +105,11 @@ struct BackwardScratch {
   Scratch scratch;
   WeightScratch<T> weights;
   T* dy;  // copy with wider margins, or null
-  BackwardScratch(const Plan& plan, int64_t batch, int workers, bool want_dx, bool want_dw, void* base)
-      : scratch(base), weights(plan, share_channels(plan.classes[0].list, tiles(plan, batch), workers), workers, want_dx, want_dw,
-                scratch) {
+  BackwardScratch(const Plan& plan, int64_t batch, int workers, bool want_dx, void* base)
+      : scratch(base), weights(plan, share_channels(plan.classes[0].list, tiles(plan, batch), workers), workers, want_dx, scratch) {
     const Layout given = output_layout<T>(plan, batch);
     const Layout wide = with_margin(given, plan.backward_margin_h, plan.backward_margin_w);
-    dy = same_margin(given, wide) || !(want_dx || want_dw) ? nullptr : scratch.take<T>(wide.size());
+    dy = same_margin(given, wide) ? nullptr : scratch.take<T>(wide.size());
   }
   // Of the first residue class, the largest.
   static int64_t tiles(const Plan& plan, int64_t batch) {
@@ -119,8 +118,8 @@ struct BackwardScratch {
   }
 };
 template <class T>
-size_t conv_backward_scratch(const Plan& plan, int64_t batch, int workers, bool want_dx, bool want_dvalues) {
-  return BackwardScratch<T>(plan, batch, workers, want_dx, want_dvalues, nullptr).scratch.used();
+size_t conv_backward_scratch(const Plan& plan, int64_t batch, int workers, bool want_dx) {
+  return BackwardScratch<T>(plan, batch, workers, want_dx, nullptr).scratch.used();
 }
 
 // dbias[o] = sum of dy over images and pixels; margins and missing images are zero.
@@ -151,10 +150,10 @@ void conv_backward(const Plan& plan, int64_t batch, const T* values, const T* x,
   constexpr int L = kLanes<T>;
   const Layout given = output_layout<T>(plan, batch);
   if (dbias) bias_gradient(given, dy, dbias, parallel);
-  const bool want_dx = dx != nullptr, want_dw = dvalues != nullptr;
-  if (!want_dx && !want_dw) return;
+  const bool want_dx = dx != nullptr;
+  if (!want_dx && dvalues == nullptr) return;
 
-  const BackwardScratch<T> own(plan, batch, parallel.workers, want_dx, want_dw, scratch);
+  const BackwardScratch<T> own(plan, batch, parallel.workers, want_dx, scratch);
   const ConvShape& s = plan.shape;
   const Layout in = input_layout<T>(plan, batch);
   const Layout out = with_margin(given, plan.backward_margin_h, plan.backward_margin_w);
@@ -180,13 +179,13 @@ void conv_backward(const Plan& plan, int64_t batch, const T* values, const T* x,
     const auto run = [&](int64_t t, int64_t panel, int64_t first_weight, const T* gathered, T* dw) {
       const Tile tile = grid[t % grid.count()];
       const int64_t at = x_at(t, tile);
-      BackwardTile<T> where{dy + dy_at(t, tile), want_dw ? x + at : nullptr, want_dx ? dx + at : nullptr, dw};
+      BackwardTile<T> where{dy + dy_at(t, tile), x + at, want_dx ? dx + at : nullptr, dw};
       if (fetch && t + 1 < tiles) {
         const Tile next = grid[(t + 1) % grid.count()];
         where.next_x = x_at(t + 1, next) - at, where.next_dy = dy_at(t + 1, next) - dy_at(t, tile);
       }
       job.values = gathered, job.first_weight = first_weight;
-      backward_kernel<T>(tile, s.stride_w, want_dx, want_dw)(job, where, panel);
+      backward_kernel<T>(tile, s.stride_w, want_dx)(job, where, panel);
     };
     if (weights.by_channel)
       backward_by_channel(plan, cls.list, tiles, worker, parallel.workers, weights, values, dvalues, run);

@@ -76,8 +76,8 @@ struct Kernels {
                        void* scratch, Parallel parallel);
 
   // Gradients of conv_forward. dx (layout of x), dvalues[active] (parameter order), dbias[O]: null = not wanted.
-  // values is read only for dx, x only for dvalues (each may be null otherwise).
-  size_t (*conv_backward_scratch)(const Plan& plan, int64_t batch, int workers, bool want_dx, bool want_dvalues);
+  // values is read only for dx (and may be null otherwise).
+  size_t (*conv_backward_scratch)(const Plan& plan, int64_t batch, int workers, bool want_dx);
   void (*conv_backward)(const Plan& plan, int64_t batch, const T* values, const T* x, const T* dy, T* dx,
                         T* dvalues, T* dbias, void* scratch, Parallel parallel);
 
@@ -87,7 +87,7 @@ struct Kernels {
   void (*linear_forward)(const Plan& plan, int64_t batch, const T* values, const T* bias, const T* x,
                          int64_t x_stride, T* y, int64_t y_stride, void* scratch, Parallel parallel);
 
-  size_t (*linear_backward_scratch)(const Plan& plan, int64_t batch, int workers, bool want_dx, bool want_dvalues);
+  size_t (*linear_backward_scratch)(const Plan& plan, int64_t batch, int workers, bool want_dx);
   void (*linear_backward)(const Plan& plan, int64_t batch, const T* values, const T* x, int64_t x_stride,
                           const T* dy, int64_t dy_stride, T* dx, int64_t dx_stride, T* dvalues, T* dbias,
                           void* scratch, Parallel parallel);

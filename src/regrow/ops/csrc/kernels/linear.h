@@ -156,42 +156,42 @@ struct LinearBackwardScratch {
   bool by_block;
   WeightScratch<T> weights;
   T *x, *dx, *dy;  // one block for each worker, or all blocks
-  LinearBackwardScratch(const Plan& plan, int64_t batch, int workers, bool want_dx, bool want_dw, void* base)
+  LinearBackwardScratch(const Plan& plan, int64_t batch, int workers, bool want_dx, void* base)
       : scratch(base),
         by_block(share_blocks(plan.classes[0].list, linear_layout<T>(batch, 1), workers)),
-        weights(plan, !by_block, workers, want_dx, want_dw, scratch) {
+        weights(plan, !by_block, workers, want_dx, scratch) {
     const Layout in = linear_layout<T>(batch, plan.shape.in_channels);
     const int64_t copies = by_block ? workers : in.blocks();
-    x = scratch.take<T>(want_dw ? copies * in.block_size() : 0);
+    x = scratch.take<T>(copies * in.block_size());
     dx = scratch.take<T>(want_dx ? copies * in.block_size() : 0);
     dy = scratch.take<T>(copies * linear_layout<T>(batch, plan.shape.out_channels).block_size());
   }
 };
 template <class T>
-size_t linear_backward_scratch(const Plan& plan, int64_t batch, int workers, bool want_dx, bool want_dvalues) {
-  return LinearBackwardScratch<T>(plan, batch, workers, want_dx, want_dvalues, nullptr).scratch.used();
+size_t linear_backward_scratch(const Plan& plan, int64_t batch, int workers, bool want_dx) {
+  return LinearBackwardScratch<T>(plan, batch, workers, want_dx, nullptr).scratch.used();
 }
 
 template <class T>
 void linear_backward(const Plan& plan, int64_t batch, const T* values, const T* x, int64_t x_stride, const T* dy,
                      int64_t dy_stride, T* dx, int64_t dx_stride, T* dvalues, T* dbias, void* scratch,
                      Parallel parallel) {
-  const bool want_dx = dx != nullptr, want_dw = dvalues != nullptr;
-  const LinearBackwardScratch<T> own(plan, batch, parallel.workers, want_dx, want_dw, scratch);
+  const bool want_dx = dx != nullptr;
+  const LinearBackwardScratch<T> own(plan, batch, parallel.workers, want_dx, scratch);
   const Layout in = linear_layout<T>(batch, plan.shape.in_channels);
   const Layout out = linear_layout<T>(batch, plan.shape.out_channels);
   if (dbias) sum_rows(out, dy, dy_stride, dbias, parallel);
-  if (!want_dx && !want_dw) return;
+  if (!want_dx && dvalues == nullptr) return;
 
   const ActiveList& list = plan.classes[0].list;
   const WeightScratch<T>& weights = own.weights;
-  const auto kernel = backward_kernel<T>(linear_tile<T>(in), 1, want_dx, want_dw);
+  const auto kernel = backward_kernel<T>(linear_tile<T>(in), 1, want_dx);
   // `copy`: which of the scratch blocks.
   const auto run = [&](int64_t copy, int64_t panel, int64_t first_weight, const T* gathered, T* dw) {
     const BackwardJob<T> job{list, gathered, first_weight, out.lanes, in.lanes, 0, kLanes<T>, 0};
     kernel(job,
-           {own.dy + copy * out.block_size(), want_dw ? own.x + copy * in.block_size() : nullptr,
-            want_dx ? own.dx + copy * in.block_size() : nullptr, dw},
+           {own.dy + copy * out.block_size(), own.x + copy * in.block_size(), want_dx ? own.dx + copy * in.block_size() : nullptr,
+            dw},
            panel);
   };
 
@@ -199,10 +199,10 @@ void linear_backward(const Plan& plan, int64_t batch, const T* values, const T* 
     begin_by_tile(plan, weights, values, parallel);
     each_worker(parallel, parallel.workers, [&](int worker) {
       const Range blocks = share(in.blocks(), worker, parallel.workers);
-      T* const dw = weights.dw ? weights.dw + worker * weights.size : nullptr;
+      T* const dw = weights.dw + worker * weights.size;
       for (int64_t n = blocks.begin; n < blocks.end; ++n) {
         to_lanes(out, n, {0, out.channels}, dy, dy_stride, own.dy + worker * out.block_size());
-        if (want_dw) to_lanes(in, n, {0, in.channels}, x, x_stride, own.x + worker * in.block_size());
+        to_lanes(in, n, {0, in.channels}, x, x_stride, own.x + worker * in.block_size());
         for (int64_t panel = 0; panel < int64_t(list.groups) * list.blocks; ++panel)
           run(worker, panel, 0, weights.values, dw);
         if (want_dx) from_lanes(in, n, {0, in.channels}, own.dx + worker * in.block_size(), dx, dx_stride);
@@ -214,10 +214,9 @@ void linear_backward(const Plan& plan, int64_t batch, const T* values, const T* 
   each_block_share(out, parallel, [&](int64_t n, Range features) {
     to_lanes(out, n, features, dy, dy_stride, own.dy + n * out.block_size());
   });
-  if (want_dw)
-    each_block_share(in, parallel, [&](int64_t n, Range features) {
-      to_lanes(in, n, features, x, x_stride, own.x + n * in.block_size());
-    });
+  each_block_share(in, parallel, [&](int64_t n, Range features) {
+    to_lanes(in, n, features, x, x_stride, own.x + n * in.block_size());
+  });
   each_worker(parallel, parallel.workers, [&](int worker) {
     backward_by_channel(plan, list, in.blocks(), worker, parallel.workers, weights, values, dvalues, run);
   });

@@ -83,7 +83,7 @@ struct WeightScratch {
   T* dw;
   bool by_channel;
   int64_t size;  // weights of one worker's dw
-  WeightScratch(const Plan& plan, bool by_channel, int workers, bool want_dx, bool want_dw, Scratch& scratch)
+  WeightScratch(const Plan& plan, bool by_channel, int workers, bool want_dx, Scratch& scratch)
       : by_channel(by_channel), size(0) {
     if (by_channel) {
       for (int64_t c = 0; c < plan.class_count; ++c)
@@ -93,7 +93,7 @@ struct WeightScratch {
     }
     size = (size + 15) / 16 * 16;  // workers write to different cache lines
     values = scratch.take<T>(want_dx ? (by_channel ? workers : 1) * size : 0);
-    dw = scratch.take<T>(want_dw ? workers * size : 0);
+    dw = scratch.take<T>(workers * size);
   }
 };
 
@@ -103,13 +103,13 @@ inline void backward_by_channel(const Plan& plan, const ActiveList& list, int64_
                                 const WeightScratch<T>& own, const T* parameters, T* dvalues, const Run& run) {
   const Range groups = share_groups(list, worker, workers);
   T* const values = own.values ? own.values + worker * own.size : nullptr;
-  T* const dw = own.dw ? own.dw + worker * own.size : nullptr;
+  T* const dw = own.dw + worker * own.size;
   for (int64_t panel = groups.begin * list.blocks; panel < groups.end * list.blocks; ++panel) {
     const Range weights{list.segments[list.panel[panel]].begin, list.segments[list.panel[panel + 1]].begin};
     if (values) gather_backward(plan, weights, parameters, values);
-    if (dw) zero(dw, weights.end - weights.begin);
+    zero(dw, weights.end - weights.begin);
     for (int64_t tile = 0; tile < tiles; ++tile) run(tile, panel, weights.begin, values, dw);
-    if (dw) scatter_backward(plan, weights, dw, 1, 0, dvalues);
+    if (dvalues) scatter_backward(plan, weights, dw, 1, 0, dvalues);
   }
 }
 
@@ -117,7 +117,7 @@ inline void backward_by_channel(const Plan& plan, const ActiveList& list, int64_
 template <class T, class Run>
 inline void backward_by_tile(const ActiveList& list, int64_t tiles, int worker, int workers,
                              const WeightScratch<T>& own, const Run& run) {
-  T* const dw = own.dw ? own.dw + worker * own.size : nullptr;
+  T* const dw = own.dw + worker * own.size;
   const Range mine = share(tiles, worker, workers);
   for (int64_t tile = mine.begin; tile < mine.end; ++tile)
     for (int64_t panel = 0; panel < int64_t(list.groups) * list.blocks; ++panel) run(tile, panel, 0, own.values, dw);
@@ -129,12 +129,12 @@ inline void begin_by_tile(const Plan& plan, const WeightScratch<T>& own, const T
   each_worker(parallel, parallel.workers, [&](int worker) {
     const Range range = share(plan.active, worker, parallel.workers);
     if (own.values) gather_backward(plan, range, values, own.values + range.begin);
-    if (own.dw) zero(own.dw + worker * own.size, plan.active);
+    zero(own.dw + worker * own.size, plan.active);
   });
 }
 template <class T>
 inline void finish_by_tile(const Plan& plan, const WeightScratch<T>& own, T* dvalues, Parallel parallel) {
-  if (own.dw == nullptr) return;
+  if (dvalues == nullptr) return;
   each_worker(parallel, parallel.workers, [&](int worker) {
     const Range range = share(plan.active, worker, parallel.workers);
     scatter_backward(plan, range, own.dw + range.begin, parallel.workers, own.size, dvalues);
