@@ -229,7 +229,7 @@ def summary(model: nn.Module, example_input: Any = None) -> Summary:
             once out is best; anything between names an operation that has no kernel there. A copy of the model runs.
 
     Example:
-        >>> print(regrow.summary(model, torch.randn(1, 3, 32, 32)))
+        >>> print(regrow.summary(model, batch))
     """
     rows = tuple(
         SummaryRow(weight.name, tuple(weight.shape), weight.active, weight.numel, weight.storage, weight.why)
