@@ -32,12 +32,26 @@ TORCH_TARGET = "0x020b000000000000"  # torch 2.11: the oldest one whose stable A
 # Lowest first, and linked in this order: where two objects hold the same inline function the linker keeps
 # the first, which must never be one that a lesser processor cannot run.
 X86_LEVELS = {"base": [], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
+COMPILERS = ["c++", "g++", "clang++"]
+SANITIZE = os.environ.get("REGROW_SANITIZE") == "1"
+INSTALL = "pip install --no-build-isolation --force-reinstall --no-deps regrow (in a checkout: make native)"
 
 
 def find_compiler() -> str | None:
     """The C++ compiler to use, or None if there is none."""
-    names = [os.environ["CXX"]] if "CXX" in os.environ else ["c++", "g++", "clang++"]
+    names = [os.environ["CXX"]] if "CXX" in os.environ else COMPILERS
     return next((name for name in names if shutil.which(shlex.split(name)[0])), None)
+
+
+def why_nothing() -> tuple[str, str] | None:
+    """Why no native kernels can be built, and the remedy; None if they can."""
+    if os.environ.get("REGROW_NO_NATIVE") == "1":
+        return "REGROW_NO_NATIVE=1 was set when regrow was installed", "unset REGROW_NO_NATIVE"
+    if find_compiler():
+        return None
+    if "CXX" in os.environ:
+        return f"CXX={os.environ['CXX']} is no program on this machine", "unset CXX or name a C++ compiler"
+    return f"none of {', '.join(COMPILERS)} was found", "install g++ or clang++"
 
 
 def find_torch() -> Path:
@@ -66,36 +80,48 @@ def compile_flags(torch: Path) -> list[str]:
         "-fsanitize=address,undefined",
         "-fno-sanitize-recover=undefined",
         "-fno-omit-frame-pointer",
-        "-g",
+        "-g1",
         "-O1",
     ]
     return [
         *["-std=gnu++17", "-fPIC", "-O3", "-fvisibility=hidden", "-Wall", "-Wno-psabi"],
         *["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"],
         *[f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", *includes],
-        *(debug if os.environ.get("REGROW_SANITIZE") == "1" else []),
+        *(debug if SANITIZE else []),
     ]
+
+
+def kernel_flags(level: str) -> list[str]:
+    """Flags of the kernels of one level beside those of every file."""
+    flags = [f"-DREGROW_ISA={level}", *levels()[level]]
+    if not SANITIZE:
+        return flags
+    if level == "v4" and "avx512vl" not in Path("/proc/cpuinfo").read_text():
+        return [*flags, "-fno-sanitize=all"]  # it will not run here
+    # The address sanitizer sees what these would; they triple the time to compile.
+    return [*flags, "-fno-sanitize=null,object-size,pointer-overflow"]
 
 
 def objects(build: Path) -> list[tuple[Path, Path, list[str]]]:
     """(source, object, extra flags) of everything to compile: kernels once per level, the rest once."""
     once = sorted({*CSRC.glob("*.cpp"), *CSRC.glob("kernels/*.cpp")} - {KERNELS})
     rows = [(source, build / f"{source.stem}.o", []) for source in once]
-    for level, flags in levels().items():
-        rows.append((KERNELS, build / f"kernels.{level}.o", [f"-DREGROW_ISA={level}", *flags]))
-    return rows
+    return rows + [(KERNELS, build / f"kernels.{level}.o", kernel_flags(level)) for level in levels()]
 
 
 def build_directory() -> Path:
     """Where objects are kept from one build to the next (pip has a new directory each time)."""
-    return ROOT / ("build/sanitize" if os.environ.get("REGROW_SANITIZE") == "1" else "build/native")
+    return ROOT / ("build/sanitize" if SANITIZE else "build/native")
 
 
 def run(command: list[str]) -> None:
     """Run a compiler and show what it said when it fails."""
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"regrow: building the native kernels failed: {shlex.join(command)}\n{done.stderr}")
+        raise RuntimeError(
+            f"regrow: building the native kernels failed: {shlex.join(command)}\n{done.stderr}\n"
+            "Remedy: set CXX to a compiler of C++17, or REGROW_NO_NATIVE=1 to install without native kernels."
+        )
     if done.stderr.strip():
         print(done.stderr, file=sys.stderr)
 
@@ -120,20 +146,20 @@ def build_library(compiler: str, build: Path, library: Path) -> None:
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
         list(pool.map(run, commands))
     targets = [str(target) for _, target, _ in objects(build)]
-    sanitize = ["-fsanitize=address,undefined"] if os.environ.get("REGROW_SANITIZE") == "1" else []
+    sanitize = ["-fsanitize=address,undefined"] if SANITIZE else []
     link = [*cxx, "-shared", *sanitize, *targets, f"-L{torch / 'lib'}", "-ltorch_cpu", "-o"]
     staged = library.with_suffix(".new")
     run([*link, str(staged)])
     staged.replace(library)  # a running process keeps the old file
 
 
-def missing_compiler() -> None:
-    """Say loudly that nothing native was built."""
-    why = "REGROW_NO_NATIVE=1" if os.environ.get("REGROW_NO_NATIVE") == "1" else "no C++ compiler was found"
+def say_nothing_built(why: str, remedy: str, note: Path) -> None:
+    """Say so loudly, and leave a note that `regrow.ops` reads: pip shows nothing of what a build prints."""
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(f"{why}\n{remedy}, then run {INSTALL}\n")
     print(
-        f"\n*** regrow: native kernels were NOT built ({why}). regrow works, on plain torch, much slower.\n"
-        "*** Remedy: install g++ or clang++ (or set CXX), then\n"
-        "***   pip install --no-build-isolation --force-reinstall --no-deps regrow\n",
+        f"\n*** regrow: native kernels were NOT built: {why}. regrow works, on plain torch, much slower.\n"
+        f"*** Remedy: {remedy}, then run\n***   {INSTALL}\n",
         file=sys.stderr,
     )
 
@@ -148,10 +174,12 @@ class BuildNative(build_ext):
         return []
 
     def build_extension(self, ext) -> None:
-        compiler = find_compiler()
-        if os.environ.get("REGROW_NO_NATIVE") == "1" or compiler is None:
-            return missing_compiler()
-        build_library(compiler, build_directory(), Path(self.get_ext_fullpath(ext.name)))
+        library = Path(self.get_ext_fullpath(ext.name))
+        note = library.with_suffix(".absent")
+        if why := why_nothing():
+            return say_nothing_built(*why, note)
+        note.unlink(missing_ok=True)
+        build_library(str(find_compiler()), build_directory(), library)
 
 
 class PlatformWheel(bdist_wheel):

@@ -10,6 +10,7 @@ import pytest
 from regrow.ops import available_isas, info
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
 SHOW = "import regrow.ops as o; print(o.info()['isa'])"
 
 
@@ -54,6 +55,24 @@ def test_without_the_library_the_reference_runs_and_says_so_once():
     assert done.stderr.count("native kernels are not loaded") == 1
     assert "Remedy: unset REGROW_NO_NATIVE" in done.stderr
     assert "compiler" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "setting, remedy",
+    [
+        ({"CXX": "/nonexistent"}, "unset CXX or name a C++ compiler"),
+        ({"REGROW_NO_NATIVE": "1"}, "unset REGROW_NO_NATIVE"),
+    ],
+)
+def test_a_build_without_kernels_leaves_its_remedy_for_the_import(tmp_path, setting, remedy):
+    build = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(tmp_path)]
+    built = subprocess.run(build, env={**os.environ, **setting}, capture_output=True, text=True, cwd=ROOT)
+    assert built.returncode == 0, built.stderr
+    assert remedy in built.stderr
+    done = python("-c", SHOW, REGROW_LIBRARY=str(tmp_path / "regrow/ops/libregrow.so"))
+    assert done.stdout.strip() == "reference"
+    assert done.stderr.count("native kernels are not loaded") == 1
+    assert f"Remedy: {remedy}" in done.stderr
 
 
 def test_the_modules_work_without_the_library():

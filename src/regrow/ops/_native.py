@@ -13,6 +13,7 @@ import torch
 from regrow.ops._allocator import pages_kept
 
 LIBRARY = Path(os.environ.get("REGROW_LIBRARY") or Path(__file__).with_name("libregrow.so"))
+NOTE = LIBRARY.with_suffix(".absent")  # left by setup.py where it built no library: why, and the remedy
 _REBUILD = (
     "install a C++ compiler (g++ or clang++), then run `pip install --no-build-isolation "
     "--force-reinstall --no-deps regrow` (in a checkout: `make native`)"
@@ -43,6 +44,9 @@ def _open() -> ctypes.CDLL:
         raise _Unavailable("REGROW_NO_NATIVE=1 switches them off", "unset REGROW_NO_NATIVE to use them")
     chosen = os.environ.get("REGROW_LIBRARY")
     remedy = f"unset REGROW_LIBRARY, which names it, or {_REBUILD}" if chosen else _REBUILD
+    if NOTE.exists() and not LIBRARY.exists():
+        why, remedy = NOTE.read_text().splitlines()
+        raise _Unavailable(f"{LIBRARY} was not built: {why}", remedy)
     if not LIBRARY.exists():
         raise _Unavailable(f"{LIBRARY} {'does not exist' if chosen else 'was not built'}", remedy)
     try:

@@ -70,7 +70,7 @@ void backward_panel(const BackwardJob<T>& job, const BackwardTile<T>& tile, int6
   const int64_t x_plane = job.x_plane, x_row = job.x_row, dy_row = job.dy_row, pixel = job.pixel;
   const int64_t first_weight = job.first_weight;
   const int32_t* const offsets = job.list.offset;
-  const T* const values = WantInput ? job.values - first_weight : nullptr;
+  const T* const values = job.values;
   const T* const x_tile = tile.x;
   const T* const dy_tile = tile.dy;
   T* const dx_tile = tile.dx;
@@ -99,7 +99,7 @@ void backward_panel(const BackwardJob<T>& job, const BackwardTile<T>& tile, int6
     }
     const int32_t* offset = offsets + segment->begin;
     const int32_t* const last = offsets + segment[1].begin;
-    const T* value = WantInput ? values + segment->begin : nullptr;
+    const T* value = WantInput ? values + (segment->begin - first_weight) : nullptr;
     for (; offset != last; ++offset) {
       Vec<T> w{};
       if (WantInput) w = splat(*value++);

@@ -9,7 +9,7 @@ namespace REGROW_ISA {
 
 template <class T>
 inline void zero(T* p, int64_t count) {
-  std::memset(p, 0, static_cast<size_t>(count) * sizeof(T));
+  if (count > 0) std::memset(p, 0, static_cast<size_t>(count) * sizeof(T));  // p is null where nothing was taken
 }
 
 // Zeros the margin of one plane.
