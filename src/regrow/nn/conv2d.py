@@ -12,7 +12,7 @@ from regrow.nn._layer import SparseLayer
 from regrow.nn._positions import active_positions
 from regrow.nn.blocked import BlockedTensor, SparseConv2dBlocked, to_blocked
 from regrow.nn.tuning import Where
-from regrow.ops import conv2d_arguments, conv2d_plan, conv2d_weight_grad, conv_output_shape, sparse_conv2d_nchw
+from regrow.ops import conv2d_arguments, conv2d_plan, conv2d_weight_grad, conv_output_shape, isa, sparse_conv2d_nchw
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
@@ -49,7 +49,8 @@ class SparseConv2d(SparseLayer):
 
     Attributes:
         blocked_output: whether an ordinary input gives a BlockedTensor too, so that the layers that follow stay in
-            the kernels' layout. Set by `regrow.sparsify`; a BlockedTensor always gives one.
+            the kernels' layout. Set by `regrow.sparsify`. A BlockedTensor always gives one, also where the layer
+            computes densely.
 
     Raises:
         TypeError, ValueError: what cannot be served; the text says what and the remedy.
@@ -175,12 +176,14 @@ class SparseConv2d(SparseLayer):
         return plan
 
     def _dense(self, input: Tensor) -> Tensor:
-        """Through torch's operator; between blocked activations, out of the layout and into it again."""
+        """Through torch's operator; in a blocked network out of the layout and into it again."""
+        blocked = isinstance(input, BlockedTensor) or (self.blocked_output and isa() != "reference")
         if isinstance(input, BlockedTensor):
-            return to_blocked(self._dense(input.dense("SparseConv2d, dense")), "SparseConv2d, dense")
+            input = input.dense("SparseConv2d, dense")
         geometry = (self.stride, self.padding, self.dilation)
         with torch.autocast("cpu", enabled=False):
-            return self._observed(F.conv2d(input, self.dense_weight(), self.bias, *geometry), input)
+            output = self._observed(F.conv2d(input, self.dense_weight(), self.bias, *geometry), input)
+        return to_blocked(output, "SparseConv2d, dense") if blocked else output
 
     def _blank(self) -> SparseConv2d:
         sizes = (self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation)

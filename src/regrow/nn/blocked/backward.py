@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from regrow.nn.blocked.cell import Lines, Spread, Upstream
@@ -22,7 +20,7 @@ def _threshold_backward(grad, self, threshold):
     cell, back = blocked_cell(self, "threshold_backward"), blocked_cell(grad, "threshold_backward")
     upstream = back.pending
     if isinstance(upstream, Upstream) and upstream.pooled is cell and not upstream.gated:
-        return like(self, replace(upstream, lines=replace(upstream.lines, relu=True), gated=True))
+        return like(self, upstream._replace(lines=upstream.lines._replace(relu=True), gated=True))
     return like(self, Upstream(back.data(), cell.lines(), gated=True))
 
 
@@ -68,7 +66,7 @@ def _expand(self, size, *, implicit=False):
 def _div_scalar(self, other):
     pending = self.cell.pending
     if isinstance(pending, Spread):
-        return like(self, replace(pending, factor=pending.factor / other))
+        return like(self, pending._replace(factor=pending.factor / other))
     return like(self, self.cell.data() / other)
 
 

@@ -8,7 +8,7 @@ pool read the convolution's output once and write once, forward and backward.
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,8 +20,7 @@ _ops = torch.ops.regrow
 Shape = list[int]
 
 
-@dataclass(frozen=True, eq=False)
-class Lines:
+class Lines(NamedTuple):
     """max(scale * x + shift + residual, 0 if relu), with x and residual blocked data, the others (C,) or None."""
 
     x: Tensor
@@ -39,8 +38,7 @@ class Lines:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Upstream:
+class Upstream(NamedTuple):
     """The gradient of a relu's input or a max pool's input, from that of the output.
 
     Attributes:
@@ -66,8 +64,7 @@ class Upstream:
         return _ops.blocked_max_pool_backward.default(self.grad, *value, self.gated, table, out, shape, width)
 
 
-@dataclass(frozen=True, eq=False)
-class Spread:
+class Spread(NamedTuple):
     """The gradient of an average pool's input, times `factor`."""
 
     grad: Tensor
@@ -80,8 +77,7 @@ class Spread:
         return _ops.blocked_avg_pool_backward.default(grad, table, out, shape, lanes(grad.dtype))
 
 
-@dataclass(frozen=True)
-class Zeros:
+class Zeros(NamedTuple):
     """All zero."""
 
     dtype: torch.dtype
@@ -141,7 +137,7 @@ class Cell:
             self._data = self.pending.compute(self.shape)
             if isinstance(self.pending, Lines) and self.pending.residual is None:
                 # Backward may read x again; but it is not for this cell to keep it in memory.
-                self._origin = weakref.ref(self.pending.x), replace(self.pending, x=self._data)
+                self._origin = weakref.ref(self.pending.x), self.pending._replace(x=self._data)
             self.pending = None
         return self._data
 
@@ -151,7 +147,7 @@ class Cell:
             return self.pending
         data = self.data()
         x = self._origin[0]() if self._origin else None
-        return Lines(data) if x is None else replace(self._origin[1], x=x)  # type: ignore[index]
+        return Lines(data) if x is None else self._origin[1]._replace(x=x)  # type: ignore[index]
 
     def summand(self) -> Lines:
         """The value as lines to which a residual can be added."""
@@ -161,4 +157,4 @@ class Cell:
 
     def rectified(self) -> Lines:
         """The relu of the value, as lines."""
-        return replace(self.pending if isinstance(self.pending, Lines) else Lines(self.data()), relu=True)
+        return (self.pending if isinstance(self.pending, Lines) else Lines(self.data()))._replace(relu=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -90,7 +89,7 @@ def _add(self, other, *, alpha=1):
         return like(self, torch.add(a.data(), b.data(), alpha=alpha))
     if not isinstance(a.pending, Lines):
         a, b = b, a
-    return like(self, replace(a.summand(), residual=b.data()))
+    return like(self, a.summand()._replace(residual=b.data()))
 
 
 def _sub(self, other, *, alpha=1):

@@ -48,19 +48,20 @@ class BlockedTensor(torch.Tensor):
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        special = _SPECIAL.get(name)
         with torch._C.DisableTorchFunctionSubclass():
-            if special is not None:
-                result = special(*args, **kwargs)
-                if result is not NotImplemented:
-                    return result
-            return func(*args, **kwargs) if _passes(func, name) else _on_ordinary(func, name, args, kwargs)
+            if _passes(func, name):
+                return func(*args, **kwargs)
+            special = _SPECIAL.get(name)
+            result = special(*args, **kwargs) if special else NotImplemented
+            return _on_ordinary(func, name, args, kwargs) if result is NotImplemented else result
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # type: ignore[override]
+        kwargs = kwargs or {}
         handler = HANDLERS.get(func)
-        result = handler(*args, **(kwargs or {})) if handler else NotImplemented
-        return _run_ordinary(func, args, kwargs or {}) if result is NotImplemented else result
+        with torch._C.DisableTorchFunctionSubclass():  # or each look at a shape would come back to __torch_function__
+            result = handler(*args, **kwargs) if handler else NotImplemented
+            return _run_ordinary(func, args, kwargs) if result is NotImplemented else result
 
 
 def blocked(shape, content: Tensor | Pending, dtype: torch.dtype) -> BlockedTensor:
@@ -149,7 +150,7 @@ def _ordinary(tensor: Any, operation: str, module: str | None = None) -> Any:
 
 _LAYERS = {  # handled below autograd
     *("batch_norm", "relu", "relu_", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"),
-    *("cat", "concat", "concatenate", "dropout", "dropout_", "dropout2d", "feature_dropout", "sum", "mean"),
+    *("cat", "concat", "concatenate", "dropout", "dropout_", "dropout2d", "feature_dropout", "sum"),
     *("add", "__add__", "__radd__", "__iadd__", "sub", "__sub__", "__isub__", "neg", "__neg__"),
     *("mul", "multiply", "__mul__", "__rmul__", "__imul__", "div", "__truediv__", "__itruediv__"),
 }
@@ -166,14 +167,17 @@ _ITSELF = {  # asks about the tensor or passes it on
     *("_backward_hooks", "is_set_to", "isfinite", "__repr__", "__reduce_ex__"),
 }
 _BELOW = _LAYERS | _ACTIVATIONS | _ITSELF
+_ACCESSORS = {"__get__", "__set__", "__delete__"}
 _VIEWS = {"T", "mT", "H", "mH", "real", "imag"}  # attributes
 
 
 def _passes(func: Callable, name: str) -> bool:
     """Attributes, in-place methods and the functions above stay; anything else gets ordinary tensors."""
-    if name in ("__get__", "__set__", "__delete__"):
+    if name in _BELOW:
+        return True
+    if name in _ACCESSORS:
         return getattr(getattr(func, "__self__", None), "__name__", "") not in _VIEWS
-    return name in _BELOW or (name.endswith("_") and not name.endswith("__"))
+    return name.endswith("_") and not name.endswith("__")
 
 
 def _dense(value: Any, operation: str) -> Any:
@@ -220,8 +224,10 @@ def _set_item(self, index, value):
 def _mean(self, dim=None, keepdim=False, **options):
     """The mean over pixels, of which the (N, C) form is a view of the (N, C, 1, 1) form."""
     pixels = isinstance(dim, list | tuple) and sorted(d % 4 for d in dim) == [2, 3]
-    if not isinstance(self, BlockedTensor) or not pixels or keepdim or options:
+    if not isinstance(self, BlockedTensor) or not pixels or options:
         return NotImplemented
+    if keepdim:
+        return torch.mean(self, dim, True)
     return _ordinary(self.mean((2, 3), keepdim=True), "mean").flatten(1)
 
 
