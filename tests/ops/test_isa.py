@@ -58,7 +58,7 @@ def test_without_the_library_the_reference_runs_and_says_so_once():
 
 
 @pytest.mark.parametrize(
-    "setting, remedy",
+    ("setting", "remedy"),
     [
         ({"CXX": "/nonexistent"}, "unset CXX or name a C++ compiler"),
         ({"REGROW_NO_NATIVE": "1"}, "unset REGROW_NO_NATIVE"),
