@@ -36,7 +36,7 @@ ALLOWED = {
     "moments": {"weights"},
     "momentum": {"moments", "weights"},
     "flops": {"nn", "weights"},
-    "sparsify": {"topology", "allocation", "random", "storage", "weights"},
+    "sparsify": {"topology", "allocation", "nn", "random", "storage", "weights"},
     "updaters": LOW,
     "files": {"sparsify", "storage", "weights"},
     "__init__": LOW | {"sparsify", "updaters", "files"},
