@@ -77,6 +77,101 @@ def layers(name: str) -> str:
     return f"{table}\n\n`{result[0]['command']}`"
 
 
+def fixed_layers() -> str:
+    """Dense time over sparse time of the layers that regrow is judged by; in brackets against oneDNN."""
+    result = read("layers")
+    by_case: dict[tuple[str, int], dict[float, Any]] = {}
+    for row in result:
+        by_case.setdefault((row["case"], row["batch"]), {})[row["density"]] = row
+    densities = sorted({row["density"] for row in result}, reverse=True)
+    rows = [
+        [case.split("b")[0], str(batch), *(_ratio(row[d]) for d in densities)] for (case, batch), row in by_case.items()
+    ]
+    table = markdown(["layer", "batch", *(f"{d:.0%}" for d in densities)], rows)
+    return f"{table}\n\n{_where(result[0])}"
+
+
+def _ratio(row: dict[str, Any]) -> str:
+    onednn = row["ratio_onednn"]
+    return f"{row['ratio_best_fp32']:.1f}" + ("" if onednn is None else f" ({onednn:.1f})")
+
+
+def _where(row: dict[str, Any]) -> str:
+    return f"`{row['command']}` ({row['processor']}, {row['isa']}, {row['threads']} threads, torch {row['torch']})."
+
+
+def steps(name: str) -> str:
+    """Whole training steps."""
+    result = read(name)
+    rows = [
+        [
+            row["model"],
+            f"{row['density']:.0%}",
+            f"{row['flop_density']:.3f}",
+            str(row["batch"]),
+            f"{row['sparse_ms']:.0f} ms",
+            f"{row['dense_ms'][row['best_fp32']]:.0f} ms ({row['best_fp32']})",
+            f"{row['ratio_best_fp32']:.2f}",
+            f"{row['dense_ms'][row['best_fp32']] / row['sparse_converting_ms']:.2f}",
+        ]
+        for row in result
+    ]
+    head = [
+        "network",
+        "density",
+        "FLOP density",
+        "batch",
+        "sparse",
+        "best dense fp32",
+        "ratio",
+        "converting at every layer",
+    ]
+    return f"{markdown(head, rows)}\n\n{_where(result[0])}"
+
+
+def storages(name: str) -> str:
+    """Whole runs of each storage."""
+    result = read(name)
+    rows = [
+        [
+            row["storage"],
+            f"{row['train_seconds']:.0f} s",
+            f"{1 / row['time_of_dense']:.2f}",
+            f"{1000 * row['seconds_per_step']:.2f} ms",
+            f"{row['topology_seconds']:.1f} s",
+            f"{row['peak_rss_mb']:.0f} MiB",
+        ]
+        for row in result["table"]
+    ]
+    table = markdown(["storage", "training", "times as fast", "a step", "topology updates", "peak memory"], rows)
+    return f"{table}\n\n`{result['command']}`"
+
+
+def two_storages() -> str:
+    """Masked beside compressed: the difference of the means, and two standard errors of it."""
+    results = [read("lenet300-mnist"), read("lenet300-mnist-compressed")]
+    masked, compressed = ({row["density"]: row for row in result["table"]} for result in results)
+    rows = []
+    for density, row in compressed.items():
+        other = masked[density]
+        error = 2 * (row["se"] ** 2 + other["se"] ** 2) ** 0.5
+        errors = [plus_minus(one["test_error"], one["se"]) for one in (other, row)]
+        difference = row["test_error"] - other["test_error"]
+        rows.append([f"{density:.0%}", *errors, f"{difference:+.2f}", f"{error:.2f}", str(row["seeds"])])
+    head = ["density", "masked, error in %", "compressed", "difference", "two standard errors of it", "seeds"]
+    return f"{markdown(head, rows)}\n\n`{results[1]['command']}`"
+
+
+def call_overhead() -> str:
+    """Microseconds of a call."""
+    result = read("call_overhead")
+    rows = [
+        [row["layer"], *(f"{row['over'][way]:.0f}" for way in ("forward", "forward_backward"))]
+        for row in result["rows"]
+    ]
+    return markdown(["layer", "forward, µs over the kernel", "with backward"], rows)
+
+
 def window_overlap() -> str:
     """Grown sets of windows and sub-batches against those of exact momentum, and what they cost."""
     result = read("window_overlap")
@@ -150,6 +245,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "lenet5": lambda: mnist("lenet5-mnist"),
     "overhead": overhead,
     "data": data,
+    "layers": fixed_layers,
+    "steps": lambda: steps("steps"),
+    "storages": lambda: storages("storages-lenet300-mnist"),
+    "two_storages": two_storages,
+    "call_overhead": call_overhead,
     "thresholds": lambda: layers("layer_thresholds"),
     "window_overlap": window_overlap,
     "window_layers": window_layers,
