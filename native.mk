@@ -24,6 +24,6 @@ wheel-test: wheel  ## run the operator and layer tests from the wheel under each
 	for python in $(WHEEL_PYTHONS); do \
 	  rm -rf build/wheel-test && mkdir -p build/wheel-test && \
 	  $$python -m pip install -q --no-deps --target build/wheel-test dist/*.whl && \
-	  PYTHONPATH=build/wheel-test $$python -m pytest -q -p no:cacheprovider tests/ops tests/nn || exit 1; done
+	  PYTHONPATH=$(CURDIR)/build/wheel-test $$python -m pytest -q -p no:cacheprovider tests/ops tests/nn || exit 1; done
 
 .PHONY: sanitize wheel-test
