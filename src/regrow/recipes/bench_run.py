@@ -21,6 +21,7 @@ from torch import Tensor
 from regrow import ops
 
 from .bench_step import DENSE, FP32
+from .config import Recipe
 from .machine import processor
 from .session import Session, error_percent, make_session
 from .settings import Settings, make_settings
@@ -70,7 +71,7 @@ def _sparse(settings: Settings, root: Path, topology: Topology | None) -> Contes
     return Contestant(session, _batches(session))
 
 
-def _dense(recipe: str, kind: str, root: Path) -> Contestant:
+def _dense(recipe: Recipe, kind: str, root: Path) -> Contestant:
     last = kind in ("channels_last", "compile")
     session = make_session(make_settings(recipe, method="dense", overrides=[f"channels_last={last}"]), root)
     if kind == "compile":
@@ -84,7 +85,7 @@ def measure(
     """One row."""
     torch.compiler.reset()
     sparse = _sparse(settings, root, topology)
-    dense = {kind: _dense(settings.recipe.name, kind, root) for kind in kinds}
+    dense = {kind: _dense(settings.recipe, kind, root) for kind in kinds}
     for contestant in (sparse, *dense.values()):
         contestant.train(3)
         contestant.steps.clear()

@@ -16,7 +16,10 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time
 def times_in_turn(
     steps: Mapping[str, Step], seconds: float, clock: str = "wall", rounds: int = 5
 ) -> dict[str, list[float]]:
-    """Milliseconds of every call; each contestant once a round, until each could have had its time.
+    """Milliseconds of one call a round of each contestant, until each could have had its time.
+
+    An untimed call of the same contestant comes before: threads that still spin for the one before it (torch.compile
+    brings a pool of its own) and its caches would cost the next one up to a millisecond.
 
     Args:
         steps: contestants by name, warmed up.
@@ -28,6 +31,7 @@ def times_in_turn(
     end = time.perf_counter() + seconds * len(steps)
     while time.perf_counter() < end or len(next(iter(times.values()))) < rounds:
         for name, step in steps.items():
+            step()
             start = now()
             step()
             times[name].append((now() - start) * 1e3)

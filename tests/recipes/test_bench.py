@@ -1,0 +1,63 @@
+"""Measuring whole steps and epochs: what the rows say, not how fast it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from regrow import ops
+from regrow.recipes import Settings, bench_run, bench_step, train
+from regrow.recipes.bench_step import Network
+from regrow.recipes.cli import app
+from regrow.recipes.topology_file import load_topology
+
+
+@pytest.fixture(autouse=True)
+def own_allocator(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ops, "keep_pages", lambda: True)  # it would stay on for the other tests
+
+
+def test_a_step_is_measured_told_and_written(tiny: Callable[..., Settings], tmp_path: Path):
+    tiny()  # brings its network
+    words = ["--model", "wrn-tiny", "--density", "0.1", "--batch", "4,6", "--threads", "1", "--kinds", "nchw"]
+    file = tmp_path / "steps.json"
+    result = CliRunner().invoke(app, ["bench", "step", *words, "--seconds", "0", "--no-memory", "--json", str(file)])
+    assert result.exit_code == 0, result.output
+    assert "2/2  wrn-tiny at density 0.1, batch 6: " in result.stdout
+    rows = json.loads(file.read_text())
+    assert [row["batch"] for row in rows] == [4, 6]
+    for row in rows:
+        assert row["density"] == pytest.approx(0.1, abs=0.01)
+        assert row["flop_density"] == pytest.approx(0.1, abs=0.03)
+        assert set(row["dense_ms"]) == {"nchw"}
+        assert row["ratio_best_fp32"] == row["dense_ms"]["nchw"] / row["sparse_ms"]
+        assert row["weight_bytes"]["sparse"] < row["weight_bytes"]["dense"]
+        assert row["work_ms"]["sparse convolution backward"] > 0
+        assert row["failed"] == {}
+
+
+def test_steps_and_epochs_start_from_a_trained_topology(tiny: Callable[..., Settings], tmp_path: Path):
+    settings = tiny()
+    train(settings, out=tmp_path / "run")
+    topology = load_topology(tmp_path / "run" / "topology.npz")
+    network = Network("wrn-tiny", topology.density, 4, topology.masks, topology.share)
+    row = bench_step.run([network], threads=1, kinds=["nchw"], seconds=0, memory=False)[0]
+    assert (row["density"], row["share"]) == (topology.density, "momentum")
+
+    epoch = bench_run.run([(settings, topology)], tmp_path, threads=1, kinds=["nchw"], dense_steps=1)[0]
+    assert epoch["density"] == topology.density
+    assert epoch["flop_density"] == pytest.approx(row["flop_density"], rel=0.2)  # of 8x8 images instead of 32x32
+    assert epoch["dense_steps_measured"] == {"nchw": bench_run.PARTS}
+    parts = epoch["sparse_steps_s"] + epoch["topology_update_s"] + epoch["sparse_validation_s"]
+    assert epoch["sparse_epoch_s"] == pytest.approx(parts)
+    assert epoch["ratio_best_fp32"] == epoch["dense_epoch_s"]["nchw"] / epoch["sparse_epoch_s"]
+
+
+def test_the_memory_of_a_contestant_is_that_of_its_own_process():
+    """A larger batch takes more; what the measuring process holds does not count."""
+    small, large = (bench_step.peak_memory(Network("vgg16-d-half", 0.05, batch), "sparse", 1) for batch in (2, 64))
+    assert 0 < small < large
