@@ -166,7 +166,7 @@ def call_overhead() -> str:
     """Microseconds of a call."""
     result = read("call_overhead")
     rows = [
-        [row["layer"], *(f"{row['over'][way]:.0f}" for way in ("forward", "forward_backward"))]
+        [row["layer"], *(f"{row['microseconds']['over'][way]:.0f}" for way in ("forward", "forward_backward"))]
         for row in result["rows"]
     ]
     return markdown(["layer", "forward, µs over the kernel", "with backward"], rows)

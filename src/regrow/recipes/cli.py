@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .bench_cli import bench
 from .command import Command
 from .errors import Interrupted
 
@@ -29,7 +30,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-bench = typer.Typer(name="bench", rich_markup_mode="rich")
 app.add_typer(bench)
 
 ThreadsOption = Annotated[
@@ -243,140 +243,3 @@ def doctor() -> None:
     from .doctor import print_doctor
 
     print_doctor()
-
-
-@bench.callback()
-def bench_main() -> None:
-    """Measures speed on this machine.
-
-    \b
-    Examples:
-      regrow bench layers --cases "linear:1024->4096" --densities 0.05
-      regrow bench step --model vgg16-d --density 0.05
-    """
-
-
-@bench.command()
-def layers(
-    cases: Annotated[
-        str | None, typer.Option(metavar="CASE,…", help="Layer shapes; default: the twelve that regrow is judged by.")
-    ] = None,
-    densities: Annotated[str, typer.Option(metavar="SHARE,…", help="Each above 0 to 1.")] = "0.2,0.1,0.05,0.02,0.01",
-    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Of cases that name none.")] = 128,
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=1, metavar="N", help="Threads of torch; default: torch's choice.")
-    ] = None,
-    json: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the rows there, anew after each."),
-    ] = None,
-    kinds: Annotated[
-        str | None,
-        typer.Option(metavar="KIND,…", help="Dense layers: nchw, channels_last, compile, bf16, onednn; default: all."),
-    ] = None,
-    seconds: Annotated[float, typer.Option(min=0.0, metavar="S", help="Time of each contestant in a row.")] = 0.5,
-    clock: Annotated[
-        str, typer.Option(metavar="CLOCK", help="wall, or cpu: processor time, for one thread on a busy machine.")
-    ] = "wall",
-) -> None:
-    """Measures sparse layers beside dense ones and other sparse ones, forward and backward, in turn in one process.
-
-    A case is convKHxKW:IN->OUT@SIZE (or @HxW), then any of sSTRIDE, pPADDING, dDILATION and bBATCH; or linear:IN->OUT,
-    then bBATCH. Quote it: the shell takes > for itself.
-
-    \b
-    Examples:
-      regrow bench layers --cases "conv3x3:128->256@16s2,linear:1024->4096" --densities 0.1,0.05
-      regrow bench layers --threads 2 --json layers.json
-    """
-    from .bench_report import run_bench_layers
-
-    given = {"cases": cases, "densities": densities, "batch": batch, "threads": threads}
-    run_bench_layers({**given, "kinds": kinds, "seconds": seconds, "clock": clock}, json)
-
-
-@bench.command()
-def step(
-    model: Annotated[str, typer.Option(metavar="NAME,…", help="Networks of regrow.recipes.models.")] = "vgg16-d",
-    density: Annotated[str, typer.Option(metavar="SHARE,…", help="Of the weights, uniform; above 0 to 1.")] = "0.05",
-    batch: Annotated[str, typer.Option(metavar="N,…", help="Images of a batch.")] = "128",
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=1, metavar="N", help="Threads of torch; default: torch's choice.")
-    ] = None,
-    topology: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Active sets of a trained network (topology.npz of its run), not uniform ones."
-        ),
-    ] = None,
-    json: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the rows there, anew after each."),
-    ] = None,
-    kinds: Annotated[
-        str | None,
-        typer.Option(metavar="KIND,…", help="Dense steps: nchw, channels_last, compile, bf16; default: all."),
-    ] = None,
-    seconds: Annotated[float, typer.Option(min=0.0, metavar="S", help="Time of each contestant in a row.")] = 5.0,
-    memory: Annotated[bool, typer.Option(help="Measure the peak memory of each, in a process of its own.")] = True,
-) -> None:
-    """Measures whole training steps, sparse beside dense, in turn in one process: forward, loss, backward, optimizer.
-
-    With the time by kind of work, the peak memory, and what the sparse step costs when it leaves its memory layout at
-    every convolution ("converting").
-
-    \b
-    Examples:
-      regrow bench step --model vgg16-d --density 0.05,0.1
-      regrow bench step --model vgg16-d --topology results/topologies/vgg16-d-0.05.npz --json step.json
-    """
-    from .bench_step_report import run_bench_step
-
-    given = {"model": model, "density": density, "batch": batch, "threads": threads, "topology": topology}
-    run_bench_step({**given, "kinds": kinds, "seconds": seconds, "memory": memory}, json)
-
-
-@bench.command(name="run")
-def run_(
-    model: Annotated[
-        str, typer.Option(metavar="NAME", help="A network that has a recipe for CIFAR-10, see `regrow list`.")
-    ] = "vgg16-d",
-    density: Annotated[str, typer.Option(metavar="SHARE,…", help="Of the weights, if no topology is given.")] = "0.05",
-    topology: Annotated[
-        str | None,
-        typer.Option(metavar="FILE,…", help="Start from the active sets of trained networks (topology.npz of a run)."),
-    ] = None,
-    share: Annotated[
-        str | None, typer.Option(metavar="RULE", help="As for `regrow train`; default: the topology's, the recipe's.")
-    ] = None,
-    flops_budget: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="As for `regrow train`; default: the topology's.")
-    ] = None,
-    window: Annotated[str | None, typer.Option(metavar="STEPS", help="As for `regrow train`.")] = None,
-    window_batch: Annotated[int | None, typer.Option(metavar="N", help="As for `regrow train`.")] = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=1, metavar="N", help="Threads of torch; default: torch's choice.")
-    ] = None,
-    kinds: Annotated[
-        str | None,
-        typer.Option(metavar="KIND,…", help="Dense networks: nchw, channels_last, compile, bf16; default: all."),
-    ] = None,
-    data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="As for `regrow train`.")] = None,
-    json: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the rows there, anew after each."),
-    ] = None,
-) -> None:
-    """Measures a whole epoch as a user trains it, sparse beside dense: data, steps, window, update and validation.
-
-    \b
-    Examples:
-      regrow bench run --model vgg16-d --topology results/topologies/vgg16-d-0.05.npz --json run.json
-      regrow bench run --model vgg16-d-half --density 0.05 --share none --kinds channels_last
-    """
-    from .bench_run_report import run_bench_run
-
-    given: dict[str, Any] = {"model": model, "density": density, "topology": topology, "share": share}
-    given |= {"flops_budget": flops_budget, "window": window, "window_batch": window_batch}
-    given |= {"threads": threads, "kinds": kinds, "data_dir": data_dir}
-    run_bench_run(given, json)

@@ -91,7 +91,13 @@ def bench_command(what: str, given: Mapping[str, Any]) -> str:
 
 def _options(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
     given = {name: value for name, value in values.items() if value is not None and value != defaults.get(name)}
-    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    return [word for name, value in given.items() for word in _option(name.replace("_", "-"), value)]
+
+
+def _option(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, bool):
+        return (f"--{name}" if value else f"--no-{name}",)
+    return f"--{name}", str(value)
 
 
 def _overrides(settings: Settings) -> list[str]:
