@@ -240,6 +240,36 @@ def layer_memory() -> str:
     return f"{markdown(['density', *parts, 'together', 'resident'], rows)}\n\n`{result['command']}`"
 
 
+def blocked_layers() -> str:
+    """BatchNorm, ReLU and pool in the kernels' layout and in PyTorch's."""
+    result = read("blocked_layers")
+    layouts = ("blocked", "nchw", "channels_last")
+    rows = [
+        [
+            row["layers"],
+            f"{row['channels']}@{row['size']}²",
+            *(f"{row[f'{layout} forward']:.1f} + {row[f'{layout} backward']:.1f}" for layout in layouts),
+        ]
+        for row in result["rows"]
+    ]
+    table = markdown(["layers", "activation", *layouts], rows)
+    return f"{table}\n\n`{result['command']}` ({result['processor']}, {result['isa']})."
+
+
+def blocked_numerics() -> str:
+    """Distances of float32 weight gradients from float64, by layer."""
+    result = read("blocked_numerics")
+    found = [
+        (kinks, kind, result[kinks][kind])
+        for kinks in ("ReLU, max pool", "SiLU, average pool")
+        for kind in ("dense", "blocked")
+    ]
+    head = ["convolution", *(f"{kind}, {kinks}" for kinks, kind, _ in found)]
+    layers = zip(*(values for *_, values in found), strict=True)
+    rows = [[str(at), *(f"{value:.1e}" for value in same)] for at, same in enumerate(layers, 1)]
+    return f"{markdown(head, rows)}\n\n`{result['command']}`"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "lenet300": lambda: mnist("lenet300-mnist"),
     "lenet5": lambda: mnist("lenet5-mnist"),
@@ -255,6 +285,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "window_layers": window_layers,
     "window_linear": window_linear,
     "layer_memory": layer_memory,
+    "blocked_layers": blocked_layers,
+    "blocked_numerics": blocked_numerics,
 }
 
 

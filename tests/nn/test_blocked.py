@@ -223,6 +223,19 @@ def test_hooks_on_tensors_and_kept_gradients():
     torch.testing.assert_close(x.grad, plain.grad)
 
 
+def test_gradients_with_respect_to_it_can_be_asked_for():
+    x = to_blocked(torch.randn(SHAPE)).detach().requires_grad_()
+    y = F.silu(x.cpu())
+    (grad,) = torch.autograd.grad(y, x, y.detach(), retain_graph=True)
+    torch.autograd.backward([y], [y.detach()])
+    plain = x.detach().dense().requires_grad_()
+    z = F.silu(plain)
+    (want,) = torch.autograd.grad(z, plain, z.detach())
+    assert isinstance(y, BlockedTensor)
+    torch.testing.assert_close(grad.dense(), want)
+    torch.testing.assert_close(x.grad.dense(), want)
+
+
 def test_autograd_sees_what_is_written_in_place():
     x = to_blocked(torch.randn(SHAPE, requires_grad=True))
     y = F.silu(x * 1)

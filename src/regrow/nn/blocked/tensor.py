@@ -159,8 +159,8 @@ _ACTIVATIONS = {  # never a view; some can be told to write in place
     *("threshold", "rrelu", "gelu", "tanh", "sigmoid", "alpha_dropout", "dropout1d", "dropout3d"),
 }
 _ITSELF = {  # asks about the tensor or passes it on
-    *("detach", "clone", "contiguous", "to", "float", "double", "zeros_like", "ones_like", "empty_like"),
-    *("requires_grad_", "retain_grad", "register_hook", "register_post_accumulate_grad_hook", "backward"),
+    *("detach", "clone", "contiguous", "to", "cpu", "float", "double", "zeros_like", "ones_like", "empty_like"),
+    *("requires_grad_", "retain_grad", "register_hook", "register_post_accumulate_grad_hook", "backward", "grad"),
     *("size", "dim", "ndimension", "numel", "nelement", "is_floating_point", "is_complex", "is_contiguous", "stride"),
     *("__len__", "__hash__", "element_size", "is_pinned", "is_same_size", "has_names", "get_device", "type_as"),
     *("new_empty", "new_zeros", "new_ones", "new_full", "full_like", "rand_like", "randn_like"),
