@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from regrow.files import write_atomically
 
 from .errors import UsageError
+from .tables import console
 
-__all__ = ["check_known", "machine_line", "number", "read_density", "words", "write_rows"]
+__all__ = ["Rows", "check_known", "machine_line", "number", "read_density", "words"]
 
 
 def words(text: str | None, default: Sequence[Any]) -> list[str]:
@@ -49,7 +51,36 @@ def machine_line(row: Mapping[str, Any]) -> str:
     return f"{text}allocator: {allocator}, {row['clock']} time"
 
 
-def write_rows(file: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Replaces the file by a list of these rows, each with the command that measured it."""
-    with write_atomically(file) as temporary:
-        temporary.write_text(json.dumps([{**row, "command": command} for row in rows], indent=1) + "\n")
+@dataclass
+class Rows:
+    """Rows as they are measured: a plain line for each, on a terminal too, since whatever moves takes time from what
+    is measured; and the file, written anew after each.
+
+    Attributes:
+        total: how many there will be. command: that measures them. file: for the JSON, or None.
+        line: what to say of a row.
+    """
+
+    total: int
+    command: str
+    file: Path | None
+    line: Callable[[Mapping[str, Any]], str]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def starting(self, what: str) -> None:
+        """Says what is measured next."""
+        print(f"{len(self.rows) + 1}/{self.total}  {what}: ", end="", flush=True)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Takes a row that has been measured."""
+        self.rows.append(row)
+        print(self.line(row), flush=True)
+        if self.file is not None:
+            with write_atomically(self.file) as temporary:
+                rows = [{**one, "command": self.command} for one in self.rows]
+                temporary.write_text(json.dumps(rows, indent=1) + "\n")
+
+    def say_where(self) -> None:
+        """Says where the file is."""
+        if self.file is not None:
+            console().print(f"in {self.file}", markup=False, soft_wrap=True)

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from . import bench_layers
-from .bench_common import check_known, machine_line, number, read_density, words, write_rows
+from .bench_common import Rows, check_known, machine_line, number, read_density, words
 from .command import bench_command
 from .errors import UsageError
 from .measuring import CLOCKS
@@ -29,24 +29,13 @@ def run_bench_layers(given: Mapping[str, Any], file: Path | None) -> None:
         file: for the JSON, or None.
     """
     asked = _read(given)
-    command = bench_command("layers", {**given, "json": file})
     total = len(asked["cases"]) * len(asked["densities"])
-    rows: list[dict[str, Any]] = []
-
-    # Plain lines on a terminal too: whatever moves there would take time from what is measured.
-    def starting(case: str, density: float) -> None:
-        print(f"{len(rows) + 1}/{total}  {case} at density {density:g}: ", end="", flush=True)
-
-    def progress(row: dict[str, Any]) -> None:
-        rows.append(row)
-        print(_line(row), flush=True)
-        if file is not None:
-            write_rows(file, command, rows)
-
-    bench_layers.run(**asked, starting=starting, progress=progress)
-    _print(rows)
-    if file is not None:
-        console().print(f"in {file}", markup=False, soft_wrap=True)
+    rows = Rows(total, bench_command("layers", {**given, "json": file}), file, _line)
+    bench_layers.run(
+        **asked, starting=lambda case, density: rows.starting(f"{case} at density {density:g}"), progress=rows.add
+    )
+    _print(rows.rows)
+    rows.say_where()
 
 
 # -- reading

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from . import bench_run
-from .bench_common import check_known, machine_line, number, read_density, words, write_rows
+from .bench_common import Rows, check_known, machine_line, number, read_density, words
 from .bench_step import DENSE, FP32
 from .command import bench_command
 from .data import data_root
@@ -31,28 +31,19 @@ def run_bench_run(given: Mapping[str, Any], file: Path | None) -> None:
         file: for the JSON, or None.
     """
     runs = _read(given)
-    command = bench_command("run", {**given, "json": file})
-    rows: list[dict[str, Any]] = []
-
-    # Plain lines on a terminal too: whatever moves there would take time from what is measured.
-    def starting(settings: Settings) -> None:
-        what = f"{settings.recipe.name} at density {settings.density:g}, share {settings.recipe.share}"
-        print(f"{len(rows) + 1}/{len(runs)}  {what}: ", end="", flush=True)
-
-    def progress(row: dict[str, Any]) -> None:
-        rows.append(row)
-        print(_line(row), flush=True)
-        if file is not None:
-            write_rows(file, command, rows)
-
     kinds = words(given["kinds"], DENSE)
     check_known("kind", kinds, DENSE)
     if not set(kinds) & set(FP32):
         raise UsageError(f"--kinds {given['kinds']}: give at least one of {', '.join(FP32)} to compare with")
-    bench_run.run(runs, data_root(given["data_dir"]), given["threads"], kinds, starting=starting, progress=progress)
-    _print(rows)
-    if file is not None:
-        console().print(f"in {file}", markup=False, soft_wrap=True)
+    rows = Rows(len(runs), bench_command("run", {**given, "json": file}), file, _line)
+
+    def starting(settings: Settings) -> None:
+        rows.starting(f"{settings.recipe.name} at density {settings.density:g}, share {settings.recipe.share}")
+
+    root = data_root(given["data_dir"])
+    bench_run.run(runs, root, given["threads"], kinds, starting=starting, progress=rows.add)
+    _print(rows.rows)
+    rows.say_where()
 
 
 def _read(given: Mapping[str, Any]) -> list[tuple[Settings, Topology | None]]:

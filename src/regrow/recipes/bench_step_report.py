@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from . import bench_step
-from .bench_common import check_known, machine_line, number, read_density, words, write_rows
+from .bench_common import Rows, check_known, machine_line, number, read_density, words
 from .bench_step import DENSE, Network
 from .command import bench_command
 from .models import MODELS
@@ -29,24 +29,14 @@ def run_bench_step(given: Mapping[str, Any], file: Path | None) -> None:
         file: for the JSON, or None.
     """
     networks, asked = _read(given)
-    command = bench_command("step", {**given, "json": file})
-    rows: list[dict[str, Any]] = []
+    rows = Rows(len(networks), bench_command("step", {**given, "json": file}), file, _line)
 
-    # Plain lines on a terminal too: whatever moves there would take time from what is measured.
     def starting(network: Network) -> None:
-        what = f"density {network.density:g}, batch {network.batch}"
-        print(f"{len(rows) + 1}/{len(networks)}  {network.model} at {what}: ", end="", flush=True)
+        rows.starting(f"{network.model} at density {network.density:g}, batch {network.batch}")
 
-    def progress(row: dict[str, Any]) -> None:
-        rows.append(row)
-        print(_line(row), flush=True)
-        if file is not None:
-            write_rows(file, command, rows)
-
-    bench_step.run(networks, **asked, starting=starting, progress=progress)
-    _print(rows)
-    if file is not None:
-        console().print(f"in {file}", markup=False, soft_wrap=True)
+    bench_step.run(networks, **asked, starting=starting, progress=rows.add)
+    _print(rows.rows)
+    rows.say_where()
 
 
 def _read(given: Mapping[str, Any]) -> tuple[list[Network], dict[str, Any]]:
