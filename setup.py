@@ -177,6 +177,8 @@ class BuildNative(build_ext):
         library = Path(self.get_ext_fullpath(ext.name))
         note = library.with_suffix(".absent")
         if why := why_nothing():
+            if not self.inplace:
+                library.unlink(missing_ok=True)  # left by an earlier build; it must not get into the wheel
             return say_nothing_built(*why, note)
         note.unlink(missing_ok=True)
         build_library(str(find_compiler()), build_directory(), library)
