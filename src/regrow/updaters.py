@@ -92,7 +92,8 @@ class Updater:
         needs_flops: whether the share rule asks for FLOPs; they are measured on the first training batch.
         window: steps before an update in which the momentum of missing weights is collected; "all": in all steps,
             as published; None: "all" for masked weights, `momentum.DEFAULT_WINDOW` for compressed ones.
-        window_batch: examples of a batch from which compressed weights have the gradients of missing ones; None: all.
+        window_batch: examples of a batch (for Linear vectors: N * T of an (N, T, F) input) from which compressed
+            weights have the gradients of missing ones; None: all.
         seed: of the generator that criteria may use; None draws one from torch's global generator.
 
     Attributes:
@@ -416,7 +417,8 @@ class SparseMomentum(Updater):
         flops_budget: share by momentum so that the FLOP density of the sparse weights stays within this, in (0, 1].
         window: steps before an update in which the momentum of missing weights is collected, at least 1; "all": in all
             steps, as published; None: "all" for masked weights, `momentum.DEFAULT_WINDOW` for compressed ones.
-        window_batch: examples of a batch from which compressed weights have the gradients of missing ones; None: all.
+        window_batch: examples of a batch (for Linear vectors: N * T of an (N, T, F) input) from which compressed
+            weights have the gradients of missing ones; None: all.
         seed: sparse momentum draws nothing at random; kept for interface's sake.
 
     Raises:
