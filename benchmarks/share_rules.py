@@ -17,7 +17,7 @@ import grid
 from grid import Cell
 
 RECIPE = "vgg16-d-half-cifar10"
-SETUP = ("--images", "22500", "--epochs", "12", "--update-every", "88", "--storage", "compressed")
+SETUP = ("--images", "22500", "--epochs", "12", "--update-every", "88", "--window", "10", "--storage", "compressed")
 ARMS: dict[str, tuple[str, ...]] = {
     "none-5": ("--density", "0.05", "--share", "none"),
     "momentum-5": ("--density", "0.05", "--share", "momentum"),
