@@ -16,12 +16,18 @@ pytest.importorskip("lightning_fabric", reason="the recipes need: pip install 'r
 pytest.importorskip("sklearn", reason="the recipes need: pip install 'regrow[recipes]'")
 pytest.importorskip("typer", reason="the recipes need: pip install 'regrow[recipes]'")
 
+from regrow import ops
 from regrow.recipes import Recipe, Settings, make_settings, models
 from regrow.recipes.split import Data, Split
 
 PREPARE = Path(__file__).resolve().parents[3] / "shared" / "data" / "prepare.sh"
 MNIST = Path("MNIST") / "raw" / "train-images-idx3-ubyte"
 CIFAR10 = Path("cifar-10-batches-py") / "data_batch_1"
+
+
+@pytest.fixture(autouse=True)
+def _own_allocator(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ops, "keep_pages", lambda: True)  # it would stay on for the other tests
 
 
 def _laid_out(file: Path, folders: pytest.TempPathFactory) -> Path:

@@ -9,16 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from regrow import ops
 from regrow.recipes import Settings, bench_run, bench_step, train
 from regrow.recipes.bench_step import Network
 from regrow.recipes.cli import app
 from regrow.recipes.topology_file import load_topology
-
-
-@pytest.fixture(autouse=True)
-def own_allocator(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(ops, "keep_pages", lambda: True)  # it would stay on for the other tests
 
 
 def test_a_step_is_measured_told_and_written(tiny: Callable[..., Settings], tmp_path: Path):
@@ -61,3 +55,19 @@ def test_the_memory_of_a_contestant_is_that_of_its_own_process():
     """A larger batch takes more; what the measuring process holds does not count."""
     small, large = (bench_step.peak_memory(Network("vgg16-d-half", 0.05, batch), "sparse", 1) for batch in (2, 64))
     assert 0 < small < large
+
+
+def test_ratios_are_against_the_best_dense_contestant_of_each_precision():
+    dense = {"nchw": 40.0, "channels_last": 30.0, "bf16": 18.0, "bf16_channels_last": 20.0}
+    assert bench_step.against(dense, 10.0) == {
+        "best_fp32": "channels_last",
+        "best_bf16": "bf16",
+        "ratio_best_fp32": 3.0,
+        "ratio_bf16": 1.8,
+    }
+    assert bench_step.against({"nchw": 5.0}, 10.0) == {
+        "best_fp32": "nchw",
+        "best_bf16": None,
+        "ratio_best_fp32": 0.5,
+        "ratio_bf16": None,
+    }

@@ -35,6 +35,7 @@ TRAIN_FLAGS = [
     "--batch-size",
     "--images",
     "--warmup",
+    "--precision",
     "--share",
     "--flops-budget",
     "--max-density",
@@ -167,6 +168,8 @@ def test_options_reach_the_settings_and_the_run():
         "640",
         "--warmup",
         "0.5",
+        "--precision",
+        "bf16-mixed",
         "--share",
         "momentum",
         "--flops-budget",
@@ -179,7 +182,14 @@ def test_options_reach_the_settings_and_the_run():
     assert result.exit_code == 0, result.output
     summary = json.loads(Path("run/summary.json").read_text())
     assert (summary["steps"], summary["updates"], summary["storage"]) == (60, 3, "masked")
-    given = {"images": 640, "warmup_epochs": 0.5, "share": "momentum", "flops_budget": 0.4, "max_density": 0.9}
+    given = {
+        "images": 640,
+        "warmup_epochs": 0.5,
+        "precision": "bf16-mixed",
+        "share": "momentum",
+        "flops_budget": 0.4,
+        "max_density": 0.9,
+    }
     given |= {"update_every": 15, "window": "all", "window_batch": 16}
     assert {key: summary["settings"][key] for key in given} == given
     assert Path("run/topology-epoch2.npz").exists()

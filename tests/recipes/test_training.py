@@ -196,3 +196,18 @@ def test_lenet5_stays_finite_at_the_published_learning_rate(mnist_root: Path):
     losses = [session.step(torch.arange(100 * step, 100 * step + 100)).item() for step in range(40)]
     assert losses[-1] < 2
     assert session.prunable == 430_500
+
+
+def test_dense_and_sparse_networks_train_in_mixed_precision(tiny: Callable[..., Settings], tmp_path: Path):
+    """Dense layers compute in bfloat16, so the errors differ from those of float32; compressed ones keep float32."""
+    exact = train(tiny(method="dense", density=None), out=tmp_path / "exact")
+    mixed = train(tiny("precision=bf16-mixed", method="dense", density=None), out=tmp_path / "mixed")
+    rows = [RunFolder(tmp_path / name).rows("metrics.jsonl") for name in ("exact", "mixed")]
+    assert rows[0][-1]["loss"] != rows[1][-1]["loss"]
+    assert rows[0][-1]["loss"] == pytest.approx(rows[1][-1]["loss"], rel=0.2)
+    assert mixed["settings"]["precision"] == "bf16-mixed"
+    assert exact["settings"]["precision"] == "32-true"
+    sparse = train(tiny("precision=bf16-mixed", storage="compressed"), out=tmp_path / "sparse")
+    assert sparse["updates"] == 2
+    with pytest.raises(UsageError, match="precision=fp16 must be 32-true or bf16-mixed"):
+        tiny("precision=fp16")

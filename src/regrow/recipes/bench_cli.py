@@ -79,7 +79,9 @@ def step(
     json: JsonOption = None,
     kinds: Annotated[
         str | None,
-        typer.Option(metavar="KIND,…", help="Dense steps: nchw, channels_last, compile, bf16; default: all."),
+        typer.Option(
+            metavar="KIND,…", help="Dense steps: nchw, channels_last, compile, bf16, bf16_channels_last; default: all."
+        ),
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.0, metavar="S", help="Time of each contestant in a row.")] = 5.0,
     memory: Annotated[bool, typer.Option(help="Measure the peak memory of each, in a process of its own.")] = True,
@@ -121,7 +123,10 @@ def run_(
     threads: ThreadsOption = None,
     kinds: Annotated[
         str | None,
-        typer.Option(metavar="KIND,…", help="Dense networks: nchw, channels_last, compile, bf16; default: all."),
+        typer.Option(
+            metavar="KIND,…",
+            help="Dense networks: nchw, channels_last, compile, bf16, bf16_channels_last; default: all.",
+        ),
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="As for `regrow train`.")] = None,
     json: JsonOption = None,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from regrow import ops
 
-from .bench_step import DENSE, FP32
+from .bench_step import BF16, CHANNELS_LAST, DENSE, against
 from .config import Recipe
 from .machine import processor
 from .session import Session, error_percent, make_session
@@ -39,7 +39,6 @@ class Contestant:
 
     session: Session
     batches: Iterator[tuple[Tensor, Tensor | None]]
-    bf16: bool = False
     steps: list[float] = field(default_factory=list)
     validation: float = 0.0
 
@@ -48,14 +47,12 @@ class Contestant:
         for _ in range(steps):
             began = time.perf_counter()
             index, moves = next(self.batches)
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
-                self.session.step(index, moves)
+            self.session.step(index, moves)
             self.steps.append(time.perf_counter() - began)
 
     def validate(self) -> None:
         began = time.perf_counter()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
-            error_percent(self.session, self.session.data.validation)
+        error_percent(self.session, self.session.data.validation)
         self.validation = time.perf_counter() - began
 
 
@@ -72,11 +69,11 @@ def _sparse(settings: Settings, root: Path, topology: Topology | None) -> Contes
 
 
 def _dense(recipe: Recipe, kind: str, root: Path) -> Contestant:
-    last = kind in ("channels_last", "compile")
-    session = make_session(make_settings(recipe, method="dense", overrides=[f"channels_last={last}"]), root)
+    chosen = [f"channels_last={kind in CHANNELS_LAST}", f"precision={'bf16-mixed' if kind in BF16 else '32-true'}"]
+    session = make_session(make_settings(recipe, method="dense", overrides=chosen), root)
     if kind == "compile":
         session.network = torch.compile(session.network)  # type: ignore[assignment]
-    return Contestant(session, _batches(session), bf16=kind == "bf16")
+    return Contestant(session, _batches(session))
 
 
 def measure(
@@ -94,8 +91,6 @@ def measure(
     steps = sparse.session.steps_per_epoch
     epochs = {kind: mean(one.steps) * steps + one.validation for kind, one in dense.items()}
     epoch = sum(sparse.steps) + update + sparse.validation
-    fp32 = {kind: epochs[kind] for kind in FP32 if kind in epochs}
-    best = min(fp32, key=lambda kind: fp32[kind])
     return {
         "model": settings.recipe.model,
         "density": sparse.session.active / sparse.session.prunable,
@@ -113,9 +108,7 @@ def measure(
         "dense_validation_s": {kind: one.validation for kind, one in dense.items()},
         "dense_steps_measured": {kind: len(one.steps) for kind, one in dense.items()},
         "steps_per_epoch": steps,
-        "best_fp32": best,
-        "ratio_best_fp32": fp32[best] / epoch,
-        "ratio_bf16": epochs["bf16"] / epoch if "bf16" in epochs else None,
+        **against(epochs, epoch),
         "topology": topology.about if topology else None,
     }
 

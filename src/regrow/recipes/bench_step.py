@@ -26,8 +26,10 @@ from .measuring import noise, times_in_turn, working
 
 __all__ = ["DENSE", "Network", "profile", "run"]
 
-DENSE = ("nchw", "channels_last", "compile", "bf16")
 FP32 = ("nchw", "channels_last", "compile")
+BF16 = ("bf16", "bf16_channels_last")
+DENSE = (*FP32, *BF16)
+CHANNELS_LAST = ("channels_last", "compile", "bf16_channels_last")
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,25 @@ def contestant(network: Network, kind: str) -> TrainingStep:
             leave_layout_everywhere(model)
         return TrainingStep(model, model.parameters(), x, y)
     model = network.dense()
-    if kind in ("channels_last", "compile"):
+    if kind in CHANNELS_LAST:
         model, x = model.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    step = TrainingStep(model, model.parameters(), x, y, bf16=kind == "bf16")
+    step = TrainingStep(model, model.parameters(), x, y, bf16=kind in BF16)
     if kind == "compile":
         step.network = torch.compile(model)
     return step
+
+
+def against(dense: Mapping[str, float], sparse: float) -> dict[str, Any]:
+    """How many times as fast as the best dense contestant of each kind; None where none was measured."""
+    fp32, bf16 = (
+        min((kind for kind in kinds if kind in dense), key=dense.__getitem__, default=None) for kinds in (FP32, BF16)
+    )
+    return {
+        "best_fp32": fp32,
+        "best_bf16": bf16,
+        "ratio_best_fp32": dense[fp32] / sparse if fp32 else None,
+        "ratio_bf16": dense[bf16] / sparse if bf16 else None,
+    }
 
 
 def leave_layout_everywhere(model: nn.Module) -> None:
@@ -107,8 +122,6 @@ def measure(network: Network, kinds: Sequence[str] = DENSE, seconds: float = 5.0
     times = times_in_turn(good, seconds)
     medians = {name: statistics.median(values) for name, values in times.items()}
     dense = {name: medians[name] for name in kinds if name in medians}
-    fp32 = {name: dense[name] for name in FP32 if name in dense}
-    best = min(fp32, key=lambda name: fp32[name]) if fp32 else None
     sparse = medians["sparse"]
     model = contestants["sparse"].network
     summary = regrow.summary(model)  # type: ignore[arg-type]
@@ -122,9 +135,7 @@ def measure(network: Network, kinds: Sequence[str] = DENSE, seconds: float = 5.0
         "sparse_ms": sparse,
         "sparse_converting_ms": medians.get("sparse_converting"),
         "dense_ms": dense,
-        "best_fp32": best,
-        "ratio_best_fp32": fp32[best] / sparse if best else None,
-        "ratio_bf16": dense["bf16"] / sparse if "bf16" in dense else None,
+        **against(dense, sparse),
         "noise": {name: noise(values) for name, values in times.items()},
         "failed": bad,
     }

@@ -94,6 +94,9 @@ def train(
     warmup: Annotated[
         float | None, typer.Option(metavar="EPOCHS", help="In which the learning rate rises; default: the recipe's.")
     ] = None,
+    precision: Annotated[
+        str | None, typer.Option(metavar="KIND", help="32-true, or bf16-mixed: dense layers compute in bfloat16.")
+    ] = None,
     share: Annotated[
         str | None, typer.Option(metavar="RULE", help="Of freed weights: momentum, none or momentum-per-flop.")
     ] = None,
@@ -146,6 +149,8 @@ def train(
       regrow train lenet300-mnist --method dense --seed 3 --set lr=0.05 --resume
       regrow train vgg16-d-cifar10 --density 0.05 --epochs 20 --flops-budget 0.1
     """
+    from regrow import ops
+
     from .command import resume_command
     from .progress import terminal_reporter
     from .settings import make_settings
@@ -157,6 +162,7 @@ def train(
         "batch_size": batch_size,
         "images": images,
         "warmup_epochs": warmup,
+        "precision": precision,
         "share": share,
         "flops_budget": flops_budget,
         "max_density": max_density,
@@ -173,6 +179,7 @@ def train(
         "max_seconds": max_seconds,
         "topology_every": topology_every,
     }
+    ops.keep_pages()  # or every large activation is mapped anew, dense or sparse
     try:
         summary = run(settings, out=folder, resume=resume, reporter=terminal_reporter(), **how)
     except Interrupted as stop:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Recipe", "learning_rate", "override", "setting_names"]
 
 Window = int | Literal["all"] | None
+PRECISIONS = ("32-true", "bf16-mixed")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Recipe:
         prune_rate, prune_schedule, share, max_density, flops_budget, window, window_batch: of the updater.
         distribution, dense: of `sparsify`.
         channels_last: memory format of weights and images; faster for convolutions on CPUs, the same numbers otherwise.
+        precision: of Lightning Fabric: "32-true", or "bf16-mixed", under which dense layers compute in bfloat16.
         accelerator: of Lightning Fabric; "auto" takes a GPU where there is one.
         threads: of torch, where `--threads` says nothing; None: torch's choice. Not a setting, for results are named
             by what was trained, not by what it ran on.
@@ -66,6 +68,7 @@ class Recipe:
     distribution: str = "uniform"
     dense: tuple[str, ...] = ()
     channels_last: bool = False
+    precision: str = "32-true"
     accelerator: str = "auto"
     threads: int | None = None
 
@@ -77,6 +80,7 @@ class Recipe:
         _require(self.lr > 0, "lr", self.lr, "above 0")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
+        _require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
         _require(0 < self.validation_fraction < 1, "validation_fraction", self.validation_fraction, "between 0 and 1")
 
 

@@ -110,7 +110,7 @@ def make_session(settings: Settings, root: Path, masks: Mapping[str, Tensor] | N
     data = recipe.data(root, settings.seed, recipe.validation_fraction)
     if recipe.images is not None:
         data = data._replace(train=data.train.first(recipe.images))
-    fabric = Fabric(accelerator=recipe.accelerator, devices=1)
+    fabric = Fabric(accelerator=recipe.accelerator, devices=1, precision=recipe.precision)  # type: ignore[arg-type]
     fabric.launch()
     seed_everything(settings.seed, verbose=False)
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format

@@ -228,6 +228,8 @@ class _Run:
                 "density": settings.density,
                 "flop_density": session.flop_density,
                 "share": settings.recipe.share,
+                "flops_budget": settings.recipe.flops_budget,
+                "max_density": settings.recipe.max_density,
                 "seed": settings.seed,
                 "epochs": self.position.epoch,
                 "step": self.position.step,

@@ -1,0 +1,127 @@
+"""How the time of a training step grows: with density, batch, width and threads, sparse beside dense, and where dense
+wins.
+
+Each point is a row of `regrow bench step` (uniform density, best of the dense kinds in fp32); one setting varies and
+the others stay at density 0.05, batch 128, two threads.
+
+    python benchmarks/scaling.py
+    python benchmarks/scaling.py --networks wrn-28-2 --densities 0.02,0.1,0.3 --plot docs/images/scaling.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from regrow.files import write_atomically
+from regrow.recipes import bench_step
+from regrow.recipes.bench_step import FP32, Network
+
+ROOT = Path(__file__).resolve().parents[1]
+DENSITY, BATCH, THREADS = 0.05, 128, 2
+
+
+def numbers(parse: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    return lambda text: [parse(word) for word in text.split(",")]
+
+
+def arguments() -> argparse.Namespace:
+    description, _, usage = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=description, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--networks", type=numbers(str), default=["vgg16-d", "vgg16-d-half", "wrn-28-2", "alexnet-s"])
+    parser.add_argument("--densities", type=numbers(float), default=[0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5])
+    parser.add_argument("--batches", type=numbers(int), default=[16, 32, 64, 256, 512])
+    parser.add_argument("--threads", type=numbers(int), default=[1])
+    parser.add_argument("--kinds", type=numbers(str), default=["channels_last"], help=f"some of {', '.join(FP32)}")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each contestant in a point (default 1)")
+    parser.add_argument("--results", type=Path, default=ROOT / "results" / "scaling.json")
+    parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "images" / "scaling.png")
+    return parser.parse_args()
+
+
+def points(chosen: argparse.Namespace) -> list[tuple[Network, int]]:
+    """Networks with their threads: all densities of each network, then batches and threads of the first one."""
+    found = [(Network(name, density, BATCH), THREADS) for name in chosen.networks for density in chosen.densities]
+    first = chosen.networks[0]
+    found += [(Network(first, DENSITY, batch), THREADS) for batch in chosen.batches]
+    return found + [(Network(first, DENSITY, BATCH), threads) for threads in chosen.threads]
+
+
+def crossing(rows: Sequence[dict[str, Any]]) -> float | None:
+    """The density from which dense is faster, between the measured ones by log-log; None where none is."""
+    rows = sorted(rows, key=lambda row: row["density"])
+    for low, high in itertools.pairwise(rows):
+        a, b = math.log(low["ratio_best_fp32"]), math.log(high["ratio_best_fp32"])
+        if a >= 0 > b:
+            x, y = math.log(low["density"]), math.log(high["density"])
+            return math.exp(x + (y - x) * a / (a - b))
+    return None
+
+
+def varied(rows: Sequence[dict[str, Any]], name: str, model: str) -> list[dict[str, Any]]:
+    """Rows of a network in which only `name` differs from the standard setting, by that."""
+    standard = {"density": DENSITY, "batch": BATCH, "threads": THREADS}
+    others = [key for key in standard if key != name]
+    same = [
+        row
+        for row in rows
+        if row["model"] == model and all(math.isclose(row[key], standard[key], rel_tol=0.02) for key in others)
+    ]
+    return sorted(same, key=lambda row: row[name])
+
+
+def draw(rows: Sequence[dict[str, Any]], networks: Sequence[str], file: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (by_density, by_batch) = pyplot.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    for number, name in enumerate(networks):
+        chosen = varied(rows, "density", name)
+        colour, densities = f"C{number}", [row["density"] for row in chosen]
+        by_density.plot(densities, [row["sparse_ms"] for row in chosen], "o-", color=colour, label=name)
+        dense = [row["dense_ms"][row["best_fp32"]] for row in chosen]
+        by_density.plot(densities, dense, "--", color=colour, alpha=0.6)
+    by_density.set(xscale="log", yscale="log", xlabel="density of the weights (dashed: dense)")
+    chosen = varied(rows, "batch", networks[0])
+    batches = [row["batch"] for row in chosen]
+    by_batch.plot(batches, [row["sparse_ms"] for row in chosen], "o-", label=f"{networks[0]}, density {DENSITY:g}")
+    by_batch.plot(batches, [row["dense_ms"][row["best_fp32"]] for row in chosen], "--", label="dense", color="C0")
+    by_batch.set(xscale="log", yscale="log", xlabel="batch")
+    for axes in (by_density, by_batch):
+        axes.set_ylabel("training step, ms")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=120)
+
+
+def main() -> int:
+    chosen = arguments()
+    todo, rows = points(chosen), []
+    command = shlex.join(["python", "benchmarks/scaling.py", *sys.argv[1:]])
+    for number, (network, threads) in enumerate(todo):
+        label = f"{network.model} {network.density:g}, batch {network.batch}, {threads} threads"
+        print(f"{number + 1}/{len(todo)}  {label}: ", end="", flush=True)
+        rows += bench_step.run([network], threads, chosen.kinds, chosen.seconds, memory=False)
+        print(f"{rows[-1]['sparse_ms']:.0f} ms, {rows[-1]['ratio_best_fp32']:.2f} times as fast", flush=True)
+        crossings = {name: crossing(varied(rows, "density", name)) for name in chosen.networks}
+        with write_atomically(chosen.results) as temporary:
+            content = {"command": command, "dense_wins_from": crossings, "rows": rows}
+            Path(temporary).write_text(json.dumps(content, indent=1) + "\n")
+    draw(rows, chosen.networks, chosen.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""Error against the seconds of training: sparse networks beside a dense one, one recipe, schedules of their own.
+
+An arm is a way to train: RULE-DENSITY@EPOCHS, dense@EPOCHS, or dense-bf16@EPOCHS (bfloat16 autocast). RULE is a share
+rule, static, or budgetF: sharing by momentum within the FLOP density F. Every arm is one run of a grid (see grid.py).
+
+Two clocks are kept for each epoch. The run's own, as it was recorded; it counts whatever else the machine did. And
+epochs times the seconds of such an epoch as `regrow bench run` measures them, sparse and dense in turn in one process
+(--epochs-from): that is the one that is drawn and compared, where it is there.
+
+    python benchmarks/time_to_accuracy.py vgg16-d --arms dense-bf16@20 none-0.05@20 momentum-0.05@20 --threads 2
+    python benchmarks/time_to_accuracy.py vgg16-d --arms none-0.05@40 --epochs-from results/run.json --plot-only
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grid
+from grid import Cell
+
+CURVE = ("epoch", "validation_error", "flop_density", "train_seconds", "validation_seconds")
+ARM = re.compile(r"(?P<rule>dense|dense-bf16|static|momentum|none|momentum-per-flop|budget(?P<budget>[\d.]+))"
+                 r"(-(?P<density>0\.\d+))?@(?P<epochs>\d+)")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train, read from its name."""
+
+    name: str
+    rule: str
+    density: float
+    budget: float | None
+    epochs: int
+
+    @classmethod
+    def parse(cls, name: str) -> Arm:
+        match = ARM.fullmatch(name)
+        if not match or match["rule"].startswith("dense") == bool(match["density"]):
+            raise argparse.ArgumentTypeError(f"{name!r} is no arm, such as dense@20, none-0.05@40 or budget0.1-0.05@20")
+        budget = float(match["budget"]) if match["budget"] else None
+        return cls(name, match["rule"], float(match["density"] or 1), budget, int(match["epochs"]))
+
+    @property
+    def is_dense(self) -> bool:
+        return self.rule.startswith("dense")
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What `regrow train` is told."""
+        epochs = ("--epochs", str(self.epochs))
+        if self.is_dense:
+            precision = "bf16-mixed" if self.rule == "dense-bf16" else "32-true"
+            return "--method", "dense", "--precision", precision, *epochs
+        sparse = ("--density", str(self.density), "--storage", "compressed", *epochs)
+        if self.rule == "static":
+            return "--method", "static", *sparse
+        rule = ("--share", self.rule) if self.budget is None else ("--flops-budget", str(self.budget))
+        return *rule, *sparse
+
+    def epoch_seconds(self, measured: list[dict[str, Any]]) -> float | None:
+        """Seconds of an epoch by `regrow bench run`: of this rule and density, or the best dense one."""
+        for row in measured:
+            if self.is_dense:
+                best = row["best_bf16" if self.rule == "dense-bf16" else "best_fp32"]
+                if best:
+                    return row["dense_epoch_s"][best]
+            elif self._made(row):
+                return row["sparse_epoch_s"]
+        return None
+
+    def _made(self, row: dict[str, Any]) -> bool:
+        about = row["topology"] or {}
+        share = "momentum" if self.budget else self.rule
+        same_rule = (about.get("share"), about.get("flops_budget")) == (share, self.budget)
+        return same_rule and about.get("method") == "sparse-momentum" and about.get("density") == self.density
+
+
+def arguments() -> argparse.Namespace:
+    description, _, usage = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=description, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="a network that has a recipe for CIFAR-10")
+    parser.add_argument("--arms", type=Arm.parse, nargs="+", required=True, metavar="ARM")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--epochs-from", type=Path, metavar="FILE", help="rows of regrow bench run --json")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves there")
+    parser.add_argument("--plot-only", action="store_true", help="train nothing; use the runs that are finished")
+    grid.add_arguments(parser)
+    return parser.parse_args()
+
+
+def make_cells(chosen: argparse.Namespace) -> dict[str, Cell]:
+    recipe, common = f"{chosen.model}-cifar10", grid.common_words(chosen)
+    cells = {}
+    for seed in chosen.seeds:
+        for arm in chosen.arms:
+            folder = chosen.runs / recipe / f"time-{arm.name}-s{seed}"
+            words = (recipe, *arm.words, "--seed", str(seed), *common)
+            cells[f"{arm.name} seed {seed}"] = Cell(f"{arm.name} seed {seed}", folder, words)
+    return cells
+
+
+def contents(chosen: argparse.Namespace, cells: dict[str, Cell]) -> dict[str, Any]:
+    """What is known of each arm and seed: its curve, its errors, its two clocks."""
+    measured = json.loads(chosen.epochs_from.read_text()) if chosen.epochs_from else []
+    measured = [row for row in measured if row["model"] == chosen.model]
+    arms = []
+    for seed in chosen.seeds:
+        for arm in chosen.arms:
+            cell = cells[f"{arm.name} seed {seed}"]
+            if not (summary := cell.summary):
+                continue
+            lines = [json.loads(line) for line in (cell.folder / "metrics.jsonl").read_text().splitlines()]
+            epoch = arm.epoch_seconds(measured)
+            arms.append(
+                {
+                    "arm": arm.name,
+                    "seed": seed,
+                    "density": summary["density"],
+                    "flop_density": summary["flop_density_mean"],
+                    "epochs": summary["epochs"],
+                    "test_error": summary["test_error"],
+                    "validation_error": summary["validation_error"],
+                    "recorded_seconds": summary["train_seconds"] + summary["validation_seconds"],
+                    "epoch_seconds": epoch,
+                    "seconds": None if epoch is None else epoch * summary["epochs"],
+                    "threads": summary["threads"],
+                    "curve": [{name: line[name] for name in CURVE} for line in lines],
+                }
+            )
+    return {"model": chosen.model, "epochs_from": str(chosen.epochs_from or ""), "arms": arms}
+
+
+def show(content: dict[str, Any]) -> None:
+    """A line an arm, with the time of the dense ones over its own."""
+    dense = {row["arm"].split("@")[0]: row for row in content["arms"] if row["arm"].startswith("dense")}
+    print(f"{'arm':<24}{'test error':>11}{'FLOPs':>7}{'s an epoch':>12}{'seconds':>9}", *(f"{k:>12}" for k in dense))
+    for row in content["arms"]:
+        ratios = [row["seconds"] and other["seconds"] and other["seconds"] / row["seconds"] for other in dense.values()]
+        print(
+            f"{row['arm']:<24}{row['test_error']:>11.2f}{row['flop_density']:>7.3f}"
+            f"{row['epoch_seconds'] or 0:>12.1f}{row['seconds'] or 0:>9.0f}",
+            *(f"{ratio or 0:>11.2f}x" for ratio in ratios),
+        )
+
+
+def draw(content: dict[str, Any], file: Path) -> None:
+    """Validation error against minutes; the point at the end is the test error."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    for number, row in enumerate(content["arms"]):
+        epochs = row["curve"]
+        ends = [line["train_seconds"] + line["validation_seconds"] for line in epochs]
+        if row["epoch_seconds"]:
+            ends = [row["epoch_seconds"] * line["epoch"] for line in epochs]
+        style = "--" if row["arm"].startswith("dense") else "-"
+        colour = f"C{number % 10}"
+        minutes = [second / 60 for second in ends]
+        label = f"{row['arm']}: {row['test_error']:.2f} %"
+        axes.plot(minutes, [line["validation_error"] for line in epochs], style, color=colour, label=label, alpha=0.8)
+        axes.plot(minutes[-1], row["test_error"], "o", color=colour)
+    axes.set(
+        yscale="log", xlabel="minutes of training and validation", ylabel="validation error, % (point: test error)"
+    )
+    ticks = [6, 7, 8, 10, 15, 20, 30, 50, 80]
+    axes.set_yticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(title=f"{content['model']} on CIFAR-10, test error at the end")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=120)
+
+
+def main() -> int:
+    chosen = arguments()
+    cells = make_cells(chosen)
+    todo = [cell for cell in cells.values() if cell.summary or not chosen.plot_only]
+    file = chosen.results / f"time_to_accuracy_{chosen.model}.json"
+    code = grid.run(todo, chosen.jobs, file, lambda rows: contents(chosen, cells), show)
+    if chosen.plot:
+        draw(json.loads(file.read_text()), chosen.plot)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
