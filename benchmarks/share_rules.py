@@ -20,6 +20,8 @@ RECIPE = "vgg16-d-half-cifar10"
 SETUP = ("--images", "22500", "--epochs", "12", "--update-every", "88", "--window", "10", "--storage", "compressed")
 ARMS: dict[str, tuple[str, ...]] = {
     "none-5": ("--density", "0.05", "--share", "none"),
+    "static-5": ("--density", "0.05", "--method", "static"),
+    "none-5-rate20": ("--density", "0.05", "--share", "none", "--set", "prune_rate=0.2"),
     "momentum-5": ("--density", "0.05", "--share", "momentum"),
     "none-10": ("--density", "0.1", "--share", "none"),
     "budget5-5": ("--density", "0.05", "--flops-budget", "0.05"),

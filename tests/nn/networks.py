@@ -7,7 +7,19 @@ from torch import nn
 from torch.nn import functional as F
 
 import regrow
-from regrow.nn import SparseConv2d, SparseLayer
+from regrow.nn import BlockedTensor, SparseConv2d, SparseLayer, to_blocked
+
+_dropout = F.dropout
+
+
+def dropout_as_blocked(x, p=0.5, training=True, inplace=False):
+    """Dropout that draws for ordinary images the noise that blocked ones get, so that both can be compared."""
+    if isinstance(x, BlockedTensor) or not training or x.dim() != 4:
+        return _dropout(x, p, training, inplace)
+    return x * _dropout(to_blocked(torch.ones_like(x)), p).dense()
+
+
+dropout_as_blocked.__name__ = "dropout"  # by which a tensor that overrides torch's functions knows it
 
 
 class Vgg(nn.Module):

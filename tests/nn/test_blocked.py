@@ -9,6 +9,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from networks import dropout_as_blocked
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -59,17 +60,19 @@ def twice_pooled(x):
 
 def dropped(x):
     torch.manual_seed(3)
-    return F.dropout(x, 0.4)
+    return dropout_as_blocked(F.relu(norm()(x)), 0.4)
 
 
 def dropped_in_place(x):
     torch.manual_seed(3)
-    return F.dropout(x * 1, 0.4, inplace=True)
+    return dropout_as_blocked(x * 1, 0.4, inplace=True)
 
 
 def dropped_channels(x):
     torch.manual_seed(3)
-    return F.dropout2d(x, 0.4)
+    if isinstance(x, BlockedTensor):
+        return F.dropout2d(x, 0.4)
+    return x * F.dropout2d(to_blocked(torch.ones_like(x)), 0.4).dense()
 
 
 BLOCKED = {
@@ -179,6 +182,24 @@ def test_nothing_is_converted_on_the_way(name):
         y = BLOCKED[name](blocked)
         y.backward(to_blocked(torch.randn(y.shape, dtype=y.dtype)))
     assert [c.operation for c in log] == ["to_blocked", "to_blocked backward"]
+
+
+def test_dropout_keeps_its_share_and_draws_from_torchs_generator():
+    """p and the mean hold to a few standard deviations; the same seed gives the same noise, another one other noise."""
+    ones = to_blocked(torch.ones(64, 8, 16, 16))
+    torch.manual_seed(5)
+    first, second = F.dropout(ones, 0.3).dense(), F.dropout(ones, 0.3).dense()
+    torch.manual_seed(5)
+    assert torch.equal(F.dropout(ones, 0.3).dense(), first)
+    assert first.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
+    kept, again = first > 0, second > 0
+    for noise in (kept, again):
+        assert float(noise.double().mean()) == pytest.approx(0.7, abs=0.005)
+    assert float((kept & again).double().mean()) == pytest.approx(0.49, abs=0.005)
+    for neighbours in ((kept[1:], kept[:-1]), (kept[:, 1:], kept[:, :-1]), (kept[..., 1:], kept[..., :-1])):
+        assert float((neighbours[0] & neighbours[1]).double().mean()) == pytest.approx(0.49, abs=0.006)
+    assert F.dropout(ones, 1.0).dense().count_nonzero() == 0
+    assert F.dropout(ones, 0.3, training=False) is ones
 
 
 def test_several_uses_of_one_value():

@@ -61,6 +61,19 @@ def test_lines(shape, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("seed", "p"), [(0, 0.3), (2**62 + 12345, 0.5), (7, 0.0), (7, 1.0)])
+def test_dropout(seed, p, shape, dtype):
+    torch.manual_seed(0)
+    x, line = blocked(torch.randn(shape, dtype=dtype)), channels(shape[1], dtype)
+    for relu in (False, True):
+        got = compare("blocked_dropout", x, *line, relu, seed, p, 1.5, list(shape), lanes(dtype))
+    other = ops.blocked_dropout(x, *line, True, seed + 2**32, p, 1.5, list(shape), lanes(dtype))
+    if p in (0.3, 0.5) and len(got) > 1000:
+        assert not torch.equal(got, other)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("pool", POOLS)
 def test_pools(pool, shape, dtype):
     torch.manual_seed(0)

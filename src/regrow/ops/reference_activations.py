@@ -44,6 +44,33 @@ def blocked_relu_backward(
     return to_blocked(torch.where(y <= 0, 0, grad), lanes)
 
 
+def _scramble(x: Tensor) -> Tensor:
+    """A bijection of 32 bits (lowbias32), in int64; products that overflow keep their low 32 bits."""
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
+    return x ^ (x >> 16)
+
+
+def blocked_dropout(
+    input: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+    seed: int,
+    p: float,
+    factor: float,
+    shape: Shape,
+    lanes: int,
+) -> Tensor:
+    """scale * input + shift (and its relu) times `factor`, zeroed with probability p; noise by seed and position."""
+    y = _line(from_blocked(input, shape, lanes), scale, shift)
+    place = torch.arange(y.numel()).view(y.shape) & 0xFFFFFFFF
+    low, high = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
+    bits = _scramble((_scramble(place ^ low) + place * 0x9E3779B9 + high) & 0xFFFFFFFF)
+    kept = bits >= min(round(p * 2**32), 2**32 - 1)
+    return to_blocked(torch.where(kept, (torch.relu(y) if relu else y) * factor, 0), lanes)
+
+
 def _pixels(windows: Tensor, out_size: Shape):
     """(row, column, rows, columns, divisor) of every window."""
     sides = windows.tolist()

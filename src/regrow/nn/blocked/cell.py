@@ -77,6 +77,25 @@ class Spread(NamedTuple):
         return _ops.blocked_avg_pool_backward.default(grad, table, out, shape, lanes(grad.dtype))
 
 
+class Noise(NamedTuple):
+    """Dropout's noise: `factor` or, with probability `p`, 0; drawn from the seed wherever it is met."""
+
+    seed: int
+    p: float
+    factor: float
+    dtype: torch.dtype
+
+    def drop(self, lines: Lines, shape: Shape) -> Tensor:
+        """The value times the noise, as blocked data; without residual."""
+        return _ops.blocked_dropout.default(
+            *(lines.x, lines.scale, lines.shift, lines.relu, self.seed, self.p, self.factor, shape, lanes(self.dtype))
+        )
+
+    def compute(self, shape: Shape) -> Tensor:
+        ones = _ops.to_blocked.default(torch.ones(shape, dtype=self.dtype), lanes(self.dtype))
+        return self.drop(Lines(ones), shape)
+
+
 class Zeros(NamedTuple):
     """All zero."""
 
@@ -86,7 +105,7 @@ class Zeros(NamedTuple):
         return torch.zeros(blocked_size(shape, lanes(self.dtype)), dtype=self.dtype)
 
 
-Pending = Lines | Upstream | Spread | Zeros
+Pending = Lines | Upstream | Spread | Noise | Zeros
 
 
 class Cell:

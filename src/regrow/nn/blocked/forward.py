@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regrow.nn.blocked.cell import Cell, Lines, Zeros
+from regrow.nn.blocked.cell import Cell, Lines, Noise, Zeros
 from regrow.nn.blocked.tensor import HANDLERS, BlockedTensor, blocked, blocked_cell, blocked_data, like
 from regrow.ops import _windows, lanes
 from regrow.ops._layout import channel_blocks, grid
@@ -100,7 +100,10 @@ def _sub(self, other, *, alpha=1):
 
 def _mul(self, other):
     if same_kind(self, other):
-        return like(self, blocked_data(self, "mul") * blocked_data(other, "mul"))
+        a, b = blocked_cell(self, "mul"), blocked_cell(other, "mul")
+        if isinstance(b.pending, Noise):
+            return like(self, b.pending.drop(a.lines(), a.shape))
+        return like(self, a.data() * b.data())
     if not isinstance(self, BlockedTensor):
         self, other = other, self
     if isinstance(other, Tensor):
@@ -262,9 +265,27 @@ def _zero_(self):
 
 
 def _bernoulli_(self, p=0.5, *, generator=None):
-    """Dropout's noise: the numbers that an ordinary tensor would get."""
-    noise = torch.empty(self.shape, dtype=self.dtype).bernoulli_(p, generator=generator)
-    return _put(self, _ops.to_blocked.default(noise, lanes(self.dtype)))
+    """Dropout's noise, from one number of torch's generator; not the bits that an ordinary tensor would get."""
+    seed = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
+    return _put(self, Noise(seed, 1 - p, 1.0, self.dtype))
+
+
+def _dropout(self, p, train):
+    """Seen whole in inference mode only."""
+    if not train or p == 0:
+        return _alias(self)
+    if p == 1:
+        return NotImplemented
+    noise = _bernoulli_(like(self, Zeros(self.dtype)), 1 - p)
+    return _mul(self, _div_number_(noise, 1 - p))
+
+
+def _div_number_(self, other):
+    """What dropout does to its noise."""
+    pending = self.cell.pending
+    if isinstance(pending, Noise) and not isinstance(other, Tensor):
+        return _put(self, pending._replace(factor=pending.factor / other))
+    return _in_place(_numbers[_aten.div.Scalar])(self, other)
 
 
 _makers = (
@@ -294,7 +315,7 @@ HANDLERS |= {
     _aten.mul_.Tensor: _in_place(_mul),
     _aten.mul_.Scalar: _in_place(_mul),
     _aten.div_.Tensor: _in_place(_numbers[_aten.div.Tensor]),
-    _aten.div_.Scalar: _in_place(_numbers[_aten.div.Scalar]),
+    _aten.div_.Scalar: _div_number_,
     _aten.max_pool2d_with_indices.default: _max_pool2d,
     _aten.adaptive_max_pool2d.default: _adaptive_max_pool2d,
     _aten.avg_pool2d.default: _avg_pool2d,
@@ -311,4 +332,5 @@ HANDLERS |= {
     _aten.empty_like.default: _zeros_like,
     _aten.zero_.default: _zero_,
     _aten.bernoulli_.float: _bernoulli_,
+    _aten.dropout.default: _dropout,
 }

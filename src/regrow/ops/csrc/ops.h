@@ -44,6 +44,9 @@ Tensor blocked_affine(const Tensor& input, std::optional<Tensor> scale, std::opt
 Tensor blocked_relu_backward(const Tensor& grad_output, const Tensor& input, std::optional<Tensor> scale,
                              std::optional<Tensor> shift, Ints shape, int64_t lanes);
 
+Tensor blocked_dropout(const Tensor& input, std::optional<Tensor> scale, std::optional<Tensor> shift, bool relu,
+                       int64_t seed, double p, double factor, Ints shape, int64_t lanes);
+
 Tensor blocked_max_pool(const Tensor& input, std::optional<Tensor> scale, std::optional<Tensor> shift, bool relu,
                         const Tensor& windows, Ints out_size, Ints shape, int64_t lanes);
 Tensor blocked_max_pool_backward(const Tensor& grad_output, const Tensor& input, std::optional<Tensor> scale,

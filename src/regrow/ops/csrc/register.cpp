@@ -15,6 +15,7 @@ STABLE_TORCH_LIBRARY_IMPL(regrow, CPU, m) {
   m.impl("sparse_conv2d_backward", TORCH_BOX(&regrow::sparse_conv2d_backward));
   m.impl("blocked_affine", TORCH_BOX(&regrow::blocked_affine));
   m.impl("blocked_relu_backward", TORCH_BOX(&regrow::blocked_relu_backward));
+  m.impl("blocked_dropout", TORCH_BOX(&regrow::blocked_dropout));
   m.impl("blocked_max_pool", TORCH_BOX(&regrow::blocked_max_pool));
   m.impl("blocked_max_pool_backward", TORCH_BOX(&regrow::blocked_max_pool_backward));
   m.impl("blocked_avg_pool", TORCH_BOX(&regrow::blocked_avg_pool));

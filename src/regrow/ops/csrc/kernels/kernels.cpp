@@ -3,6 +3,7 @@
 
 #include "conv.h"
 #include "convert.h"
+#include "dropout.h"
 #include "linear.h"
 #include "norm.h"
 
@@ -30,6 +31,7 @@ constexpr Kernels<T> table() {
           linear_backward<T>,
           affine<T>,
           relu_backward<T>,
+          dropout<T>,
           max_pool<T>,
           max_pool_backward<T>,
           avg_pool<T>,

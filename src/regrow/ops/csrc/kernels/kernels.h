@@ -40,6 +40,12 @@ struct Lines {
   bool relu = false;
 };
 
+// Dropout's noise: an element stays where 32 bits, made of the seed's halves and its place, are not below `drop`.
+struct Noise {
+  uint32_t low = 0, high = 0;
+  uint32_t drop = 0;
+};
+
 // The rows (or columns) that one row (column) of a pool's output looks at: begin, begin + step, ... below end, all inside
 // the plane. An average divides by the product of the two extents.
 struct Window {
@@ -96,6 +102,9 @@ struct Kernels {
   void (*affine)(const T* x, Layout layout, Lines<T> lines, const T* residual, T* y, Parallel parallel);
   // dx = dy where the line is above its floor.
   void (*relu_backward)(const T* dy, const T* x, Layout layout, Lines<T> lines, T* dx, Parallel parallel);
+
+  // y = line(x) * factor where the noise lets it stay, else 0.
+  void (*dropout)(const T* x, Layout layout, Lines<T> lines, Noise noise, T factor, T* y, Parallel parallel);
 
   // The largest line(x) of each window; first of equals, NaN before all. Backward gives dy to that pixel, and where
   // `gated` only if it is above the floor.
