@@ -11,13 +11,9 @@ import random
 
 import torch
 from cases import conv_case, linear_case, ops
+from fuzz_activations import FUZZERS, close, compare
 
 from regrow.ops import available_isas, info, linear_plan, reference
-
-
-def close(got, want):
-    tolerance = 1e-3 if want.dtype == torch.float32 else 1e-10
-    torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)
 
 
 def fuzz_conv(rng, dtype):
@@ -54,11 +50,6 @@ def fuzz_linear(rng, dtype):
     compare(ops.sparse_linear_backward(*backward), reference.sparse_linear_backward(*backward))
 
 
-def compare(got, want):
-    for a, b in zip(got, want, strict=True):
-        close(a, b)
-
-
 def fuzz_bad_indices(rng, dtype):
     """Damage good indices in one way; the plan must refuse them."""
     positions = sorted(rng.sample(range(2000), rng.randint(2, 50)))
@@ -85,7 +76,8 @@ def main():
     options = parser.parse_args()
     rng = random.Random(options.seed)
     for round_ in range(options.rounds):
-        for fuzz in (fuzz_conv, fuzz_linear, fuzz_bad_indices):
+        for fuzz in (fuzz_conv, fuzz_linear, fuzz_bad_indices, *FUZZERS):
+            torch.manual_seed(rng.randrange(2**31))
             fuzz(rng, rng.choice([torch.float32, torch.float64]))
         if (round_ + 1) % 50 == 0:
             print(f"{round_ + 1} rounds", flush=True)

@@ -42,21 +42,22 @@ def channels(count, dtype):
     return torch.rand(count, dtype=dtype) + 0.5, torch.randn(count, dtype=dtype)
 
 
+def line(count, dtype):
+    """Scale, center and shift."""
+    return torch.rand(count, dtype=dtype) + 0.5, torch.randn(count, dtype=dtype), torch.randn(count, dtype=dtype)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_lines(shape, dtype):
     torch.manual_seed(0)
-    x, other, (scale, shift) = (
-        torch.randn(shape, dtype=dtype),
-        torch.randn(shape, dtype=dtype),
-        channels(shape[1], dtype),
-    )
+    x, other = torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
+    lines = list(itertools.product(*((values, None) for values in line(shape[1], dtype))))
     where = (list(shape), lanes(dtype))
-    for line, residual, relu in itertools.product(
-        [(scale, shift), (None, None)], [None, blocked(other)], [False, True]
-    ):
-        compare("blocked_affine", blocked(x), *line, residual, relu, *where)
-    compare("blocked_relu_backward", blocked(other), blocked(x), scale, -shift, *where)
+    for given, residual, relu in itertools.product(lines, [None, blocked(other)], [False, True]):
+        compare("blocked_affine", blocked(x), *given, residual, relu, *where)
+    for given in lines:
+        compare("blocked_relu_backward", blocked(other), blocked(x), *given, *where)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -64,10 +65,10 @@ def test_lines(shape, dtype):
 @pytest.mark.parametrize(("seed", "p"), [(0, 0.3), (2**62 + 12345, 0.5), (7, 0.0), (7, 1.0)])
 def test_dropout(seed, p, shape, dtype):
     torch.manual_seed(0)
-    x, line = blocked(torch.randn(shape, dtype=dtype)), channels(shape[1], dtype)
+    x, slopes = blocked(torch.randn(shape, dtype=dtype)), line(shape[1], dtype)
     for relu in (False, True):
-        got = compare("blocked_dropout", x, *line, relu, seed, p, 1.5, list(shape), lanes(dtype))
-    other = ops.blocked_dropout(x, *line, True, seed + 2**32, p, 1.5, list(shape), lanes(dtype))
+        got = compare("blocked_dropout", x, *slopes, relu, seed, p, 1.5, list(shape), lanes(dtype))
+    other = ops.blocked_dropout(x, *slopes, True, seed + 2**32, p, 1.5, list(shape), lanes(dtype))
     if p in (0.3, 0.5) and len(got) > 1000:
         assert not torch.equal(got, other)
 
@@ -85,10 +86,10 @@ def test_pools(pool, shape, dtype):
         return
     table, out = windows
     x, grad = torch.randn(shape, dtype=dtype), torch.randn(*shape[:2], *out, dtype=dtype)
-    where, (scale, shift) = (table, list(out), list(shape), lanes(dtype)), channels(shape[1], dtype)
+    where, given = (table, list(out), list(shape), lanes(dtype)), line(shape[1], dtype)
     for relu in (False, True):
-        compare("blocked_max_pool", blocked(x), scale, shift, relu, *where)
-        compare("blocked_max_pool_backward", blocked(grad), blocked(x), scale, shift, relu, relu, *where)
+        compare("blocked_max_pool", blocked(x), *given, relu, *where)
+        compare("blocked_max_pool_backward", blocked(grad), blocked(x), *given, relu, relu, *where)
     compare("blocked_avg_pool", blocked(x), *where)
     compare("blocked_avg_pool_backward", blocked(grad), *where)
 
@@ -113,7 +114,7 @@ def test_batch_norm(training, shape, dtype):
     for windows, relu, wanted in itertools.product(pools, [False, True], [True, False]):
         table, out = windows or (None, shape[2:])
         grad = torch.randn(*shape[:2], *out, dtype=dtype)
-        rest = (scale, shift, relu, table, list(out), *where, wanted)
+        rest = (scale, mean, shift, relu, table, list(out), *where, wanted)
         compare("blocked_norm_backward", blocked(grad), blocked(x), weight, mean, invstd, training, *rest)
 
 
@@ -133,7 +134,9 @@ def test_windows_are_those_of_torch():
         where = (table, list(out), list(x.shape), lanes(x.dtype))
         served += 1
         want = F.max_pool2d(x, kernel, stride, padding, dilation, ceil)
-        assert torch.equal(ordinary(ops.blocked_max_pool(blocked(x), None, None, False, *where), want.shape), want)
+        assert torch.equal(
+            ordinary(ops.blocked_max_pool(blocked(x), None, None, None, False, *where), want.shape), want
+        )
         if dilation == 1:
             want = F.avg_pool2d(x, kernel, stride, padding, ceil, counted, divisor)
             assert_close(ordinary(ops.blocked_avg_pool(blocked(x), *where), want.shape), want)
@@ -144,7 +147,9 @@ def test_windows_are_those_of_torch():
         want = F.adaptive_avg_pool2d(x, size)
         assert_close(ordinary(ops.blocked_avg_pool(blocked(x), *where), want.shape), want)
         want = F.adaptive_max_pool2d(x, size)
-        assert torch.equal(ordinary(ops.blocked_max_pool(blocked(x), None, None, False, *where), want.shape), want)
+        assert torch.equal(
+            ordinary(ops.blocked_max_pool(blocked(x), None, None, None, False, *where), want.shape), want
+        )
 
 
 @pytest.mark.parametrize("special", [[1.0, 1.0, 0.0, 1.0], [0.0, float("nan"), 2.0, float("nan")], [-0.0, 0.0, -1, 0]])
@@ -154,9 +159,9 @@ def test_the_pixel_that_wins_is_torchs(special):
     pooled.backward(torch.ones(1, 1, 1, 1))
     table, out = sliding((2, 2), (2, 2), (2, 2), (0, 0))
     where = (table, list(out), [1, 1, 2, 2], lanes(x.dtype))
-    got = ops.blocked_max_pool(blocked(x.detach()), None, None, False, *where)
+    got = ops.blocked_max_pool(blocked(x.detach()), None, None, None, False, *where)
     torch.testing.assert_close(ordinary(got, (1, 1, 1, 1)), pooled.detach(), equal_nan=True)
-    back = (blocked(torch.ones(1, 1, 1, 1)), blocked(x.detach()), None, None, False, False, *where)
+    back = (blocked(torch.ones(1, 1, 1, 1)), blocked(x.detach()), None, None, None, False, False, *where)
     if info()["loaded"]:
         assert torch.equal(ordinary(ops.blocked_max_pool_backward(*back), x.shape), x.grad)
 
@@ -166,9 +171,9 @@ def test_nan_passes_a_relu_as_in_torch():
     x = torch.tensor([float("nan"), -1.0, 2.0, float("inf")]).view(1, 1, 2, 2).requires_grad_()
     torch.relu(x).sum().backward()
     where = ([1, 1, 2, 2], lanes(x.dtype))
-    got = ordinary(ops.blocked_affine(blocked(x.detach()), None, None, None, True, *where), x.shape)
+    got = ordinary(ops.blocked_affine(blocked(x.detach()), None, None, None, None, True, *where), x.shape)
     torch.testing.assert_close(got, torch.relu(x.detach()), equal_nan=True)
-    back = ops.blocked_relu_backward(blocked(torch.ones(1, 1, 2, 2)), blocked(x.detach()), None, None, *where)
+    back = ops.blocked_relu_backward(blocked(torch.ones(1, 1, 2, 2)), blocked(x.detach()), None, None, None, *where)
     assert torch.equal(ordinary(back, x.shape), x.grad)
 
 
@@ -194,8 +199,9 @@ def test_batch_norm_does_not_depend_on_threads():
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         lines = ops.blocked_norm(blocked(x), weight, bias, None, None, True, 0.1, 1e-5, shape, lanes(x.dtype))
-        rest = (True, *lines[:2], True, None, [], shape, lanes(x.dtype), True)
-        back = ops.blocked_norm_backward(blocked(x), blocked(x), weight, *lines[2:], *rest)
+        scale, shift, mean, invstd = lines
+        rest = (True, scale, mean, shift, True, None, [], shape, lanes(x.dtype), True)
+        back = ops.blocked_norm_backward(blocked(x), blocked(x), weight, mean, invstd, *rest)
         results.append([*lines, *back])
     torch.set_num_threads(before)
     for other in results[1:]:
@@ -208,8 +214,8 @@ def test_what_does_not_exist_stays_zero(dtype):
     """Margins, lanes of absent images and the tail: a shift must not leak into them."""
     shape = [5, 2, 4, 4]
     x, width = torch.randn(shape, dtype=dtype), lanes(dtype)
-    scale, shift = channels(2, dtype)
-    y = ops.blocked_affine(blocked(x), scale, shift + 10, None, False, shape, width)
+    scale, center, shift = line(2, dtype)
+    y = ops.blocked_affine(blocked(x), scale, center, shift + 10, None, False, shape, width)
     inside = planes(torch.arange(blocked_size(shape, width)), shape, width)
     real = inside.permute(0, 4, 1, 2, 3).reshape(-1, *shape[1:])[: shape[0]]
     outside = torch.ones_like(y, dtype=torch.bool)
@@ -220,16 +226,16 @@ def test_what_does_not_exist_stays_zero(dtype):
 
 def test_opcheck():
     shape, x = [5, 3, 6, 4], torch.randn(5, 3, 6, 4)
-    width, (scale, shift) = lanes(x.dtype), channels(3, x.dtype)
+    width, (scale, center, shift) = lanes(x.dtype), line(3, x.dtype)
     table, out = sliding((6, 4), (2, 2), (2, 2), (0, 0))
     pool, grad = (table, list(out), shape, width), blocked(torch.randn(5, 3, *out))
     norm = (scale, shift, torch.zeros(3), torch.ones(3), True, 0.1, 1e-5, shape, width)
-    back = (blocked(x), scale, shift, scale, True, scale, shift, True)
+    back = (blocked(x), scale, shift, scale, True, scale, center, shift, True)
     for name, arguments in [
-        ("blocked_affine", (blocked(x), scale, shift, None, True, shape, width)),
-        ("blocked_relu_backward", (blocked(x), blocked(x), scale, shift, shape, width)),
-        ("blocked_max_pool", (blocked(x), scale, shift, True, *pool)),
-        ("blocked_max_pool_backward", (grad, blocked(x), scale, shift, True, True, *pool)),
+        ("blocked_affine", (blocked(x), scale, center, shift, None, True, shape, width)),
+        ("blocked_relu_backward", (blocked(x), blocked(x), scale, center, shift, shape, width)),
+        ("blocked_max_pool", (blocked(x), scale, center, shift, True, *pool)),
+        ("blocked_max_pool_backward", (grad, blocked(x), scale, center, shift, True, True, *pool)),
         ("blocked_avg_pool", (blocked(x), *pool)),
         ("blocked_avg_pool_backward", (grad, *pool)),
         ("blocked_norm", (blocked(x), *norm)),
@@ -262,4 +268,4 @@ def test_bad_input_is_refused(change, text):
     given = {**good, **change}
     rest = (given["windows"], given["out"], list(x.shape), given["lanes"])
     with pytest.raises(RuntimeError, match=text):
-        ops.blocked_max_pool(given["input"], given["scale"], None, False, *rest)
+        ops.blocked_max_pool(given["input"], given["scale"], None, None, False, *rest)

@@ -24,7 +24,7 @@ _BACK = "Tensor grad_output, Tensor input, Tensor weight, Tensor indices, Tensor
 _TRIPLE = "(Tensor, Tensor, Tensor)"
 _SHAPE = "int[] shape, int lanes"
 _MADE_OF = "Tensor grad_output, Tensor input"
-_LINE = "Tensor? scale, Tensor? shift"
+_LINE = "Tensor? scale, Tensor? center, Tensor? shift"
 _POOL = f"Tensor windows, int[] out_size, {_SHAPE}"
 SCHEMAS = {
     "make_plan": "(Tensor indices, int[] weight_shape, int[] stride, int[] padding, int[] dilation, "

@@ -1,6 +1,7 @@
 """The operators between convolutions in plain torch; see `reference.py`.
 
-`scale` and `shift` are (C,) or None, a line for each channel of `input`; `windows` is the table of `_windows.py`.
+`scale`, `center` and `shift` are (C,) or None (1, 0, 0): a line for each channel of `input`, scale * (input - center)
++ shift. `windows` is the table of `_windows.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ def _per_channel(values: Tensor) -> Tensor:
     return values.view(1, -1, 1, 1)
 
 
-def _line(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+def _line(x: Tensor, scale: Tensor | None, center: Tensor | None, shift: Tensor | None) -> Tensor:
+    x = x if center is None else x - _per_channel(center)
     x = x if scale is None else x * _per_channel(scale)
     return x if shift is None else x + _per_channel(shift)
 
@@ -24,23 +26,30 @@ def _line(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
 def blocked_affine(
     input: Tensor,
     scale: Tensor | None,
+    center: Tensor | None,
     shift: Tensor | None,
     residual: Tensor | None,
     relu: bool,
     shape: Shape,
     lanes: int,
 ) -> Tensor:
-    """scale * input + shift + residual, and its relu."""
-    y = _line(from_blocked(input, shape, lanes), scale, shift)
+    """The line plus residual, and its relu."""
+    y = _line(from_blocked(input, shape, lanes), scale, center, shift)
     y = y if residual is None else y + from_blocked(residual, shape, lanes)
     return to_blocked(torch.relu(y) if relu else y, lanes)
 
 
 def blocked_relu_backward(
-    grad_output: Tensor, input: Tensor, scale: Tensor | None, shift: Tensor | None, shape: Shape, lanes: int
+    grad_output: Tensor,
+    input: Tensor,
+    scale: Tensor | None,
+    center: Tensor | None,
+    shift: Tensor | None,
+    shape: Shape,
+    lanes: int,
 ) -> Tensor:
-    """The gradient where scale * input + shift is above 0."""
-    grad, y = from_blocked(grad_output, shape, lanes), _line(from_blocked(input, shape, lanes), scale, shift)
+    """The gradient where the line is above 0."""
+    grad, y = from_blocked(grad_output, shape, lanes), _line(from_blocked(input, shape, lanes), scale, center, shift)
     return to_blocked(torch.where(y <= 0, 0, grad), lanes)
 
 
@@ -54,6 +63,7 @@ def _scramble(x: Tensor) -> Tensor:
 def blocked_dropout(
     input: Tensor,
     scale: Tensor | None,
+    center: Tensor | None,
     shift: Tensor | None,
     relu: bool,
     seed: int,
@@ -62,8 +72,8 @@ def blocked_dropout(
     shape: Shape,
     lanes: int,
 ) -> Tensor:
-    """scale * input + shift (and its relu) times `factor`, zeroed with probability p; noise by seed and position."""
-    y = _line(from_blocked(input, shape, lanes), scale, shift)
+    """The line (and its relu) times `factor`, zeroed with probability p; noise by seed and position."""
+    y = _line(from_blocked(input, shape, lanes), scale, center, shift)
     place = torch.arange(y.numel()).view(y.shape) & 0xFFFFFFFF
     low, high = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
     bits = _scramble((_scramble(place ^ low) + place * 0x9E3779B9 + high) & 0xFFFFFFFF)
@@ -82,6 +92,7 @@ def _pixels(windows: Tensor, out_size: Shape):
 def blocked_max_pool(
     input: Tensor,
     scale: Tensor | None,
+    center: Tensor | None,
     shift: Tensor | None,
     relu: bool,
     windows: Tensor,
@@ -89,8 +100,8 @@ def blocked_max_pool(
     shape: Shape,
     lanes: int,
 ) -> Tensor:
-    """The largest scale * input + shift (and its relu) of each window."""
-    x = _line(from_blocked(input, shape, lanes), scale, shift)
+    """The largest value of the line (and its relu) in each window."""
+    x = _line(from_blocked(input, shape, lanes), scale, center, shift)
     y = x.new_empty(*shape[:2], *out_size)
     for i, j, rows, columns, _ in _pixels(windows, out_size):
         y[:, :, i, j] = x[:, :, rows, columns].amax((2, 3))
@@ -101,6 +112,7 @@ def blocked_max_pool_backward(
     grad_output: Tensor,
     input: Tensor,
     scale: Tensor | None,
+    center: Tensor | None,
     shift: Tensor | None,
     relu: bool,
     gated: bool,
@@ -110,7 +122,7 @@ def blocked_max_pool_backward(
     lanes: int,
 ) -> Tensor:
     """The gradient goes to the first largest pixel of its window; `gated`: where that is above 0."""
-    x = _line(from_blocked(input, shape, lanes), scale, shift)
+    x = _line(from_blocked(input, shape, lanes), scale, center, shift)
     grad = from_blocked(grad_output, [*shape[:2], *out_size], lanes)
     x = torch.relu(x) if relu else x
     dx = torch.zeros_like(x)
@@ -153,9 +165,9 @@ def blocked_norm(
     shape: Shape,
     lanes: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A BatchNorm as lines: scale, shift, mean, 1 / standard deviation. Running moments follow in training."""
+    """A BatchNorm as lines: scale, shift, mean (their center), 1 / deviation. Running moments follow in training."""
     if training:
-        variance, mean = torch.var_mean(from_blocked(input, shape, lanes), (0, 2, 3), correction=0)
+        variance, mean = torch.var_mean(from_blocked(input, shape, lanes).double(), (0, 2, 3), correction=0)
         count = shape[0] * shape[2] * shape[3]
         for running, seen in ((running_mean, mean), (running_var, variance * (count / max(count - 1, 1)))):
             if running is not None:
@@ -163,11 +175,12 @@ def blocked_norm(
     else:
         assert running_mean is not None
         assert running_var is not None
-        mean, variance = running_mean.clone(), running_var
+        mean, variance = running_mean.double(), running_var.double()
     invstd = torch.rsqrt(variance + eps)
-    scale = invstd.clone() if weight is None else invstd * weight
-    shift = -mean * scale if bias is None else bias - mean * scale
-    return scale, shift, mean, invstd
+    scale = invstd if weight is None else invstd * weight
+    shift = (mean.to(input.dtype) - mean) * scale  # makes good for the rounding of the mean
+    shift = shift if bias is None else shift + bias
+    return tuple(values.to(input.dtype, copy=True) for values in (scale, shift, mean, invstd))  # type: ignore[return-value]
 
 
 def blocked_norm_backward(
@@ -178,6 +191,7 @@ def blocked_norm_backward(
     invstd: Tensor,
     training: bool,
     scale: Tensor | None,
+    center: Tensor | None,
     shift: Tensor | None,
     relu: bool,
     windows: Tensor | None,
@@ -188,10 +202,10 @@ def blocked_norm_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of input, weight and bias; `grad_output` comes back through a relu of the line and a max pool."""
     if windows is not None:
-        pool = (scale, shift, relu, relu, windows, out_size, shape, lanes)
+        pool = (scale, center, shift, relu, relu, windows, out_size, shape, lanes)
         grad_output = blocked_max_pool_backward(grad_output, input, *pool)
     elif relu:
-        grad_output = blocked_relu_backward(grad_output, input, scale, shift, shape, lanes)
+        grad_output = blocked_relu_backward(grad_output, input, scale, center, shift, shape, lanes)
     grad = from_blocked(grad_output, shape, lanes)
     normal = (from_blocked(input, shape, lanes) - _per_channel(mean)) * _per_channel(invstd)
     dbias, dweight = grad.sum((0, 2, 3)), (grad * normal).sum((0, 2, 3))

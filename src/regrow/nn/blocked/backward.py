@@ -98,7 +98,7 @@ def _native_batch_norm_backward(
         lines, windows, dy = Lines(x), None, back.data()
     table, out = windows or (None, ())
     dx, dweight, dbias = _ops.blocked_norm_backward.default(
-        *(dy, x, weight, mean, invstd, training, lines.scale, lines.shift, lines.relu, table, out),
+        *(dy, x, weight, mean, invstd, training, *lines.line, lines.relu, table, out),
         *(list(input.shape), lanes(input.dtype), wanted[0]),
     )
     return (

@@ -21,10 +21,11 @@ Shape = list[int]
 
 
 class Lines(NamedTuple):
-    """max(scale * x + shift + residual, 0 if relu), with x and residual blocked data, the others (C,) or None."""
+    """max(scale * (x - center) + shift + residual, 0 if relu): x and residual blocked data, the others (C,) or None."""
 
     x: Tensor
     scale: Tensor | None = None
+    center: Tensor | None = None
     shift: Tensor | None = None
     residual: Tensor | None = None
     relu: bool = False
@@ -33,9 +34,12 @@ class Lines(NamedTuple):
         plain = self.scale is None and self.residual is None and not self.relu
         if plain:
             return self.x
-        return _ops.blocked_affine.default(
-            self.x, self.scale, self.shift, self.residual, self.relu, shape, lanes(self.x.dtype)
-        )
+        return _ops.blocked_affine.default(self.x, *self.line, self.residual, self.relu, shape, lanes(self.x.dtype))
+
+    @property
+    def line(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Scale, center and shift, as operators take them."""
+        return self.scale, self.center, self.shift
 
 
 class Upstream(NamedTuple):
@@ -58,9 +62,9 @@ class Upstream(NamedTuple):
     def compute(self, shape: Shape) -> Tensor:
         lines, width = self.lines, lanes(self.grad.dtype)
         if self.windows is None:
-            return _ops.blocked_relu_backward.default(self.grad, lines.x, lines.scale, lines.shift, shape, width)
+            return _ops.blocked_relu_backward.default(self.grad, lines.x, *lines.line, shape, width)
         table, out = self.windows
-        value = (lines.x, lines.scale, lines.shift, lines.relu)
+        value = (lines.x, *lines.line, lines.relu)
         return _ops.blocked_max_pool_backward.default(self.grad, *value, self.gated, table, out, shape, width)
 
 
@@ -88,7 +92,7 @@ class Noise(NamedTuple):
     def drop(self, lines: Lines, shape: Shape) -> Tensor:
         """The value times the noise, as blocked data; without residual."""
         return _ops.blocked_dropout.default(
-            *(lines.x, lines.scale, lines.shift, lines.relu, self.seed, self.p, self.factor, shape, lanes(self.dtype))
+            *(lines.x, *lines.line, lines.relu, self.seed, self.p, self.factor, shape, lanes(self.dtype))
         )
 
     def compute(self, shape: Shape) -> Tensor:

@@ -41,9 +41,8 @@ def _native_batch_norm(input, weight, bias, running_mean, running_var, training,
     scale, shift, mean, invstd = _ops.blocked_norm.default(
         x, *others, training, momentum, eps, input.cell.shape, lanes(x.dtype)
     )
-    if not training:
-        mean = invstd = x.new_empty(0)
-    return like(input, Lines(x, scale, shift)), mean, invstd
+    lines = Lines(x, scale, mean, shift)
+    return like(input, lines), *((mean, invstd) if training else (x.new_empty(0), x.new_empty(0)))
 
 
 def _relu(self):
@@ -147,7 +146,7 @@ def _max_pooled(self, windows: Windows | None):
     if windows is None:
         return NotImplemented
     lines = self.cell.lines()
-    y = _pooled(self, windows, _ops.blocked_max_pool.default, lines.x, lines.scale, lines.shift, lines.relu)
+    y = _pooled(self, windows, _ops.blocked_max_pool.default, lines.x, *lines.line, lines.relu)
     # Backward finds the maxima again; autograd wants indices to keep.
     return y, torch.zeros(1, dtype=torch.int64).expand(y.shape)
 

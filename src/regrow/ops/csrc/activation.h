@@ -21,8 +21,10 @@ const T* channel_data(const char* op, const char* name, const Channel& values, c
 }
 
 template <class T>
-Lines<T> lines_of(const char* op, const Channel& scale, const Channel& shift, bool relu, const Layout& layout) {
-  return {channel_data<T>(op, "scale", scale, layout), channel_data<T>(op, "shift", shift, layout), relu};
+Lines<T> lines_of(const char* op, const Channel& scale, const Channel& center, const Channel& shift, bool relu,
+                  const Layout& layout) {
+  return {channel_data<T>(op, "scale", scale, layout), channel_data<T>(op, "center", center, layout),
+          channel_data<T>(op, "shift", shift, layout), relu};
 }
 
 // body(float{}) or body(double{}), as the input's dtype says.

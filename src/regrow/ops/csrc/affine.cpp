@@ -7,13 +7,13 @@ namespace regrow {
 namespace {
 
 template <class T>
-Tensor affine(const Tensor& x, const Channel& scale, const Channel& shift, const std::optional<Tensor>& residual,
-              bool relu, const Ints& shape, int64_t lanes) {
+Tensor affine(const Tensor& x, const Channel& scale, const Channel& center, const Channel& shift,
+              const std::optional<Tensor>& residual, bool relu, const Ints& shape, int64_t lanes) {
   const char* op = "blocked_affine";
   const Layout layout = blocked_layout<T>(op, shape, lanes);
   want_blocked(op, "input", x, layout, scalar_type<T>);
   if (residual) want_blocked(op, "residual", *residual, layout, scalar_type<T>);
-  const Lines<T> lines = lines_of<T>(op, scale, shift, relu, layout);
+  const Lines<T> lines = lines_of<T>(op, scale, center, shift, relu, layout);
   Tensor y = empty({layout.size()}, scalar_type<T>);
   kernels<T>().affine(x.const_data_ptr<T>(), layout, lines, residual ? residual->const_data_ptr<T>() : nullptr,
                       y.mutable_data_ptr<T>(), threads_for(layout.size()));
@@ -21,13 +21,13 @@ Tensor affine(const Tensor& x, const Channel& scale, const Channel& shift, const
 }
 
 template <class T>
-Tensor relu_backward(const Tensor& dy, const Tensor& x, const Channel& scale, const Channel& shift, const Ints& shape,
-                     int64_t lanes) {
+Tensor relu_backward(const Tensor& dy, const Tensor& x, const Channel& scale, const Channel& center,
+                     const Channel& shift, const Ints& shape, int64_t lanes) {
   const char* op = "blocked_relu_backward";
   const Layout layout = blocked_layout<T>(op, shape, lanes);
   want_blocked(op, "grad_output", dy, layout, scalar_type<T>);
   want_blocked(op, "input", x, layout, scalar_type<T>);
-  const Lines<T> lines = lines_of<T>(op, scale, shift, true, layout);
+  const Lines<T> lines = lines_of<T>(op, scale, center, shift, true, layout);
   Tensor dx = empty({layout.size()}, scalar_type<T>);
   kernels<T>().relu_backward(dy.const_data_ptr<T>(), x.const_data_ptr<T>(), layout, lines, dx.mutable_data_ptr<T>(),
                              threads_for(layout.size()));
@@ -36,17 +36,18 @@ Tensor relu_backward(const Tensor& dy, const Tensor& x, const Channel& scale, co
 
 }  // namespace
 
-Tensor blocked_affine(const Tensor& input, std::optional<Tensor> scale, std::optional<Tensor> shift,
-                      std::optional<Tensor> residual, bool relu, Ints shape, int64_t lanes) {
+Tensor blocked_affine(const Tensor& input, std::optional<Tensor> scale, std::optional<Tensor> center,
+                      std::optional<Tensor> shift, std::optional<Tensor> residual, bool relu, Ints shape,
+                      int64_t lanes) {
   return of_dtype("blocked_affine", input, [&](auto zero) {
-    return affine<decltype(zero)>(input, scale, shift, residual, relu, shape, lanes);
+    return affine<decltype(zero)>(input, scale, center, shift, residual, relu, shape, lanes);
   });
 }
 
 Tensor blocked_relu_backward(const Tensor& grad_output, const Tensor& input, std::optional<Tensor> scale,
-                             std::optional<Tensor> shift, Ints shape, int64_t lanes) {
+                             std::optional<Tensor> center, std::optional<Tensor> shift, Ints shape, int64_t lanes) {
   return of_dtype("blocked_relu_backward", input, [&](auto zero) {
-    return relu_backward<decltype(zero)>(grad_output, input, scale, shift, shape, lanes);
+    return relu_backward<decltype(zero)>(grad_output, input, scale, center, shift, shape, lanes);
   });
 }
 

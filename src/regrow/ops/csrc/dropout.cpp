@@ -17,24 +17,25 @@ Noise noise_of(const char* op, int64_t seed, double p) {
 }
 
 template <class T>
-Tensor dropout(const Tensor& x, const Channel& scale, const Channel& shift, bool relu, int64_t seed, double p,
-               double factor, const Ints& shape, int64_t lanes) {
+Tensor dropout(const Tensor& x, const Channel& scale, const Channel& center, const Channel& shift, bool relu,
+               int64_t seed, double p, double factor, const Ints& shape, int64_t lanes) {
   const char* op = "blocked_dropout";
   const Layout layout = blocked_layout<T>(op, shape, lanes);
   want_blocked(op, "input", x, layout, scalar_type<T>);
   const Noise noise = noise_of(op, seed, p);
   Tensor y = empty({layout.size()}, scalar_type<T>);
-  kernels<T>().dropout(x.const_data_ptr<T>(), layout, lines_of<T>(op, scale, shift, relu, layout), noise,
+  kernels<T>().dropout(x.const_data_ptr<T>(), layout, lines_of<T>(op, scale, center, shift, relu, layout), noise,
                        static_cast<T>(factor), y.mutable_data_ptr<T>(), threads_for(2.0 * layout.size()));
   return y;
 }
 
 }  // namespace
 
-Tensor blocked_dropout(const Tensor& input, std::optional<Tensor> scale, std::optional<Tensor> shift, bool relu,
-                       int64_t seed, double p, double factor, Ints shape, int64_t lanes) {
+Tensor blocked_dropout(const Tensor& input, std::optional<Tensor> scale, std::optional<Tensor> center,
+                       std::optional<Tensor> shift, bool relu, int64_t seed, double p, double factor, Ints shape,
+                       int64_t lanes) {
   return of_dtype("blocked_dropout", input, [&](auto zero) {
-    return dropout<decltype(zero)>(input, scale, shift, relu, seed, p, factor, shape, lanes);
+    return dropout<decltype(zero)>(input, scale, center, shift, relu, seed, p, factor, shape, lanes);
   });
 }
 

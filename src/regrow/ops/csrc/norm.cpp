@@ -1,4 +1,5 @@
-// regrow::blocked_norm, which turns a BatchNorm into a line for each channel, and the derivative.
+// regrow::blocked_norm, which turns a BatchNorm into a line for each channel, scale * (x - mean) + shift, and the
+// derivative. The mean is rounded to the element type; the shift makes good for that, and is else the bias.
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -43,10 +44,11 @@ Norm norm(const Tensor& x, const Channel& weight, const Channel& bias, std::opti
   for (int64_t c = 0; c < channels; ++c) {
     const double center = training ? means[c] : kept_mean[c], spread = training ? variances[c] : kept_var[c];
     const double inverse = 1 / std::sqrt(spread + eps), slope = gain ? inverse * gain[c] : inverse;
-    mean.mutable_data_ptr<T>()[c] = static_cast<T>(center);
+    const T rounded = static_cast<T>(center);
+    mean.mutable_data_ptr<T>()[c] = rounded;
     invstd.mutable_data_ptr<T>()[c] = static_cast<T>(inverse);
     scale.mutable_data_ptr<T>()[c] = static_cast<T>(slope);
-    shift.mutable_data_ptr<T>()[c] = static_cast<T>((base ? base[c] : T(0)) - center * slope);
+    shift.mutable_data_ptr<T>()[c] = static_cast<T>((base ? base[c] : T(0)) + (rounded - center) * slope);
     if (training && kept_mean) follow(kept_mean + c, momentum, center);
     if (training && kept_var) follow(kept_var + c, momentum, spread * count / (count - 1));
   }
@@ -55,7 +57,7 @@ Norm norm(const Tensor& x, const Channel& weight, const Channel& bias, std::opti
 
 template <class T>
 Gradients backward(const Tensor& dy, const Tensor& x, const Channel& weight, const Tensor& mean, const Tensor& invstd,
-                   bool training, const Channel& scale, const Channel& shift, bool relu,
+                   bool training, const Channel& scale, const Channel& center, const Channel& shift, bool relu,
                    const std::optional<Tensor>& windows, const Ints& out_size, const Ints& shape, int64_t lanes,
                    bool want_x) {
   const char* op = "blocked_norm_backward";
@@ -73,7 +75,7 @@ Gradients backward(const Tensor& dy, const Tensor& x, const Channel& weight, con
   Tensor dx = empty({want_x ? in.size() : 0}, scalar_type<T>);
   Tensor dweight = empty({in.channels}, scalar_type<T>), dbias = empty({in.channels}, scalar_type<T>);
   kernels<T>().norm_backward(dy.const_data_ptr<T>(), x.const_data_ptr<T>(), in, norm,
-                             lines_of<T>(op, scale, shift, relu, in), out, windows ? &over : nullptr,
+                             lines_of<T>(op, scale, center, shift, relu, in), out, windows ? &over : nullptr,
                              want_x ? dx.mutable_data_ptr<T>() : nullptr, dweight.mutable_data_ptr<T>(),
                              dbias.mutable_data_ptr<T>(), threads_for(4.0 * in.size()));
   return {dx, dweight, dbias};
@@ -91,11 +93,12 @@ Norm blocked_norm(const Tensor& input, std::optional<Tensor> weight, std::option
 
 Gradients blocked_norm_backward(const Tensor& grad_output, const Tensor& input, std::optional<Tensor> weight,
                                 const Tensor& mean, const Tensor& invstd, bool training, std::optional<Tensor> scale,
-                                std::optional<Tensor> shift, bool relu, std::optional<Tensor> windows, Ints out_size,
-                                Ints shape, int64_t lanes, bool want_input) {
+                                std::optional<Tensor> center, std::optional<Tensor> shift, bool relu,
+                                std::optional<Tensor> windows, Ints out_size, Ints shape, int64_t lanes,
+                                bool want_input) {
   return of_dtype("blocked_norm_backward", input, [&](auto zero) {
-    return backward<decltype(zero)>(grad_output, input, weight, mean, invstd, training, scale, shift, relu, windows,
-                                    out_size, shape, lanes, want_input);
+    return backward<decltype(zero)>(grad_output, input, weight, mean, invstd, training, scale, center, shift, relu,
+                                    windows, out_size, shape, lanes, want_input);
   });
 }
 

@@ -39,19 +39,22 @@ Gradients sparse_conv2d_backward(const Tensor& grad_output, const Tensor& input,
                                  Ints weight_shape, Ints stride, Ints padding, Ints dilation, bool want_x,
                                  bool want_weight, bool want_bias);
 
-Tensor blocked_affine(const Tensor& input, std::optional<Tensor> scale, std::optional<Tensor> shift,
-                      std::optional<Tensor> residual, bool relu, Ints shape, int64_t lanes);
+Tensor blocked_affine(const Tensor& input, std::optional<Tensor> scale, std::optional<Tensor> center,
+                      std::optional<Tensor> shift, std::optional<Tensor> residual, bool relu, Ints shape,
+                      int64_t lanes);
 Tensor blocked_relu_backward(const Tensor& grad_output, const Tensor& input, std::optional<Tensor> scale,
-                             std::optional<Tensor> shift, Ints shape, int64_t lanes);
+                             std::optional<Tensor> center, std::optional<Tensor> shift, Ints shape, int64_t lanes);
 
-Tensor blocked_dropout(const Tensor& input, std::optional<Tensor> scale, std::optional<Tensor> shift, bool relu,
-                       int64_t seed, double p, double factor, Ints shape, int64_t lanes);
+Tensor blocked_dropout(const Tensor& input, std::optional<Tensor> scale, std::optional<Tensor> center,
+                       std::optional<Tensor> shift, bool relu, int64_t seed, double p, double factor, Ints shape,
+                       int64_t lanes);
 
-Tensor blocked_max_pool(const Tensor& input, std::optional<Tensor> scale, std::optional<Tensor> shift, bool relu,
-                        const Tensor& windows, Ints out_size, Ints shape, int64_t lanes);
+Tensor blocked_max_pool(const Tensor& input, std::optional<Tensor> scale, std::optional<Tensor> center,
+                        std::optional<Tensor> shift, bool relu, const Tensor& windows, Ints out_size, Ints shape,
+                        int64_t lanes);
 Tensor blocked_max_pool_backward(const Tensor& grad_output, const Tensor& input, std::optional<Tensor> scale,
-                                 std::optional<Tensor> shift, bool relu, bool gated, const Tensor& windows,
-                                 Ints out_size, Ints shape, int64_t lanes);
+                                 std::optional<Tensor> center, std::optional<Tensor> shift, bool relu, bool gated,
+                                 const Tensor& windows, Ints out_size, Ints shape, int64_t lanes);
 Tensor blocked_avg_pool(const Tensor& input, const Tensor& windows, Ints out_size, Ints shape, int64_t lanes);
 Tensor blocked_avg_pool_backward(const Tensor& grad_output, const Tensor& windows, Ints out_size, Ints shape,
                                  int64_t lanes);
@@ -61,7 +64,8 @@ Norm blocked_norm(const Tensor& input, std::optional<Tensor> weight, std::option
                   double momentum, double eps, Ints shape, int64_t lanes);
 Gradients blocked_norm_backward(const Tensor& grad_output, const Tensor& input, std::optional<Tensor> weight,
                                 const Tensor& mean, const Tensor& invstd, bool training, std::optional<Tensor> scale,
-                                std::optional<Tensor> shift, bool relu, std::optional<Tensor> windows, Ints out_size,
-                                Ints shape, int64_t lanes, bool want_input);
+                                std::optional<Tensor> center, std::optional<Tensor> shift, bool relu,
+                                std::optional<Tensor> windows, Ints out_size, Ints shape, int64_t lanes,
+                                bool want_input);
 
 }  // namespace regrow

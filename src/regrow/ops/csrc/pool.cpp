@@ -7,22 +7,23 @@ namespace regrow {
 namespace {
 
 template <class T>
-Tensor max_forward(const Tensor& x, const Channel& scale, const Channel& shift, bool relu, const Tensor& windows,
-                   const Ints& out_size, const Ints& shape, int64_t lanes) {
+Tensor max_forward(const Tensor& x, const Channel& scale, const Channel& center, const Channel& shift, bool relu,
+                   const Tensor& windows, const Ints& out_size, const Ints& shape, int64_t lanes) {
   const char* op = "blocked_max_pool";
   const Layout in = blocked_layout<T>(op, shape, lanes);
   want_blocked(op, "input", x, in, scalar_type<T>);
   const Windows over = windows_of(op, windows, out_size, in);
   const Layout out = pooled(in, out_size);
   Tensor y = empty({out.size()}, scalar_type<T>);
-  kernels<T>().max_pool(x.const_data_ptr<T>(), in, lines_of<T>(op, scale, shift, relu, in), out, over,
+  kernels<T>().max_pool(x.const_data_ptr<T>(), in, lines_of<T>(op, scale, center, shift, relu, in), out, over,
                         y.mutable_data_ptr<T>(), threads_for(in.size()));
   return y;
 }
 
 template <class T>
-Tensor max_backward(const Tensor& dy, const Tensor& x, const Channel& scale, const Channel& shift, bool relu,
-                    bool gated, const Tensor& windows, const Ints& out_size, const Ints& shape, int64_t lanes) {
+Tensor max_backward(const Tensor& dy, const Tensor& x, const Channel& scale, const Channel& center,
+                    const Channel& shift, bool relu, bool gated, const Tensor& windows, const Ints& out_size,
+                    const Ints& shape, int64_t lanes) {
   const char* op = "blocked_max_pool_backward";
   const Layout in = blocked_layout<T>(op, shape, lanes);
   want_blocked(op, "input", x, in, scalar_type<T>);
@@ -31,8 +32,8 @@ Tensor max_backward(const Tensor& dy, const Tensor& x, const Channel& scale, con
   want_blocked(op, "grad_output", dy, out, scalar_type<T>);
   Tensor dx = empty({in.size()}, scalar_type<T>);
   kernels<T>().max_pool_backward(dy.const_data_ptr<T>(), x.const_data_ptr<T>(), in,
-                                 lines_of<T>(op, scale, shift, relu, in), gated, out, over, dx.mutable_data_ptr<T>(),
-                                 threads_for(2.0 * in.size()));
+                                 lines_of<T>(op, scale, center, shift, relu, in), gated, out, over,
+                                 dx.mutable_data_ptr<T>(), threads_for(2.0 * in.size()));
   return dx;
 }
 
@@ -63,19 +64,20 @@ Tensor avg_backward(const Tensor& dy, const Tensor& windows, const Ints& out_siz
 
 }  // namespace
 
-Tensor blocked_max_pool(const Tensor& input, std::optional<Tensor> scale, std::optional<Tensor> shift, bool relu,
-                        const Tensor& windows, Ints out_size, Ints shape, int64_t lanes) {
+Tensor blocked_max_pool(const Tensor& input, std::optional<Tensor> scale, std::optional<Tensor> center,
+                        std::optional<Tensor> shift, bool relu, const Tensor& windows, Ints out_size, Ints shape,
+                        int64_t lanes) {
   return of_dtype("blocked_max_pool", input, [&](auto zero) {
-    return max_forward<decltype(zero)>(input, scale, shift, relu, windows, out_size, shape, lanes);
+    return max_forward<decltype(zero)>(input, scale, center, shift, relu, windows, out_size, shape, lanes);
   });
 }
 
 Tensor blocked_max_pool_backward(const Tensor& grad_output, const Tensor& input, std::optional<Tensor> scale,
-                                 std::optional<Tensor> shift, bool relu, bool gated, const Tensor& windows,
-                                 Ints out_size, Ints shape, int64_t lanes) {
+                                 std::optional<Tensor> center, std::optional<Tensor> shift, bool relu, bool gated,
+                                 const Tensor& windows, Ints out_size, Ints shape, int64_t lanes) {
   return of_dtype("blocked_max_pool_backward", input, [&](auto zero) {
-    return max_backward<decltype(zero)>(grad_output, input, scale, shift, relu, gated, windows, out_size, shape,
-                                        lanes);
+    return max_backward<decltype(zero)>(grad_output, input, scale, center, shift, relu, gated, windows, out_size,
+                                        shape, lanes);
   });
 }
 

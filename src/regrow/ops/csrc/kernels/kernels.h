@@ -32,10 +32,11 @@ struct Strides {
   int64_t n = 0, c = 0, h = 0, w = 0;
 };
 
-// One line for each channel: max(scale * x + shift, 0 if relu). Null scale and shift: x itself.
+// One line for each channel: max(scale * (x - center) + shift, 0 if relu). Null: 1, 0 and 0.
 template <class T>
 struct Lines {
   const T* scale = nullptr;
+  const T* center = nullptr;
   const T* shift = nullptr;
   bool relu = false;
 };
@@ -98,7 +99,7 @@ struct Kernels {
                           const T* dy, int64_t dy_stride, T* dx, int64_t dx_stride, T* dvalues, T* dbias,
                           void* scratch, Parallel parallel);
 
-  // y = max(scale * x + shift + residual, floor); residual null: 0.
+  // y = max(line(x) + residual, floor); residual null: 0.
   void (*affine)(const T* x, Layout layout, Lines<T> lines, const T* residual, T* y, Parallel parallel);
   // dx = dy where the line is above its floor.
   void (*relu_backward)(const T* dy, const T* x, Layout layout, Lines<T> lines, T* dx, Parallel parallel);

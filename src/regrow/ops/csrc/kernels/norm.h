@@ -73,7 +73,8 @@ struct Moments {
   }
 };
 
-// A few planes at a time: their mean, then their deviations from it.
+// A few planes at a time: their mean in the element type, then the deviations from it and their squares. The sum of the
+// deviations, which rounding alone keeps from being 0, corrects both.
 template <class T>
 void moments(const T* x, Layout layout, double* mean, double* variance, Parallel parallel) {
   constexpr int L = kLanes<T>;
@@ -83,25 +84,28 @@ void moments(const T* x, Layout layout, double* mean, double* variance, Parallel
     for (int64_t first = 0; first < layout.blocks(); first += together) {
       const int64_t last = std::min(first + together, layout.blocks());
       const int64_t images = std::min(last * L, layout.batch) - first * L;
-      Sums<T, 1> sum, squares;
+      Sums<T, 1> sum;
+      Sums<T, 2> apart;
       for (int64_t n = first; n < last; ++n)
         for (int64_t h = 0; h < layout.height; ++h) {
           const T* row = row_of(x, layout, n, c, h);
           sum.add_row(layout.width, [&](int64_t i, Vec<T>* terms) { terms[0] = load(row + i * L); });
         }
-      const double count = static_cast<double>(images * area), center = sum.total(0) / count;
-      const Vec<T> middle = splat(static_cast<T>(center));
+      const double count = static_cast<double>(images * area);
+      const T center = static_cast<T>(sum.total(0) / count);
+      const Vec<T> middle = splat(center);
       for (int64_t n = first; n < last; ++n) {
         const auto alive = living<T>(layout, n);
         for (int64_t h = 0; h < layout.height; ++h) {
           const T* row = row_of(x, layout, n, c, h);
-          squares.add_row(layout.width, [&](int64_t i, Vec<T>* terms) {
-            const Vec<T> apart = alive ? load(row + i * L) - middle : Vec<T>{};
-            terms[0] = apart * apart;
+          apart.add_row(layout.width, [&](int64_t i, Vec<T>* terms) {
+            terms[0] = alive ? load(row + i * L) - middle : Vec<T>{};
+            terms[1] = terms[0] * terms[0];
           });
         }
       }
-      all.join(count, center, squares.total(0));
+      const double off = apart.total(0) / count;
+      all.join(count, center + off, apart.total(1) - count * off * off);
     }
     mean[c] = all.mean;
     variance[c] = all.squares / all.count;
