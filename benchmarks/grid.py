@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from regrow.files import write_atomically
-from regrow.recipes.grid import INTERRUPTED, Cell, Outcome, mean_and_error, run_grid
+from regrow.recipes.grid import INTERRUPTED, Cell, Outcome, run_grid
+from regrow.report.leaderboard import mean_and_error
 
 __all__ = ["ROOT", "Cell", "add_arguments", "common_words", "mean_and_error", "run"]
 

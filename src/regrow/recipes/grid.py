@@ -17,14 +17,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from .grid_progress import GridProgress, terminal_progress
 from .interrupt import StopSignal
 from .progress import clock
 
-__all__ = ["Cell", "Outcome", "mean_and_error", "run_grid"]
+__all__ = ["Cell", "Outcome", "run_grid"]
 
 INTERRUPTED = 130
 STOPPED = "stopped"
@@ -78,16 +77,6 @@ class Outcome:
 
     failed: dict[Cell, str] = field(default_factory=dict)
     stopped: bool = False
-
-
-def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and its standard error where there are two values or more.
-
-    Example:
-        >>> mean_and_error([1.0, 3.0])
-        (2.0, 1.0)
-    """
-    return mean(values), stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
 
 
 def run_grid(

@@ -1,0 +1,318 @@
+"""Plots of a leaderboard: test error against density, against training FLOPs and against each varied setting.
+
+Colours are those of Okabe and Ito, which the colour-blind tell apart; markers differ as well. Needs matplotlib.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regrow.files import write_atomically
+
+from .leaderboard import Row, percent, varied
+from .published import PublishedPoint, sources
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_comparison"]
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
+"""As many as have no factor in common with the colours: 77 different pairs."""
+DENSE_COLOUR = "#000000"
+STYLE: Any = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.labelcolor": "#222222",
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "font.size": 9.5,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "svg.hashsalt": "regrow",
+    "svg.fonttype": "none",
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+}
+ERROR_LABEL = "test error in %"
+FLOPS_LABEL = "training FLOPs, dense = 1 (log scale)"
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One line of a plot: label, and points (x, error, standard error or None) in the order of x."""
+
+    label: str
+    key: str
+    points: list[tuple[Any, float, float | None]]
+    published: bool = False
+
+
+def draw_comparison(
+    folder: Path,
+    rows: Sequence[Row],
+    *,
+    title: str,
+    command: str,
+    points: Sequence[PublishedPoint] = (),
+) -> list[str]:
+    """Draws what the rows allow, each as PNG and SVG, and returns the names of the PNG files.
+
+    error_density: where a row is sparse; error_flops: where FLOPs were counted; error_<setting>: for each setting that
+    is varied. Published points are hollow; dense is a horizontal line. Bars are standard errors over seeds.
+
+    Args:
+        rows: of `leaderboard`. title, command: what was trained, and how; `command` stands below.
+        points: published figures of the methods in the rows.
+
+    Raises:
+        ImportError: there is no matplotlib.
+    """
+    import matplotlib
+
+    drawn = []
+    with matplotlib.rc_context(STYLE):
+        for name, figure in _figures(rows, title, command, points):
+            for kind in ("png", "svg"):
+                with write_atomically(folder / f"{name}.{kind}") as temporary:
+                    extra: dict[str, Any] = {"dpi": 160} if kind == "png" else {"metadata": {"Date": None}}
+                    figure.savefig(temporary, format=kind, **extra)
+            drawn.append(f"{name}.png")
+    return drawn
+
+
+def _figures(
+    rows: Sequence[Row], title: str, command: str, points: Sequence[PublishedPoint]
+) -> list[tuple[str, Figure]]:
+    """(file name, figure) of each plot."""
+    settings = varied(rows)
+    sparse = [row for row in rows if row["method"] != "dense"]
+    figures = []
+    if sparse:
+        lines = _lines(sparse, settings, lambda row: row["density"]) + _published(points, settings, rows)
+        figure = _figure(title, command, _cite(points, lines))
+        axes = figure.axes[0]
+        _draw(axes, lines, dodge=True)
+        _dense_lines(axes, rows, settings)
+        _density_axis(axes, lines)
+        figures.append(("error_density", _finish(figure)))
+    counted = [row for row in rows if row["train_flops"]]
+    if counted:
+        figure = _figure(title, command)
+        axes = figure.axes[0]
+        lines = _lines(counted, settings, lambda row: row["train_flops"])
+        _draw(axes, lines)
+        _number_axis(axes, FLOPS_LABEL)
+        figures.append(("error_flops", _finish(figure)))
+    for setting in settings:
+        figures.append((f"error_{setting}", _setting_figure(rows, settings, setting, title, command, points)))
+    return figures
+
+
+def _setting_figure(
+    rows: Sequence[Row],
+    settings: Sequence[str],
+    setting: str,
+    title: str,
+    command: str,
+    points: Sequence[PublishedPoint],
+) -> Figure:
+    """Error against one varied setting: a line for each method, density and other setting."""
+    concerned = [row for row in rows if setting in row]
+    others = [key for key in settings if key != setting]
+    lines = _lines(concerned, others, lambda row: row[setting], with_density=True)
+    known = [point for point in points if set(point.settings) == {setting}] if not others else []
+    shown = {(row["method"], row["density"]) for row in concerned}
+    published = _lines(
+        [_as_row(point) for point in known if (point.method, point.density) in shown],
+        [],
+        lambda row: row[setting],
+        with_density=True,
+        published=True,
+    )
+    figure = _figure(title, command, _cite(points, published))
+    axes = figure.axes[0]
+    values = list(dict.fromkeys(x for line in [*lines, *published] for x, _, _ in line.points))
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        _draw(axes, [*lines, *published])
+        axes.set_xticks(sorted(values), [f"{value:g}" for value in sorted(values)])
+    else:
+        places = {str(value): place for place, value in enumerate(values)}
+        placed = [
+            _Line(line.label, line.key, [(places[str(x)], y, se) for x, y, se in line.points], line.published)
+            for line in [*lines, *published]
+        ]
+        _draw(axes, placed, joined=False)
+        axes.set_xticks(list(places.values()), list(places))
+        axes.set_xlim(-0.5, len(places) - 0.5)
+    axes.set_xlabel(setting.replace("_", " "))
+    _error_axis(axes)
+    return _finish(figure)
+
+
+# -- what is drawn
+
+
+def _lines(
+    rows: Sequence[Row],
+    settings: Sequence[str],
+    x: Callable[[Row], Any],
+    with_density: bool = False,
+    published: bool = False,
+) -> list[_Line]:
+    """Rows with the same method and settings (and density) joined, the lines with the lowest first error first."""
+    found: dict[str, list[tuple[Any, float, float | None]]] = {}
+    for row in rows:
+        changes = [f"{key.replace('_', ' ')} {row[key]}" for key in settings if key in row]
+        density = [percent(row["density"])] if with_density and row["method"] != "dense" else []
+        label = ", ".join([row["method"], *density, *changes])
+        found.setdefault(label, []).append((x(row), row["test_error_mean"], row["test_error_se"]))
+    lines = []
+    for label, points in found.items():
+        numbers = all(isinstance(point[0], int | float) for point in points)
+        lines.append(_Line(label, label, sorted(points) if numbers else points, published))
+    return lines
+
+
+def _as_row(point: PublishedPoint) -> Row:
+    return {
+        "method": point.method,
+        "density": point.density,
+        **point.settings,
+        "test_error_mean": point.error,
+        "test_error_se": point.se,
+    }
+
+
+def _published(points: Sequence[PublishedPoint], settings: Sequence[str], rows: Sequence[Row]) -> list[_Line]:
+    """Published points of the methods shown, within the range of densities shown; none where settings are varied."""
+    densities = [row["density"] for row in rows if row["method"] != "dense"]
+    low, high = min(densities) / 1.05, max(densities) * 1.05
+    fitting = [
+        _as_row(point)
+        for point in points
+        if not settings and not point.settings and point.method != "dense" and low <= point.density <= high
+    ]
+    return _lines(fitting, [], lambda row: row["density"], published=True)
+
+
+def _cite(points: Sequence[PublishedPoint], lines: Sequence[_Line]) -> list[str]:
+    """The sources of the published lines."""
+    methods = {line.label.split(",")[0] for line in lines if line.published}
+    return sources(point for point in points if point.method in methods)
+
+
+# -- how it is drawn
+
+
+def _figure(title: str, command: str, cited: Sequence[str] = ()) -> Figure:
+    """An empty plot with its title, and below it the command and the sources."""
+    from matplotlib.figure import Figure
+
+    caption = [textwrap.fill(command, 110, subsequent_indent="    ", break_on_hyphens=False)]
+    caption += [textwrap.fill(f"Published (hollow): {source}.", 130) for source in cited]
+    text = "\n".join(caption)
+    below = 0.17 * (text.count("\n") + 1) + 0.15
+    figure = Figure(figsize=(8.6, 4.6 + below))
+    axes = figure.add_axes((0.08, (below + 0.55) / (4.6 + below), 0.64, 3.65 / (4.6 + below)))
+    axes.set_title(title)
+    figure.text(0.015, 0.08 / (4.6 + below), text, fontsize=7, color="#555555", va="bottom", linespacing=1.35)
+    return figure
+
+
+def _styles(lines: Sequence[_Line]) -> Mapping[str, tuple[str, str]]:
+    """Colour and marker of each label; a published line has those of ours."""
+    keys = dict.fromkeys(line.key for line in lines if line.key != "dense")
+    styles = {key: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, key in enumerate(keys)}
+    return {"dense": (DENSE_COLOUR, "*"), **styles}
+
+
+def _draw(axes: Axes, lines: Sequence[_Line], dodge: bool = False, joined: bool = True) -> None:
+    """Lines with error bars; published ones hollow and dotted. `dodge` moves them apart where x is the same."""
+    ours = [line for line in lines if not line.published]
+    styles = _styles(lines)
+    for i, line in enumerate([*ours, *(line for line in lines if line.published)]):
+        colour, marker = styles[line.key]
+        shift = 1.0
+        if dodge and not line.published:
+            shift = 1 + 0.012 * (i - (len(ours) - 1) / 2)
+        x, y, se = zip(*line.points, strict=True)
+        axes.errorbar(
+            [value * shift for value in x] if dodge else x,
+            y,
+            yerr=[error or 0.0 for error in se],
+            label=f"{line.label}, published" if line.published else line.label,
+            color=colour,
+            marker=marker,
+            markersize=6.5,
+            markerfacecolor="white" if line.published else colour,
+            markeredgecolor=colour if line.published else "white",
+            markeredgewidth=1.1 if line.published else 0.7,
+            linestyle="none" if not joined else (":" if line.published else "-"),
+            linewidth=1.0 if line.published else 1.5,
+            elinewidth=1.1,
+            capsize=2.5,
+            zorder=2 if line.published else 3,
+        )
+
+
+def _dense_lines(axes: Axes, rows: Sequence[Row], settings: Sequence[str]) -> None:
+    """Dense as a horizontal line, and its standard error as a band."""
+    for i, row in enumerate(row for row in rows if row["method"] == "dense"):
+        changes = ", ".join(f"{key.replace('_', ' ')} {row[key]}" for key in settings if key in row)
+        error, se = row["test_error_mean"], row["test_error_se"] or 0.0
+        style = ("--", "-.", ":", (0, (1, 3)))[i % 4]
+        label = f"dense, {changes}" if changes else "dense"
+        axes.axhline(error, color=DENSE_COLOUR, linestyle=style, linewidth=1.1, label=label, zorder=1)
+        axes.axhspan(error - se, error + se, color=DENSE_COLOUR, alpha=0.1, linewidth=0, zorder=0)
+
+
+def _density_axis(axes: Axes, lines: Sequence[_Line]) -> None:
+    ticks = sorted({x for line in lines if not line.published for x, _, _ in line.points})
+    _number_axis(axes, "density: share of weights that are active (log scale)")
+    axes.set_xticks(ticks, [percent(tick) for tick in ticks])
+    axes.set_xlim(ticks[0] / 1.15, ticks[-1] * 1.15)
+
+
+def _number_axis(axes: Axes, label: str) -> None:
+    """A logarithmic x axis with plain numbers, and the error axis."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", which="minor", length=0)
+    axes.set_xlabel(label)
+    _error_axis(axes)
+
+
+def _error_axis(axes: Axes) -> None:
+    """Linear, or logarithmic where the largest error is far above the smallest."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axes.dataLim.intervaly
+    axes.set_ylabel(ERROR_LABEL)
+    if low > 0 and high / low > 6:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylabel(f"{ERROR_LABEL} (log scale)")
+    axes.grid(True, axis="y")
+    axes.set_axisbelow(True)
+
+
+def _finish(figure: Figure) -> Figure:
+    axes = figure.axes[0]
+    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0, fontsize=8.5)
+    return figure
