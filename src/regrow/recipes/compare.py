@@ -97,6 +97,8 @@ def _finish(pages: _Pages, outcome: Outcome) -> None:
     total = len(pages.comparison.cells)
     finished = sum(cell.summary is not None for cell in pages.comparison.cells)
     if finished:
+        if not say.is_terminal:
+            say.width = max(say.width, 140)
         say.print(_table(pages))
         try:
             pages.write(outcome, pages.draw())
@@ -120,7 +122,7 @@ def _table(pages: _Pages) -> Table:
     table.add_column("method", no_wrap=True)
     heads = ("density", *settings, "achieved", "test error, %", "seeds", "training\nFLOPs", "inference\nFLOPs")
     for head in (*heads, "seconds", "MiB", "updates"):
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*cells(row, settings, seeds))
     return table

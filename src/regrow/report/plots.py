@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["draw_comparison"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
+DASHES = ("-", "--", "-.")
+"""One for each time the colours are used up."""
+MARKERS = ("o", "s", "^", "D", "v", "p", "<", ">", "h", "P", "X")
 """As many as have no factor in common with the colours: 77 different pairs."""
 DENSE_COLOUR = "#000000"
 STYLE: Any = {
@@ -44,6 +46,7 @@ STYLE: Any = {
     "ytick.color": "#444444",
 }
 ERROR_LABEL = "test error in %"
+HOLLOW = "hollow: published"
 FLOPS_LABEL = "training FLOPs, dense = 1 (log scale)"
 
 
@@ -52,7 +55,6 @@ class _Line:
     """One line of a plot: label, and points (x, error, standard error or None) in the order of x."""
 
     label: str
-    key: str
     points: list[tuple[Any, float, float | None]]
     published: bool = False
 
@@ -99,11 +101,12 @@ def _figures(
     figures = []
     if sparse:
         lines = _lines(sparse, settings, lambda row: row["density"]) + _published(points, settings, rows)
-        figure = _figure(title, command, _cite(points, lines))
+        shown, above = _within_reach(lines)
+        figure = _figure(title, command, _cite(points, lines), above)
         axes = figure.axes[0]
-        _draw(axes, lines, dodge=True)
+        _draw(axes, shown, dodge=True)
         _dense_lines(axes, rows, settings)
-        _density_axis(axes, lines)
+        _density_axis(axes, shown)
         figures.append(("error_density", _finish(figure)))
     counted = [row for row in rows if row["train_flops"]]
     if counted:
@@ -148,7 +151,7 @@ def _setting_figure(
     else:
         places = {str(value): place for place, value in enumerate(values)}
         placed = [
-            _Line(line.label, line.key, [(places[str(x)], y, se) for x, y, se in line.points], line.published)
+            _Line(line.label, [(places[str(x)], y, se) for x, y, se in line.points], line.published)
             for line in [*lines, *published]
         ]
         _draw(axes, placed, joined=False)
@@ -179,8 +182,8 @@ def _lines(
     lines = []
     for label, points in found.items():
         numbers = all(isinstance(point[0], int | float) for point in points)
-        lines.append(_Line(label, label, sorted(points) if numbers else points, published))
-    return lines
+        lines.append(_Line(label, sorted(points) if numbers else points, published))
+    return sorted(lines, key=lambda line: line.points[0][1])
 
 
 def _as_row(point: PublishedPoint) -> Row:
@@ -205,6 +208,20 @@ def _published(points: Sequence[PublishedPoint], settings: Sequence[str], rows: 
     return _lines(fitting, [], lambda row: row["density"], published=True)
 
 
+def _within_reach(lines: Sequence[_Line]) -> tuple[list[_Line], str]:
+    """The lines less published points so high that they would squeeze the rest, and a note that names those."""
+    limit = 1.3 * max(error for line in lines if not line.published for _, error, _ in line.points)
+    shown, above = [], []
+    for line in lines:
+        kept = [point for point in line.points if not line.published or point[1] <= limit]
+        above += [
+            f"{line.label} {error:.4g} at {percent(x)}" for x, error, _ in line.points if (x, error, _) not in kept
+        ]
+        if kept:
+            shown.append(_Line(line.label, kept, line.published))
+    return shown, f"Published, above the frame: {', '.join(above)}." if above else ""
+
+
 def _cite(points: Sequence[PublishedPoint], lines: Sequence[_Line]) -> list[str]:
     """The sources of the published lines."""
     methods = {line.label.split(",")[0] for line in lines if line.published}
@@ -214,34 +231,39 @@ def _cite(points: Sequence[PublishedPoint], lines: Sequence[_Line]) -> list[str]
 # -- how it is drawn
 
 
-def _figure(title: str, command: str, cited: Sequence[str] = ()) -> Figure:
-    """An empty plot with its title, and below it the command and the sources."""
+def _figure(title: str, command: str, cited: Sequence[str] = (), note: str = "") -> Figure:
+    """An empty plot with its title; below it the command, the sources and a note. Lengths are in inches."""
     from matplotlib.figure import Figure
 
-    caption = [textwrap.fill(command, 110, subsequent_indent="    ", break_on_hyphens=False)]
-    caption += [textwrap.fill(f"Published (hollow): {source}.", 130) for source in cited]
+    caption = [textwrap.fill(command, 165, subsequent_indent="    ", break_on_hyphens=False)]
+    caption += [textwrap.fill(text, 175) for text in (*(f"Published: {source}." for source in cited), note) if text]
     text = "\n".join(caption)
-    below = 0.17 * (text.count("\n") + 1) + 0.15
-    figure = Figure(figsize=(8.6, 4.6 + below))
-    axes = figure.add_axes((0.08, (below + 0.55) / (4.6 + below), 0.64, 3.65 / (4.6 + below)))
+    plot, labels, head = 4.2, 0.5, 0.4
+    below = 0.135 * (text.count("\n") + 1) + 0.15
+    height = head + plot + labels + below
+    figure = Figure(figsize=(8.6, height))
+    axes = figure.add_axes((0.085, (below + labels) / height, 0.66, plot / height))
     axes.set_title(title)
-    figure.text(0.015, 0.08 / (4.6 + below), text, fontsize=7, color="#555555", va="bottom", linespacing=1.35)
+    figure.text(0.015, 0.07 / height, text, fontsize=6.5, color="#555555", va="bottom", linespacing=1.35)
     return figure
 
 
-def _styles(lines: Sequence[_Line]) -> Mapping[str, tuple[str, str]]:
-    """Colour and marker of each label; a published line has those of ours."""
-    keys = dict.fromkeys(line.key for line in lines if line.key != "dense")
-    styles = {key: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, key in enumerate(keys)}
-    return {"dense": (DENSE_COLOUR, "*"), **styles}
+def _styles(lines: Sequence[_Line]) -> Mapping[str, tuple[str, str, str]]:
+    """Colour, marker and dashes of each label; by name, so that every plot of a leaderboard has the same."""
+    labels = sorted({line.label for line in lines} - {"dense"})
+    styles = {
+        label: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], DASHES[i // len(COLOURS) % len(DASHES)])
+        for i, label in enumerate(labels)
+    }
+    return {"dense": (DENSE_COLOUR, "*", "-"), **styles}
 
 
 def _draw(axes: Axes, lines: Sequence[_Line], dodge: bool = False, joined: bool = True) -> None:
-    """Lines with error bars; published ones hollow and dotted. `dodge` moves them apart where x is the same."""
+    """Lines with error bars; published points hollow. `dodge` moves lines apart where x is the same."""
     ours = [line for line in lines if not line.published]
     styles = _styles(lines)
     for i, line in enumerate([*ours, *(line for line in lines if line.published)]):
-        colour, marker = styles[line.key]
+        colour, marker, dashes = styles[line.label]
         shift = 1.0
         if dodge and not line.published:
             shift = 1 + 0.012 * (i - (len(ours) - 1) / 2)
@@ -250,19 +272,22 @@ def _draw(axes: Axes, lines: Sequence[_Line], dodge: bool = False, joined: bool 
             [value * shift for value in x] if dodge else x,
             y,
             yerr=[error or 0.0 for error in se],
-            label=f"{line.label}, published" if line.published else line.label,
+            label="_" if line.published else line.label,
             color=colour,
             marker=marker,
-            markersize=6.5,
+            markersize=10 if marker == "*" else 5.5 if line.published else 6.5,
             markerfacecolor="white" if line.published else colour,
             markeredgecolor=colour if line.published else "white",
-            markeredgewidth=1.1 if line.published else 0.7,
-            linestyle="none" if not joined else (":" if line.published else "-"),
-            linewidth=1.0 if line.published else 1.5,
+            markeredgewidth=1.1 if line.published else 0.5,
+            linestyle=dashes if joined and not line.published else "none",
+            linewidth=1.5,
             elinewidth=1.1,
             capsize=2.5,
             zorder=2 if line.published else 3,
         )
+    if any(line.published for line in lines):
+        hollow: dict[str, Any] = {"color": "none", "marker": "o", "markerfacecolor": "white", "markeredgecolor": "#666666"}
+        axes.plot([], [], label=HOLLOW, **hollow)
 
 
 def _dense_lines(axes: Axes, rows: Sequence[Row], settings: Sequence[str]) -> None:
@@ -302,9 +327,9 @@ def _error_axis(axes: Axes) -> None:
 
     low, high = axes.dataLim.intervaly
     axes.set_ylabel(ERROR_LABEL)
-    if low > 0 and high / low > 6:
+    if low > 0 and high / low > 3:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
+        axes.yaxis.set_major_locator(LogLocator(10, (1, 1.5, 2, 3, 5, 7)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_ylabel(f"{ERROR_LABEL} (log scale)")
@@ -313,6 +338,17 @@ def _error_axis(axes: Axes) -> None:
 
 
 def _finish(figure: Figure) -> Figure:
+    """The legend: methods as they are at the left, then dense, then what hollow points are."""
     axes = figure.axes[0]
-    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0, fontsize=8.5)
+    entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    last = [label for label in entries if label.startswith("dense")] + [label for label in entries if label == HOLLOW]
+    order = [label for label in entries if label not in last] + last
+    axes.legend(
+        [entries[label] for label in order],
+        order,
+        loc="upper left",
+        bbox_to_anchor=(1.02, 1.0),
+        borderaxespad=0.0,
+        fontsize=8.5,
+    )
     return figure
