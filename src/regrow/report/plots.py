@@ -286,7 +286,12 @@ def _draw(axes: Axes, lines: Sequence[_Line], dodge: bool = False, joined: bool 
             zorder=2 if line.published else 3,
         )
     if any(line.published for line in lines):
-        hollow: dict[str, Any] = {"color": "none", "marker": "o", "markerfacecolor": "white", "markeredgecolor": "#666666"}
+        hollow: dict[str, Any] = {
+            "color": "none",
+            "marker": "o",
+            "markerfacecolor": "white",
+            "markeredgecolor": "#666666",
+        }
         axes.plot([], [], label=HOLLOW, **hollow)
 
 
