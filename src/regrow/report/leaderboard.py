@@ -86,7 +86,8 @@ def leaderboard(entries: Iterable[Entry]) -> list[Row]:
 def _row(entry: Entry) -> Row:
     runs = entry.runs
     error, se = mean_and_error([run["test_error"] for run in runs])
-    train_flops = [run["train_flops"] for run in runs]
+    train_flops = [run.get("train_flops") for run in runs]  # None in runs of earlier versions
+    counted = [flops for flops in train_flops if flops is not None]
     return {
         "method": entry.method,
         "density": entry.density,
@@ -95,7 +96,7 @@ def _row(entry: Entry) -> Row:
         "test_error_mean": error,
         "test_error_se": se,
         "seeds": len(runs),
-        "train_flops": None if None in train_flops else mean(train_flops),
+        "train_flops": mean(counted) if len(counted) == len(runs) else None,
         "inference_flops": mean(run["flop_density_end"] for run in runs),
         "seconds": mean(run["train_seconds"] for run in runs),
         "peak_rss_mb": max(run["peak_rss_mb"] for run in runs),
