@@ -355,3 +355,33 @@ def test_published_figures_belong_to_method_density_and_settings():
     row = {"method": "sparse-momentum", "density": 0.05, "momentum": 0.5}
     assert (find_published(row, analysis) or point).error == 6.787
     assert published_points("digits-mlp") == []
+
+
+def test_varied_settings_and_published_points_are_drawn(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    from regrow.report.plots import draw_comparison
+
+    entries = [
+        Entry("sparse-momentum", 0.05, {"momentum": momentum, "share": share}, [summary(error), summary(error + 1)], 2)
+        for momentum in (0.5, 0.9)
+        for share, error in (("momentum", 6.5), ("none", 7.0))
+    ]
+    names = draw_comparison(tmp_path, leaderboard(entries), title="t", command="c")
+    assert names == ["error_density.png", "error_flops.png", "error_momentum.png", "error_share.png"]
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in names)
+    assert ">sparse-momentum, 5 %, share none<" in (tmp_path / "error_momentum.svg").read_text()
+
+    one = [Entry("sparse-momentum", 0.05, {"momentum": m}, [summary(6.0 + m)], 1) for m in (0.5, 0.9)]
+    points = published_points("vgg16-d-cifar10")
+    draw_comparison(tmp_path, leaderboard(one), title="t", command="c", points=points)
+    picture = (tmp_path / "error_momentum.svg").read_text()
+    assert ">hollow: published<" in picture
+    assert "sensitivity_*.csv" in picture
+    assert ">0.95<" in picture  # published there, not among ours
+    assert "above the frame: sparse-momentum, 5 % 38.66 at momentum 0.99." in picture
+
+    far = [Entry("static", density, {}, [summary(5.0)], 1) for density in (0.01, 0.1)]
+    draw_comparison(tmp_path, leaderboard(far), title="t", command="c", points=published_points("lenet300-mnist"))
+    picture = (tmp_path / "error_density.svg").read_text()
+    assert "above the frame: static 50.51 at 1 %, static 17.19 at 2 %" in picture
+    assert "set 4.2" not in picture

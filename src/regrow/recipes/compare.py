@@ -71,7 +71,7 @@ class _Pages:
 
     def write(self, outcome: Outcome, plots: tuple[str, ...] = ()) -> None:
         """The tables; with the reason for each run that is not there."""
-        missing = {cell: outcome.failed.get(cell, "to be run") for cell in self.comparison.cells if not cell.summary}
+        missing = [cell for cell in self.comparison.cells if not cell.summary]
         write_tables(
             self.out,
             self.rows(),
@@ -79,7 +79,7 @@ class _Pages:
             command=self.command,
             seeds=len(self.comparison.seeds),
             points=self.points,
-            unfinished={str(cell): why for cell, why in missing.items()},
+            unfinished={str(cell): outcome.failed.get(cell, f"{cell.done:.0%} done") for cell in missing},
             plots=plots,
         )
 

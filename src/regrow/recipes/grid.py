@@ -104,7 +104,7 @@ def run_grid(
                 if cell.summary is None and text != STOPPED:
                     outcome.failed[cell] = text
                 after(outcome)
-                shown.ended(cell, f"{text}, {clock(seconds)}")
+                shown.ended(cell, f"{text}, {clock(seconds)}", stop.requested)
         outcome.stopped = stop.requested and any(cell.summary is None for cell in cells)
     return outcome
 

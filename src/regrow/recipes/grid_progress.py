@@ -31,10 +31,10 @@ class GridProgress:
         self._before = self._done()
         self.say(text)
 
-    def ended(self, cell: Cell, text: str) -> None:
-        """A run has ended."""
+    def ended(self, cell: Cell, text: str, stopping: bool) -> None:
+        """A run has ended; `stopping` says that all are to end."""
         self._ended.add(cell)
-        left = f"; {self.left()}" if len(self._ended) < len(self._todo) else ""
+        left = f"; {self.left()}" if len(self._ended) < len(self._todo) and not stopping else ""
         self.say(f"[{len(self._ended)}/{len(self._todo)}] {cell}: {text}{left}")
 
     def tick(self) -> None:
@@ -71,7 +71,8 @@ class GridBar(GridProgress):
     def __init__(self) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
 
-        self._bar = Progress(TextColumn("{task.description}"), BarColumn(bar_width=None), expand=True)
+        columns = TextColumn("{task.description}"), BarColumn(bar_width=None)
+        self._bar = Progress(*columns, expand=True, transient=True)
         self._looked = 0.0
 
     def start(self, todo: Sequence[Cell], text: str) -> None:

@@ -101,7 +101,7 @@ def _figures(
     figures = []
     if sparse:
         lines = _lines(sparse, settings, lambda row: row["density"]) + _published(points, settings, rows)
-        shown, above = _within_reach(lines)
+        shown, above = _within_reach(lines, percent)
         figure = _figure(title, command, _cite(points, lines), above)
         axes = figure.axes[0]
         _draw(axes, shown, dodge=True)
@@ -134,30 +134,30 @@ def _setting_figure(
     others = [key for key in settings if key != setting]
     lines = _lines(concerned, others, lambda row: row[setting], with_density=True)
     known = [point for point in points if set(point.settings) == {setting}] if not others else []
-    shown = {(row["method"], row["density"]) for row in concerned}
+    ours = {(row["method"], row["density"]) for row in concerned}
     published = _lines(
-        [_as_row(point) for point in known if (point.method, point.density) in shown],
+        [_as_row(point) for point in known if (point.method, point.density) in ours],
         [],
         lambda row: row[setting],
         with_density=True,
         published=True,
     )
-    figure = _figure(title, command, _cite(points, published))
+    shown, above = _within_reach([*lines, *published], lambda value: f"{named(setting)} {value}")
+    figure = _figure(title, command, _cite(points, published), above)
     axes = figure.axes[0]
-    values = list(dict.fromkeys(x for line in [*lines, *published] for x, _, _ in line.points))
+    values = list(dict.fromkeys(x for line in shown for x, _, _ in line.points))
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        _draw(axes, [*lines, *published])
+        _draw(axes, shown)
         axes.set_xticks(sorted(values), [f"{value:g}" for value in sorted(values)])
     else:
         places = {str(value): place for place, value in enumerate(values)}
         placed = [
-            _Line(line.label, [(places[str(x)], y, se) for x, y, se in line.points], line.published)
-            for line in [*lines, *published]
+            _Line(line.label, [(places[str(x)], y, se) for x, y, se in line.points], line.published) for line in shown
         ]
         _draw(axes, placed, joined=False)
         axes.set_xticks(list(places.values()), list(places))
         axes.set_xlim(-0.5, len(places) - 0.5)
-    axes.set_xlabel(setting.replace("_", " "))
+    axes.set_xlabel(named(setting))
     _error_axis(axes)
     return _finish(figure)
 
@@ -175,7 +175,7 @@ def _lines(
     """Rows with the same method and settings (and density) joined, the lines with the lowest first error first."""
     found: dict[str, list[tuple[Any, float, float | None]]] = {}
     for row in rows:
-        changes = [f"{key.replace('_', ' ')} {row[key]}" for key in settings if key in row]
+        changes = [f"{named(key)} {row[key]}" for key in settings if key in row]
         density = [percent(row["density"])] if with_density and row["method"] != "dense" else []
         label = ", ".join([row["method"], *density, *changes])
         found.setdefault(label, []).append((x(row), row["test_error_mean"], row["test_error_se"]))
@@ -184,6 +184,11 @@ def _lines(
         numbers = all(isinstance(point[0], int | float) for point in points)
         lines.append(_Line(label, sorted(points) if numbers else points, published))
     return sorted(lines, key=lambda line: line.points[0][1])
+
+
+def named(setting: str) -> str:
+    """A setting in words."""
+    return setting.replace("_", " ")
 
 
 def _as_row(point: PublishedPoint) -> Row:
@@ -208,15 +213,13 @@ def _published(points: Sequence[PublishedPoint], settings: Sequence[str], rows: 
     return _lines(fitting, [], lambda row: row["density"], published=True)
 
 
-def _within_reach(lines: Sequence[_Line]) -> tuple[list[_Line], str]:
+def _within_reach(lines: Sequence[_Line], text: Callable[[Any], str]) -> tuple[list[_Line], str]:
     """The lines less published points so high that they would squeeze the rest, and a note that names those."""
     limit = 1.3 * max(error for line in lines if not line.published for _, error, _ in line.points)
     shown, above = [], []
     for line in lines:
         kept = [point for point in line.points if not line.published or point[1] <= limit]
-        above += [
-            f"{line.label} {error:.4g} at {percent(x)}" for x, error, _ in line.points if (x, error, _) not in kept
-        ]
+        above += [f"{line.label} {error:.4g} at {text(x)}" for x, error, _ in line.points if (x, error, _) not in kept]
         if kept:
             shown.append(_Line(line.label, kept, line.published))
     return shown, f"Published, above the frame: {', '.join(above)}." if above else ""
@@ -298,7 +301,7 @@ def _draw(axes: Axes, lines: Sequence[_Line], dodge: bool = False, joined: bool 
 def _dense_lines(axes: Axes, rows: Sequence[Row], settings: Sequence[str]) -> None:
     """Dense as a horizontal line, and its standard error as a band."""
     for i, row in enumerate(row for row in rows if row["method"] == "dense"):
-        changes = ", ".join(f"{key.replace('_', ' ')} {row[key]}" for key in settings if key in row)
+        changes = ", ".join(f"{named(key)} {row[key]}" for key in settings if key in row)
         error, se = row["test_error_mean"], row["test_error_se"] or 0.0
         style = ("--", "-.", ":", (0, (1, 3)))[i % 4]
         label = f"dense, {changes}" if changes else "dense"
