@@ -6,8 +6,10 @@ import fcntl
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +106,30 @@ def test_a_run_that_another_process_trains_is_left_alone(tmp_path: Path):
         outcome, _ = run([cell])
     assert outcome.failed == {cell: BUSY}
     assert not cell.folder.exists()
+
+
+LEFT_BEHIND = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_grid import Program, SAVE_ON_SIGTERM, run
+run([Program("cell", Path(sys.argv[2]) / "cell", ("import os; print(os.getpid(), flush=True)" + SAVE_ON_SIGTERM,))])
+"""
+
+
+def test_a_run_that_outlives_a_killed_grid_is_left_alone(tmp_path: Path):
+    words = [sys.executable, "-c", LEFT_BEHIND, str(Path(__file__).parent), str(tmp_path)]
+    cell = program(tmp_path, "cell", FINISH)
+    with subprocess.Popen(words) as grid:
+        while not (tmp_path / "cell" / "started").exists():
+            assert grid.poll() is None
+            time.sleep(0.05)
+        grid.kill()
+    outcome, _ = run([cell])
+    assert outcome.failed == {cell: BUSY}
+    os.kill(int(cell.log.read_text()), signal.SIGTERM)
+    while not (tmp_path / "cell" / "saved").exists():
+        time.sleep(0.05)
 
 
 def test_the_share_that_is_done_is_read_from_the_epochs(tmp_path: Path):
