@@ -253,6 +253,8 @@ def test_ctrl_c_says_how_to_go_on_and_that_command_does(monkeypatch: pytest.Monk
         (["compare", "digits-mlp", "--vary", "depth=2,3"], "the settings are epochs"),
         (["compare", "digits-mlp", "--vary", "momentum=0.5,two"], "must be a number"),
         (["compare", "digits-mlp", "--vary", "lr=0.1,0.2", "--set", "lr=0.3"], "name each once"),
+        (["compare", "digits-mlp", "--vary", "lr=0.1", "--vary", "lr=0.3"], "name each once"),
+        (["compare", "digits-mlp", "--vary", "lr=0.1,0.10"], "leave one out"),
         (["compare", "digits-mlp", "--storage", "tape"], "the storages are auto, masked, compressed"),
         (["compare", "digits-mlp", "--jobs", "0"], "regrow compare --help"),
         (["bench"], "regrow bench --help"),

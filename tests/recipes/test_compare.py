@@ -83,6 +83,8 @@ def test_every_method_density_and_seed_has_a_cell_and_dense_one_for_each_seed():
     assert len({cell.folder for cell in grid.cells}) == len(set(names)) == 5 * 2
     assert "--density" not in words(grid.cells[0])
     assert {cell.epochs for cell in grid.cells} == {1}
+    assert grid.about == "MLP on scikit-learn's digits; seconds, no download; epochs=1"
+    assert comparison(overrides=()).about.endswith("; 40 epochs")
 
 
 def test_a_varied_setting_is_a_column_which_dense_has_only_where_it_concerns_it():

@@ -83,23 +83,23 @@ def make_comparison(
     Raises:
         UsageError: something does not exist, is out of range or stands twice.
     """
-    axes = dict(_read_axis(assignment) for assignment in vary)
-    _refuse_twice("setting", [*axes, *(word.partition("=")[0] for word in overrides)])
-    numbers, wanted = read_seeds(seeds), [read_density(word) for word in densities]
-    for what, listed in (("method", methods), ("density", wanted), ("seed", numbers)):
+    read = [_read_axis(assignment) for assignment in vary]
+    numbers, wanted, axes = read_seeds(seeds), [read_density(word) for word in densities], dict(read)
+    named = [key for key, _ in read] + [word.partition("=")[0] for word in overrides]
+    for what, listed in (("method", methods), ("density", wanted), ("seed", numbers), ("setting", named)):
         _refuse_twice(what, listed)
     base = make_settings(recipe, overrides=overrides, storage=storage)
     arms = []
     for method, density, variant in _points(methods, wanted, axes):
         changed = [*overrides, *(f"{key}={value}" for key, value in variant.items())]
         kept = "auto" if method == DENSE else storage
-        all_settings = [
+        runs = [
             make_settings(recipe, method=method, density=density, storage=kept, seed=seed, overrides=changed)
             for seed in numbers
         ]
-        values = {key: all_settings[0].as_dict()[key] for key in variant}
-        cells = tuple(_cell(settings, changed, values, out, threads, data_dir) for settings in all_settings)
-        arms.append(Arm(method, all_settings[0].density, values, cells))
+        values = {key: runs[0].as_dict()[key] for key in variant}
+        cells = tuple(_cell(settings, changed, values, out, threads, data_dir) for settings in runs)
+        arms.append(Arm(method, runs[0].density, values, cells))
     _refuse_same_folder(arms)
     identity = {
         "recipe": recipe,
@@ -108,15 +108,24 @@ def make_comparison(
         "methods": list(methods),
         "densities": wanted,
         "seeds": list(numbers),
-        "vary": {
-            key: [make_settings(recipe, overrides=[f"{key}={value}"]).as_dict()[key] for value in values]
-            for key, values in axes.items()
-        },
+        "vary": {key: [_parsed(recipe, overrides, key, value) for value in values] for key, values in axes.items()},
     }
-    return Comparison(recipe, f"{base.recipe.about}, {base.recipe.epochs} epochs", tuple(arms), numbers, identity)
+    return Comparison(recipe, _about(base), tuple(arms), numbers, identity)
 
 
 _AXES = ("recipe", "method", "density", "seed")
+
+
+def _parsed(recipe: str, overrides: Sequence[str], key: str, value: str) -> Any:
+    """A setting's value as settings hold it: 0.50 is 0.5."""
+    return make_settings(recipe, overrides=[*overrides, f"{key}={value}"]).as_dict()[key]
+
+
+def _about(base: Settings) -> str:
+    """What the recipe is, and what of it is changed for all runs."""
+    now, defaults = base.as_dict(), base.defaults()
+    changed = [f"{key}={setting_text(value)}" for key, value in now.items() if value != defaults[key]]
+    return f"{base.recipe.about}; {', '.join(changed) if changed else f'{base.recipe.epochs} epochs'}"
 
 
 def read_seeds(text: str) -> tuple[int, ...]:
