@@ -1,7 +1,7 @@
-"""A grid of training runs, each one `regrow train` in a process of its own.
+"""What programs that run a grid of trainings share: options, and the result file, written anew after every run.
 
-Finished runs are kept, stopped ones go on from their checkpoint, failed ones are shown and do not stop the rest: run
-the same command again until the grid is whole. The result file is written anew after every run.
+The grid itself is `regrow.recipes.grid`: finished runs are kept, stopped ones go on from their checkpoint, failed ones
+are shown and do not stop the rest. Run the same command again until it is whole.
 """
 
 from __future__ import annotations
@@ -10,85 +10,18 @@ import argparse
 import json
 import os
 import shlex
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from regrow.files import write_atomically
-from regrow.recipes.progress import clock
+from regrow.recipes.grid import INTERRUPTED, Cell, Outcome, run_grid
+from regrow.report.leaderboard import mean_and_error
+
+__all__ = ["ROOT", "Cell", "add_arguments", "common_words", "mean_and_error", "run"]
 
 ROOT = Path(__file__).resolve().parents[1]
-INTERRUPTED = 130
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run: its name, its folder, and the words after `regrow train`."""
-
-    name: str
-    folder: Path
-    words: tuple[str, ...]
-
-    @property
-    def command(self) -> list[str]:
-        return [sys.executable, "-m", "regrow.recipes", "train", *self.words, "--out", str(self.folder), "--resume"]
-
-    @property
-    def summary(self) -> dict[str, Any] | None:
-        file = self.folder / "summary.json"
-        return json.loads(file.read_text()) if file.exists() else None
-
-    @property
-    def log(self) -> Path:
-        """Where the run prints to."""
-        return self.folder.with_name(self.folder.name + ".log")
-
-    def __str__(self) -> str:
-        return self.name
-
-
-@dataclass
-class Grid:
-    """Runs cells side by side, and ends their processes when it is told to end."""
-
-    cells: Sequence[Cell]
-    jobs: int
-    stopped: bool = False
-    processes: set[subprocess.Popen[bytes]] = field(default_factory=set)
-
-    def run(self, done: Callable[[Cell, int, float], None]) -> None:
-        """Calls done(cell, exit code, seconds) in this thread as cells end."""
-        signal.signal(signal.SIGINT, self.stop)
-        signal.signal(signal.SIGTERM, self.stop)
-        with ThreadPoolExecutor(self.jobs) as pool:
-            for future in as_completed([pool.submit(self._run_cell, cell) for cell in self.cells]):
-                done(*future.result())
-
-    def stop(self, *_: Any) -> None:
-        """Each run finishes its step and saves itself."""
-        self.stopped = True
-        for process in list(self.processes):
-            process.send_signal(signal.SIGTERM)
-
-    def _run_cell(self, cell: Cell) -> tuple[Cell, int, float]:
-        began = time.monotonic()
-        if self.stopped:
-            return cell, INTERRUPTED, 0.0
-        cell.folder.parent.mkdir(parents=True, exist_ok=True)
-        with open(cell.log, "ab") as log:
-            # in a session of its own, so that Ctrl-C reaches it once, through stop()
-            process = subprocess.Popen(cell.command, stdout=log, stderr=log, start_new_session=True)
-            self.processes.add(process)
-            code = process.wait()
-        self.processes.discard(process)
-        return cell, code, time.monotonic() - began
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,11 +39,6 @@ def common_words(chosen: argparse.Namespace) -> list[str]:
     return words + (["--data-dir", chosen.data_dir] if chosen.data_dir else [])
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and its standard error where there are two values or more."""
-    return mean(values), stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
-
-
 def run(
     cells: Sequence[Cell],
     jobs: int,
@@ -125,46 +53,29 @@ def run(
         file: the result file. contents: what it holds beside command, missing, failed and rows, from the rows.
         show: prints the finished content.
     """
-    todo = [cell for cell in cells if cell.summary is None]
-    grid, failed, began = Grid(todo, jobs), [], time.monotonic()
-    print(
-        f"{len(cells)} runs, {len(cells) - len(todo)} finished before, {jobs} at a time; results in {file}", flush=True
-    )
-    finished = 0
-
-    def done(cell: Cell, code: int, seconds: float) -> None:
-        nonlocal finished
-        finished += 1
-        summary = cell.summary
-        if summary:
-            outcome = f"test error {summary['test_error']:.2f} %"
-        elif grid.stopped and code in (INTERRUPTED, -signal.SIGTERM):  # the latter: before its training began
-            outcome = "stopped"
-        else:
-            outcome = f"FAILED with exit code {code}, see {cell.log}"
-            failed.append(f"{cell}: {outcome}")
-        _write(file, cells, failed, contents)
-        left = (time.monotonic() - began) / finished * (len(todo) - finished)
-        print(f"[{finished}/{len(todo)}] {cell}: {outcome}, {clock(seconds)}; about {clock(left)} left", flush=True)
-
-    grid.run(done)
-    show(_write(file, cells, failed, contents))
-    for line in failed:
+    outcome = run_grid(cells, jobs, lambda so_far: _write(file, cells, so_far, contents))
+    show(_write(file, cells, outcome, contents))
+    print(f"results in {file}")
+    for line in _failures(outcome):
         print(line)
-    if grid.stopped:
+    if outcome.stopped:
         print("stopped; the same command goes on where it was")
         return INTERRUPTED
-    return 1 if failed else 0
+    return 1 if outcome.failed else 0
 
 
-def _write(file: Path, cells: Sequence[Cell], failed: Sequence[str], contents: Callable) -> dict[str, Any]:
+def _failures(outcome: Outcome) -> list[str]:
+    return [f"{cell}: {reason}" for cell, reason in outcome.failed.items()]
+
+
+def _write(file: Path, cells: Sequence[Cell], outcome: Outcome, contents: Callable) -> dict[str, Any]:
     rows = [summary for cell in cells if (summary := cell.summary)]
     program = os.path.relpath(sys.modules["__main__"].__file__ or "", ROOT)
     content = {
         "command": shlex.join(["python", program, *sys.argv[1:]]),
         **contents(rows),
         "missing": [str(cell) for cell in cells if not cell.summary],
-        "failed": list(failed),
+        "failed": _failures(outcome),
         "rows": rows,
     }
     with write_atomically(file) as temporary:

@@ -10,36 +10,25 @@ Every cell (density, seed) is one run of a grid (see grid.py): stop it and go on
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import grid
-from grid import ROOT, Cell
+from grid import Cell
+from regrow.report.published import PublishedPoint, published_points, sources
 
-PUBLISHED = {"lenet300-mnist": ROOT / "results" / "published" / "mnist_lenet300.csv"}
+METHODS = ("dense", "sparse-momentum")
 PRESETS = {
     "lenet300": ("lenet300-mnist", (1.0, 0.10, 0.05, 0.02, 0.01), range(5)),
     "lenet5": ("lenet5-mnist", (1.0, 0.05, 0.01), range(3)),
 }
 
 
-def published_figures(recipe: str) -> dict[tuple[str, float], tuple[float, float]]:
-    """(method, density) -> (error, standard error), from the table in results/published; empty where there is none."""
-    file = PUBLISHED.get(recipe)
-    if file is None:
-        return {}
-    rows = csv.DictReader(line for line in file.read_text().splitlines() if not line.startswith("#"))
-    return {(r["method"], round(float(r["density"]) / 100, 6)): (float(r["error"]), float(r["se"])) for r in rows}
-
-
-def citation(recipe: str) -> str | None:
-    """Where the published figures are from: the comment at the head of their table."""
-    file = PUBLISHED.get(recipe)
-    if file is None:
-        return None
-    return " ".join(line.lstrip("# ") for line in file.read_text().splitlines() if line.startswith("#"))
+def published_figures(recipe: str) -> dict[tuple[str, float], PublishedPoint]:
+    """(method, density) -> the published figure; empty where there is none."""
+    points = [point for point in published_points(recipe) if point.method in METHODS and not point.settings]
+    return {(point.method, point.density): point for point in points}
 
 
 def aggregate(rows: Sequence[dict[str, Any]], recipe: str) -> list[dict[str, Any]]:
@@ -49,7 +38,7 @@ def aggregate(rows: Sequence[dict[str, Any]], recipe: str) -> list[dict[str, Any
     for method, density in sorted({(r["method"], r["density"]) for r in rows}, key=lambda key: -key[1]):
         errors = [r["test_error"] for r in rows if (r["method"], r["density"]) == (method, density)]
         mean, deviation = grid.mean_and_error(errors)
-        error, se = published.get((method, density), (None, None))
+        point = published.get((method, density))
         table.append(
             {
                 "method": method,
@@ -57,8 +46,8 @@ def aggregate(rows: Sequence[dict[str, Any]], recipe: str) -> list[dict[str, Any
                 "seeds": len(errors),
                 "test_error": mean,
                 "se": deviation,
-                "published": error,
-                "published_se": se,
+                "published": point and point.error,
+                "published_se": point and point.se,
             }
         )
     return table
@@ -113,7 +102,8 @@ def main() -> int:
     file = chosen.results / f"{recipe}{'' if chosen.storage == 'masked' else f'-{chosen.storage}'}.json"
 
     def contents(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"published": citation(recipe), "table": aggregate(rows, recipe)}
+        citation = "; ".join(sources(published_figures(recipe).values())) or None
+        return {"published": citation, "table": aggregate(rows, recipe)}
 
     return grid.run(make_cells(chosen), chosen.jobs, file, contents, lambda content: show(content["table"]))
 

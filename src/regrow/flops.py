@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .nn import SparseConv2d
 from .weights import sparse_weights
 
-__all__ = ["FlopsMeter", "flop_density", "flops_per_weight"]
+__all__ = ["FlopsMeter", "flop_density", "flops_per_weight", "step_flops"]
 
 
 def _convolution(module: Any, inputs: list[Tensor], outputs: list[Tensor]) -> float:
@@ -179,3 +179,39 @@ def flop_density(model: nn.Module, flops: Mapping[str, float]) -> float:
     weights = sparse_weights(model)
     dense = sum(flops[name] * weight.numel for name, weight in weights.items())
     return sum(flops[name] * weight.active for name, weight in weights.items()) / dense if dense else 1.0
+
+
+def step_flops(model: nn.Module, flops: Mapping[str, float], window_share: float = 1.0) -> float:
+    """FLOPs that the next training step of a sparse model needs, over those of a dense step; in (0, 1].
+
+        Σ_l F_l (2 m_l + g_l) / Σ_l 3 F_l n_l
+
+    with F_l the forward FLOPs of one weight of layer l, m_l its active weights and n_l its positions: the forward pass
+    and the gradient of the input use each active weight once, the gradient of the weight costs as much for each
+    position that has one. g_l = m_l in an ordinary step. In a step that needs gradients of missing weights as well (of
+    the window before an update, of growth by gradient; `SparseWeight.gradient_positions`, n_l as a rule), they come
+    from a share c of the batch: g_l = m_l + c (gradient_positions - m_l). Masked storage has c = 1.
+
+    What is counted is what the method needs, not what its storage spends: masked storage computes as a dense network
+    does. As in RigL's account (Evci et al. 2020, arXiv:1911.11134, table 1) the first layer's gradient of
+    the input counts like any other, and choosing positions, batch norms and the optimizer are left out.
+
+    Args:
+        model: a sparse model. flops: of `flops_per_weight`.
+        window_share: c in compressed storage, `window_batch` over the batch size, in (0, 1].
+
+    Example:
+        >>> model = regrow.sparsify(torch.nn.Linear(10, 10), density=0.1)
+        >>> step_flops(model, {"weight": 2.0})
+        0.1
+    """
+    weights = sparse_weights(model)
+    dense = sum(3 * flops[name] * weight.numel for name, weight in weights.items())
+    if not dense:
+        return 1.0
+    spent = 0.0
+    for name, weight in weights.items():
+        share = window_share if weight.storage == "compressed" else 1.0
+        active = weight.active
+        spent += flops[name] * (3 * active + share * (weight.gradient_positions - active))
+    return spent / dense

@@ -99,6 +99,13 @@ def test_a_package_of_the_core_knows_only_the_rooms_below(package):
         assert imports(file)[1] <= FOREIGN
 
 
+def test_reports_read_files_and_know_nothing_of_recipes():
+    for file in (ROOT / "report").glob("*.py"):
+        ours, foreign = imports(file)
+        assert ours <= {"files"} | {path.stem for path in (ROOT / "report").glob("*.py")}, f"{file} imports {ours}"
+        assert foreign <= {"matplotlib"} | FOREIGN - {"torch"}
+
+
 def test_the_walker_sees_every_form(tmp_path):
     source = """
 import regrow.files, os

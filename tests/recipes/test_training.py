@@ -27,6 +27,7 @@ SUMMARY_KEYS = [
     "flop_density_start",
     "flop_density_end",
     "flop_density_mean",
+    "train_flops",
     "seed",
     "epochs",
     "steps",

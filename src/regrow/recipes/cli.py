@@ -9,6 +9,7 @@ import typer
 
 from .bench_cli import bench
 from .command import Command
+from .compare_cli import compare
 from .errors import Interrupted
 
 __all__ = ["app"]
@@ -185,6 +186,9 @@ def train(
     except Interrupted as stop:
         raise Interrupted(f"{stop}; go on with: {resume_command(settings, out=out, **how)}") from None
     print_summary(summary, folder)
+
+
+app.command()(compare)
 
 
 @app.command(name="list")

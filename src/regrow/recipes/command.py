@@ -15,7 +15,7 @@ from .errors import RunError
 if TYPE_CHECKING:
     from .settings import Settings
 
-__all__ = ["Command", "bench_command", "resume_command"]
+__all__ = ["Command", "bench_command", "compare_command", "resume_command", "setting_text"]
 
 INTERRUPTED = 130
 
@@ -89,6 +89,17 @@ def bench_command(what: str, given: Mapping[str, Any]) -> str:
     return shlex.join(["regrow", "bench", what, *_options(given, {})])
 
 
+def compare_command(recipe: str, given: Mapping[str, Any]) -> str:
+    """The command of a comparison; options that are None were not given, those that are lists several times.
+
+    Example:
+        >>> compare_command("digits-mlp", {"seeds": "3", "vary": ["momentum=0.5,0.9"], "jobs": None})
+        'regrow compare digits-mlp --seeds 3 --vary momentum=0.5,0.9'
+    """
+    defaults = {"storage": "auto", "jobs": 2, "threads": 1}
+    return shlex.join(["regrow", "compare", recipe, *_options(given, defaults)])
+
+
 def _options(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
     given = {name: value for name, value in values.items() if value is not None and value != defaults.get(name)}
     return [word for name, value in given.items() for word in _option(name.replace("_", "-"), value)]
@@ -97,14 +108,17 @@ def _options(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str
 def _option(name: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, bool):
         return (f"--{name}" if value else f"--no-{name}",)
+    if isinstance(value, list):
+        return tuple(word for one in value for word in _option(name, one))
     return f"--{name}", str(value)
 
 
 def _overrides(settings: Settings) -> list[str]:
     now, defaults = settings.as_dict(), settings.defaults()
     changed = {key: value for key, value in now.items() if value != defaults[key] and key != "storage"}
-    return [word for key, value in changed.items() for word in ("--set", f"{key}={_text(value)}")]
+    return [word for key, value in changed.items() for word in ("--set", f"{key}={setting_text(value)}")]
 
 
-def _text(value: Any) -> str:
+def setting_text(value: Any) -> str:
+    """A setting's value as --set takes it."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value).lower() if value is None else str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +20,8 @@ class Position:
         loss_sum, epoch_seconds, epoch_topology_seconds, prune_rate: of the epoch under way; seconds of its steps
             without topology updates, and the prune rate of its last update.
         train_seconds: of the finished epochs' steps. topology_seconds, validation_seconds: since the start.
-        flop_density_sum: over all steps. ended: before the last epoch, for its time was over.
+        flop_density_sum, step_flops_sum: over all steps, of `flops.flop_density` and `flops.step_flops`; the latter is
+            NaN in a run that began before it was counted. ended: before the last epoch, for its time was over.
     """
 
     epoch: int = 0
@@ -35,6 +37,7 @@ class Position:
     validation_seconds: float = 0.0
     flop_density_start: float = 1.0
     flop_density_sum: float = 0.0
+    step_flops_sum: float = math.nan
     validation_error: float | None = None
     peak_rss_mb: float = 0.0
     ended: bool = False

@@ -50,6 +50,12 @@ class Session:
         return self.settings.recipe.update_every or self.steps_per_epoch
 
     @property
+    def window_share(self) -> float:
+        """Share of a batch from which compressed storage has the gradients of missing weights, in (0, 1]."""
+        recipe = self.settings.recipe
+        return min(1.0, (recipe.window_batch or recipe.batch_size) / recipe.batch_size)
+
+    @property
     def active(self) -> int:
         """Weights that are trained, of those that could be sparse."""
         return sum(w.active for w in regrow.sparse_weights(self.model).values()) if self.updater else self.prunable

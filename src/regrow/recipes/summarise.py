@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from statistics import median
 from typing import Any
 
@@ -24,7 +25,9 @@ def summarise(
     Errors are in percent. `density` is the one asked for, `parameters` counts the dense network's, biases included.
     `train_seconds` is the time of all training steps and topology updates, without validation, test and checkpoints;
     `topology_seconds` the part of it spent in `updater.update()`; `seconds_per_step` the median over epochs of the
-    mean step, updates left out. `flop_density_mean` is the mean over optimizer steps. `peak_rss_mb` is of the process.
+    mean step, updates left out. `flop_density_mean` is the mean over optimizer steps. `train_flops` are those of all
+    steps, each counted by `flops.step_flops` with the topology and the window it had, over those of a whole dense run;
+    None where the run began before they were counted. `peak_rss_mb` is of the process.
     """
     settings, steps = session.settings, position.step
     position.note_memory()
@@ -41,6 +44,7 @@ def summarise(
         "flop_density_start": position.flop_density_start,
         "flop_density_end": session.flop_density,
         "flop_density_mean": position.flop_density_sum / steps,
+        "train_flops": None if isnan(position.step_flops_sum) else position.step_flops_sum / session.total_steps,
         "seed": settings.seed,
         "epochs": position.epoch,
         "steps": steps,

@@ -19,6 +19,7 @@ import torch
 import regrow
 
 from .config import learning_rate
+from .cost import StepCost
 from .data import data_root
 from .errors import Interrupted, RunError
 from .folder import METRICS, TOPOLOGY, TOPOLOGY_FILE, RunFolder, open_folder
@@ -97,7 +98,7 @@ def _restore(session: Session, folder: RunFolder, checkpoint: dict[str, Any] | N
     if checkpoint:
         session.load_state_dict(checkpoint)
         return Position(**checkpoint["position"])
-    position = Position(flop_density_start=session.flop_density)
+    position = Position(flop_density_start=session.flop_density, step_flops_sum=0.0)
     _save(session, folder, position)
     return position
 
@@ -137,18 +138,19 @@ class _Run:
         if session.updater and position.step == 0:
             session.updater.expect_update(session.update_every)
         loss_sum = torch.tensor(position.loss_sum, device=session.fabric.device)
-        flop_density = session.flop_density
+        cost = StepCost(session)
         began, updating = time.perf_counter(), position.topology_seconds
         train, seed, size = session.data.train, session.settings.seed, session.settings.recipe.batch_size
         for index, moves in train.epoch_batches(seed, position.epoch, size, first=position.batch):
             _set_learning_rate(session, position.step)
+            position.flop_density_sum += cost.flop_density
+            position.step_flops_sum += cost.step_flops()
             loss_sum.add_(session.step(index, moves), alpha=len(index))
-            position.flop_density_sum += flop_density
             position.step += 1
             position.batch += 1
             if position.batch < session.steps_per_epoch and self._update_is_due():
                 self._update_topology(session.updater)
-                flop_density = session.flop_density
+                cost.topology_changed()
             if position.batch % REPORT_EVERY == 1:
                 self.reporter.batch(position)
             if stop.requested:

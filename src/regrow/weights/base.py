@@ -103,6 +103,16 @@ class SparseWeight(ABC):
     def collect(self, on: bool) -> None:
         """Says whether `stage` will be asked for gradients; compressed storage computes dense ones only then."""
 
+    @property
+    @abstractmethod
+    def collecting(self) -> bool:
+        """Whether `collect` is on."""
+
+    @property
+    def gradient_positions(self) -> int:
+        """Positions of which a training step needs the gradient: all while collecting, else the active ones."""
+        return self.numel if self.collecting else self.active
+
     @abstractmethod
     def new_moment(self) -> Tensor:
         """Zeros of the dense shape."""

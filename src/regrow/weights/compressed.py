@@ -95,6 +95,10 @@ class CompressedWeight(SparseWeight):
         self.module.on_backward = self._dense_pass if on else None
         self._pending = StagedGradient()
 
+    @property
+    def collecting(self) -> bool:
+        return self.module.on_backward is not None
+
     @torch.no_grad()
     def _dense_pass(self, input: Tensor, grad_output: Tensor) -> None:
         """The gradient of all positions, from `window_batch` examples of the batch and scaled up to it."""

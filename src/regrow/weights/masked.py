@@ -34,6 +34,7 @@ class GradientMask:
     def __init__(self, attribute: str, why: str, parameter: nn.Parameter):
         self.attribute = attribute
         self.why = why
+        self.collecting = False
         self._mask_name = f"{attribute}_mask"
         self._module: weakref.ref[nn.Module] | None = None
         self._listener: weakref.WeakMethod[Any] | None = None
@@ -172,9 +173,15 @@ class MaskedWeight(SparseWeight):
 
     def listen(self, listener: GradientListener | None) -> None:
         self._gradient_mask.listen(listener)
+        self.collect(False)
 
     def collect(self, on: bool) -> None:
-        """Autograd computes dense gradients all the time."""
+        """Notes it; autograd computes dense gradients all the time."""
+        self._gradient_mask.collecting = on
+
+    @property
+    def collecting(self) -> bool:
+        return self._gradient_mask.collecting
 
     def new_moment(self) -> Tensor:
         return torch.zeros_like(self.parameter)

@@ -1,0 +1,38 @@
+"""StepCost: the FLOPs of each training step, counted with the topology and the window that the step has."""
+
+from __future__ import annotations
+
+import regrow
+from regrow.flops import step_flops
+
+from .session import Session
+
+__all__ = ["StepCost"]
+
+
+class StepCost:
+    """What steps cost relative to dense ones; counted anew only where something has changed since the last step.
+
+    Attributes:
+        flop_density: of the topology as it is, see `flops.flop_density`.
+    """
+
+    def __init__(self, session: Session):
+        self._session = session
+        self._weights = list(regrow.sparse_weights(session.model).values()) if session.updater else []
+        self.topology_changed()
+
+    def topology_changed(self) -> None:
+        """Says that active sets have moved."""
+        self.flop_density = self._session.flop_density
+        self._known: dict[tuple[bool, ...], float] = {}
+
+    def step_flops(self) -> float:
+        """Of the step that comes next, see `flops.step_flops`; 1 when dense."""
+        if not self._weights:
+            return 1.0
+        collecting = tuple(weight.collecting for weight in self._weights)
+        if collecting not in self._known:
+            session = self._session
+            self._known[collecting] = step_flops(session.model, session.flops, session.window_share)
+        return self._known[collecting]
