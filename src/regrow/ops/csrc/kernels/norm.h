@@ -1,6 +1,6 @@
 // BatchNorm of batch-blocked activations: the moments of a channel, and the derivative.
 //
-// Workers own channels, so results do not depend on their number. A second pass finds most of what it reads in the cache.
+// Workers own channels, so results do not depend on their number. A second pass finds most of its data in the cache.
 #pragma once
 
 #include <algorithm>
