@@ -190,6 +190,24 @@ def test_moments_of_many_values_are_exact(mean):
     torch.testing.assert_close(invstd.double(), wide.var((0, 2, 3), correction=0).rsqrt(), rtol=3e-7, atol=0)
 
 
+def test_results_too_large_for_the_caches():
+    """They are written past them, and blocks are visited in another order. Whole numbers: kinks and ties are exact."""
+    torch.manual_seed(0)
+    shape = (49, 5, 160, 160)
+    data, where = blocked(torch.randint(-4, 5, shape).float()), (list(shape), lanes(torch.float32))
+    assert data.nbytes > 24 << 20
+    given = torch.tensor([0.5, 1, -1, 2, 1]), torch.tensor([1.0, -1, 0, 2, 3]), torch.tensor([0.0, 1, -2, 1, 0])
+    for residual in (None, data):
+        compare("blocked_affine", data, *given, residual, True, *where)
+    weight, mean, invstd = torch.rand(3, 5)
+    for pool in (None, sliding(shape[2:], (8, 8), (8, 8), (0, 0))):
+        table, out = pool or (None, shape[2:])
+        rest = (True, *given, True, table, list(out), *where, True)
+        arguments = blocked(torch.randn(*shape[:2], *out)), data, weight, mean, invstd, *rest
+        got, want = ops.blocked_norm_backward(*arguments), reference_activations.blocked_norm_backward(*arguments)
+        assert_close(got[0], want[0])
+
+
 @needs_native
 def test_batch_norm_does_not_depend_on_threads():
     torch.manual_seed(0)

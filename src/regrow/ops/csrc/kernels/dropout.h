@@ -40,6 +40,7 @@ void dropout(const T* x, Layout layout, Lines<T> lines, Noise noise, T factor, T
   constexpr int L = kLanes<T>;
   using Bits = typename BitsOf<T>::type;
   const int64_t area = layout.height * layout.width, image = layout.channels * area;
+  const bool far = is_far<T>(layout);
   each_plane(layout, parallel, [&](int64_t n, int64_t c) {
     const Line<T> line(lines, c);
     const auto alive = living<T>(layout, n);
@@ -50,12 +51,13 @@ void dropout(const T* x, Layout layout, Lines<T> lines, Noise noise, T factor, T
     for (int64_t h = 0; h < layout.height; ++h) {
       const T* from = row_of(x, layout, n, c, h);
       T* to = row_of(y, layout, n, c, h);
-      for (int64_t w = 0; w < layout.width; ++w) {
-        const Bits place = (first + static_cast<uint32_t>(h * layout.width + w)) & 0xffffffffu;
+      fill_row(to, layout.width, far, [&](int64_t i) {
+        const Bits place = (first + static_cast<uint32_t>(h * layout.width + i / L)) & 0xffffffffu;
         const auto kept = alive & (noise_bits(place, noise) >= noise.drop);
-        store(to + w * L, kept ? line(load(from + w * L)) * times : Vec<T>{});
-      }
+        return kept ? line(load_ahead(from + i)) * times : Vec<T>{};
+      });
     }
+    if (far) finish_stores();
   });
   zero_tail(layout, y);
 }

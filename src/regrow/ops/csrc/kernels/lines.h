@@ -63,9 +63,25 @@ REGROW_INLINE void clear_margin(const Layout& layout, T* data, int64_t block, in
     for (int64_t i = 0; i < layout.margin_w * L; i += L) store(plane + h * row + i, Vec<T>{});
 }
 
+// Whether a result is so large that nobody will find it in a cache.
+template <class T>
+inline bool is_far(const Layout& layout) {
+  return layout.size() * static_cast<int64_t>(sizeof(T)) > (24 << 20);
+}
+
+// Stores body(i) at each vector of a row.
+template <class T, class Body>
+REGROW_INLINE void fill_row(T* to, int64_t count, bool far, const Body& body) {
+  constexpr int L = kLanes<T>;
+  if (far)
+    for (int64_t i = 0; i < count * L; i += L) store_far(to + i, body(i));
+  else
+    for (int64_t i = 0; i < count * L; i += L) store(to + i, body(i));
+}
+
 template <class T>
 void affine(const T* x, Layout layout, Lines<T> lines, const T* residual, T* y, Parallel parallel) {
-  constexpr int L = kLanes<T>;
+  const bool far = is_far<T>(layout);
   each_plane(layout, parallel, [&](int64_t n, int64_t c) {
     const Line<T> line(lines, c);
     const auto alive = living<T>(layout, n);
@@ -75,14 +91,15 @@ void affine(const T* x, Layout layout, Lines<T> lines, const T* residual, T* y, 
       T* to = row_of(y, layout, n, c, h);
       if (residual) {
         const T* more = row_of(residual, layout, n, c, h);
-        for (int64_t i = 0; i < layout.width * L; i += L) {
-          const Vec<T> v = line.above(line.unbounded(load(from + i)) + load(more + i));
-          store(to + i, alive ? v : Vec<T>{});
-        }
+        fill_row(to, layout.width, far, [&](int64_t i) {
+          const Vec<T> v = line.above(line.unbounded(load_ahead(from + i)) + load_ahead(more + i));
+          return alive ? v : Vec<T>{};
+        });
       } else {
-        for (int64_t i = 0; i < layout.width * L; i += L) store(to + i, alive ? line(load(from + i)) : Vec<T>{});
+        fill_row(to, layout.width, far, [&](int64_t i) { return alive ? line(load_ahead(from + i)) : Vec<T>{}; });
       }
     }
+    if (far) finish_stores();
   });
   zero_tail(layout, y);
 }

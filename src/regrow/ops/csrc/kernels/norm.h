@@ -1,6 +1,6 @@
 // BatchNorm of batch-blocked activations: the moments of a channel, and the derivative.
 //
-// Workers own channels, so results do not depend on their number. What a second pass reads is still in the cache.
+// Workers own channels, so results do not depend on their number. A second pass finds most of its data in the cache.
 #pragma once
 
 #include <algorithm>
@@ -135,7 +135,7 @@ inline void add_pooled_gradients(const T* dy, const T* x, const Layout& in, cons
     sums.add_row(out.width, [&](int64_t j, Vec<T>* terms) {
       Vec<T> best = splat(-std::numeric_limits<T>::infinity()), winner{};
       each_pixel<T>(in, windows.rows[i], windows.columns[j], [&](int64_t at) {
-        const Vec<T> v = load(x + at), y = line(v);
+        const Vec<T> v = load_ahead(x + at), y = line(v);
         const auto better = beats<T>(y, best);
         best = better ? y : best;
         winner = better ? v : winner;
@@ -145,25 +145,67 @@ inline void add_pooled_gradients(const T* dy, const T* x, const Layout& in, cons
     });
 }
 
-// dx = gain * g + slope * (x - mean) + base, for one plane; grad may be dx itself.
+// dx = gain * g + slope * (x - mean) + base.
 template <class T>
-inline void apply_gradients(const T* grad, const T* x, const Layout& in, const Line<T>& line, Vec<T> mean, Vec<T> gain,
-                            Vec<T> slope, Vec<T> base, typename LaneMask<T>::type alive, T* dx) {
-  constexpr int L = kLanes<T>;
-  for (int64_t h = 0; h < in.height; ++h) {
-    const int64_t row = h * in.row() * L;
-    for (int64_t at = row; at < row + in.width * L; at += L) {
-      const Vec<T> v = load(x + at), g = line.gate(load(grad + at), v);
-      store(dx + at, alive ? gain * g + (slope * (v - mean) + base) : Vec<T>{});
-    }
+struct Gradient {
+  Vec<T> mean, gain, slope, base;
+  typename LaneMask<T>::type alive;
+
+  REGROW_INLINE Vec<T> operator()(Vec<T> g, Vec<T> x) const {
+    return alive ? gain * g + (slope * (x - mean) + base) : Vec<T>{};
   }
+};
+
+// That for one plane; grad may be dx itself.
+template <class T>
+inline void apply_gradients(const T* grad, const T* x, const Layout& in, const Line<T>& line, const Gradient<T>& of,
+                            bool far, T* dx) {
+  for (int64_t h = 0; h < in.height; ++h) {
+    const int64_t row = h * in.row() * kLanes<T>;
+    fill_row(dx + row, in.width, far, [&](int64_t i) {
+      const Vec<T> v = load(x + row + i);
+      return of(line.gate(load(grad + row + i), v), v);
+    });
+  }
+}
+
+// The same behind a max pool whose windows tile the plane: pixels that did not win have no gradient of their own.
+template <class T>
+inline void apply_pooled_gradients(const T* dy, const T* x, const Layout& in, const Line<T>& line,
+                                   const Gradient<T>& of, const Layout& out, const Windows& windows, bool far, T* dx) {
+  constexpr int L = kLanes<T>;
+  using Mask = typename LaneMask<T>::type;
+  for (int64_t i = 0; i < out.height; ++i)
+    for (int64_t j = 0; j < out.width; ++j) {
+      const Window rows = windows.rows[i], columns = windows.columns[j];
+      Vec<T> best = splat(-std::numeric_limits<T>::infinity()), value{};
+      Mask winner{}, pixel{};
+      each_pixel<T>(in, rows, columns, [&](int64_t at) {
+        const Vec<T> v = load(x + at), y = line(v);
+        const Mask better = beats<T>(y, best);
+        best = better ? y : best;
+        value = better ? v : value;
+        winner = better ? pixel : winner;
+        pixel += 1;
+      });
+      const Vec<T> grad = line.gate(load(dy + (i * out.row() + j) * L), value);
+      pixel = Mask{};
+      each_pixel<T>(in, rows, columns, [&](int64_t at) {
+        const Vec<T> result = of(winner == pixel ? grad : Vec<T>{}, load(x + at));
+        if (far)
+          store_far(dx + at, result);
+        else
+          store(dx + at, result);
+        pixel += 1;
+      });
+    }
 }
 
 // dx = invstd * weight * (g - (sum g + (x - mean) * invstd^2 * sum g (x - mean)) / count); the last part in training.
 template <class T>
 void norm_backward(const T* dy, const T* x, Layout in, NormGradient<T> norm, Lines<T> lines, Layout out,
                    const Windows* windows, T* dx, T* dweight, T* dbias, Parallel parallel) {
-  const bool tiled = windows && tiles(in, out, *windows);
+  const bool tiled = windows && tiles(in, out, *windows), far = dx && is_far<T>(in);
   const double count = static_cast<double>(in.batch * in.height * in.width);
   each_channel(in, parallel, [&](int64_t c) {
     const Line<T> line(lines, c);
@@ -181,15 +223,22 @@ void norm_backward(const T* dy, const T* x, Layout in, NormGradient<T> norm, Lin
     dbias[c] = static_cast<T>(sums.total(0));
     dweight[c] = static_cast<T>(sums.total(1) * invstd);
     if (!dx) return;
-    const Vec<T> slope = splat(static_cast<T>(back * sums.total(1) * invstd * invstd));
-    const Vec<T> base = splat(static_cast<T>(back * sums.total(0))), steep = splat(static_cast<T>(gain));
-    for (int64_t n = 0; n < in.blocks(); ++n) {
+    Gradient<T> of{mean, splat(static_cast<T>(gain)), splat(static_cast<T>(back * sums.total(1) * invstd * invstd)),
+                   splat(static_cast<T>(back * sums.total(0))), {}};
+    for (int64_t i = 0; i < in.blocks(); ++i) {
+      const int64_t n = far ? in.blocks() - 1 - i : i;  // of a large channel the cache holds what was read last
       const T *plane = row_of(x, in, n, c, 0), *grad = row_of(dy, windows ? out : in, n, c, 0);
       T* to = row_of(dx, in, n, c, 0);
+      of.alive = living<T>(in, n);
       clear_margin(in, dx, n, c);
-      if (windows) route(grad, plane, in, line, out, *windows, tiled, to);
-      apply_gradients(windows ? to : grad, plane, in, line, mean, steep, slope, base, living<T>(in, n), to);
+      if (tiled) {
+        apply_pooled_gradients(grad, plane, in, line, of, out, *windows, far, to);
+      } else {
+        if (windows) route(grad, plane, in, line, out, *windows, false, to);
+        apply_gradients(windows ? to : grad, plane, in, line, of, far && !windows, to);
+      }
     }
+    if (far) finish_stores();
   });
   if (dx) zero_tail(in, dx);
 }

@@ -46,7 +46,7 @@ void max_pool(const T* x, Layout in, Lines<T> lines, Layout out, Windows windows
         const Window columns = windows.columns[j];
         Vec<T> best = splat(-std::numeric_limits<T>::infinity());
         each_pixel<T>(in, rows, columns, [&](int64_t at) {
-          const Vec<T> v = line(load(plane + at));
+          const Vec<T> v = line(load_ahead(plane + at));
           best = beats<T>(v, best) ? v : best;
         });
         store(to + j * L, alive ? best : Vec<T>{});

@@ -5,6 +5,10 @@
 #include <cstring>
 #include <utility>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #ifndef REGROW_ISA
 #error "compile with -DREGROW_ISA=v4, v3 or base"
 #endif
@@ -56,6 +60,32 @@ REGROW_INLINE Vec<T> load(const T* p) {  // aligned
 template <class T>
 REGROW_INLINE void store(T* p, Vec<T> v) {  // aligned
   *reinterpret_cast<Vec<T>*>(p) = v;
+}
+// Loads, and asks for what comes a little later, where processors do not follow a stream by themselves: two rows at a
+// time, or planes that are a few lines long.
+template <class T>
+REGROW_INLINE Vec<T> load_ahead(const T* p) {
+  constexpr int kAhead = 2048;  // bytes
+  __builtin_prefetch(reinterpret_cast<const char*>(p) + kAhead);
+  return load(p);
+}
+// Stores past the caches, without reading the line first. finish_stores() before others may read.
+template <class T>
+REGROW_INLINE void store_far(T* p, Vec<T> v) {
+#if defined(__AVX512F__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), reinterpret_cast<__m512i>(v));
+#elif defined(__AVX__)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(v));
+#elif defined(__SSE2__)
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), reinterpret_cast<__m128i>(v));
+#else
+  store(p, v);
+#endif
+}
+REGROW_INLINE void finish_stores() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
 }
 template <class T>
 REGROW_INLINE Vec<T> load_unaligned(const T* p) {
