@@ -23,13 +23,17 @@ LOW = {
     "moments",
     "momentum",
     "flops",
+    "sharing",
+    "view",
 }
-PACKAGES = {"ops": set(), "nn": {"ops"}, "weights": {"nn"}}
+PACKAGES = {"ops": set(), "nn": {"ops"}, "weights": {"nn"}, "updaters": LOW}
 ALLOWED = {
     "topology": set(),
     "allocation": {"topology"},
     "schedule": set(),
-    "criteria": {"topology"},
+    "criteria": set(),
+    "sharing": {"topology", "allocation"},
+    "view": {"moments", "momentum", "optimizers", "weights"},
     "random": set(),
     "storage": {"nn"},
     "optimizers": {"weights"},
@@ -37,7 +41,6 @@ ALLOWED = {
     "momentum": {"moments", "weights"},
     "flops": {"nn", "weights"},
     "sparsify": {"topology", "allocation", "nn", "random", "storage", "weights"},
-    "updaters": LOW,
     "files": {"sparsify", "storage", "weights"},
     "__init__": LOW | {"sparsify", "updaters", "files"},
 }
