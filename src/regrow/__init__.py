@@ -17,12 +17,36 @@ if TYPE_CHECKING:
     from . import flops
     from .files import load, save
     from .sparsify import Summary, densify, sparsify, summary
-    from .updaters import SparseMomentum, Static, Updater
+    from .updaters import (
+        ACDC,
+        DSR,
+        GMP,
+        MEST,
+        SET,
+        DeepRewiring,
+        GraNet,
+        Han,
+        RigL,
+        RigLITOP,
+        SparseMomentum,
+        Static,
+        Updater,
+    )
     from .weights import SparseWeight, sparse_weights
 
     __version__: str
 
 __all__ = [
+    "ACDC",
+    "DSR",
+    "GMP",
+    "MEST",
+    "SET",
+    "DeepRewiring",
+    "GraNet",
+    "Han",
+    "RigL",
+    "RigLITOP",
     "SparseMomentum",
     "SparseWeight",
     "Static",
@@ -37,12 +61,25 @@ __all__ = [
     "summary",
 ]
 
-_HOME = {
-    "SparseMomentum": "updaters",
+_UPDATERS = (
+    "ACDC",
+    "DSR",
+    "GMP",
+    "MEST",
+    "SET",
+    "DeepRewiring",
+    "GraNet",
+    "Han",
+    "RigL",
+    "RigLITOP",
+    "SparseMomentum",
+    "Static",
+    "Updater",
+)
+
+_HOME = dict.fromkeys(_UPDATERS, "updaters") | {
     "SparseWeight": "weights",
-    "Static": "updaters",
     "Summary": "sparsify",
-    "Updater": "updaters",
     "densify": "sparsify",
     "load": "files",
     "save": "files",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-__all__ = ["SCHEDULES", "Schedule", "cosine_decay", "cubic_density", "piecewise", "prune_rate_schedule"]
+__all__ = ["SCHEDULES", "Schedule", "cosine_decay", "cubic_density", "piecewise", "prune_rate_schedule", "step_at"]
 
 Schedule = Callable[[int], float]
 
@@ -56,6 +56,16 @@ def prune_rate_schedule(kind: str, prune_rate: float, total_steps: int) -> Sched
     if total_steps < 1:
         raise ValueError(f"total_steps={total_steps} must be at least 1")
     return lambda step: SCHEDULES[kind](prune_rate, min(step / total_steps, 1.0))
+
+
+def step_at(fraction: float, total_steps: int) -> int:
+    """The first step at or after a fraction of the training, whatever rounding did to the fraction.
+
+    Example:
+        >>> step_at(0.1 + 0.2, 10), step_at(0.3, 100), step_at(0.5, 5)
+        (3, 30, 3)
+    """
+    return math.ceil(fraction * total_steps - 1e-9)
 
 
 def cosine_decay(prune_rate: float, end: float) -> Schedule:

@@ -36,6 +36,7 @@ __all__ = [
 class PruneRequest:
     """What is known before anything is pruned: one entry a layer."""
 
+    names: Sequence[str]
     step: int
     rate: float
     """Of the schedule: the share of a layer's active weights that is exchanged."""
@@ -77,9 +78,9 @@ def to_density(schedule: Callable[[int], float], scope: str = "layer") -> Target
     def target(request: PruneRequest) -> Sequence[int]:
         density = schedule(request.step)
         counts = initial_counts([(n, 1) for n in request.numel], density)
-        if scope == "network" and sum(counts) < sum(request.active):
-            return topology.counts_of_largest(request.scores, sum(counts))
-        return counts
+        if scope == "layer" or sum(counts) > sum(request.active):
+            return counts
+        return topology.counts_of_largest(request.scores, sum(counts))
 
     return target
 

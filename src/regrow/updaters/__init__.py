@@ -1,7 +1,27 @@
 """Updaters: when and how the active sets of a model change. `updater` is the core, each other file a method or two."""
 
+from .deep_rewiring import DeepRewiring
+from .dsr import DSR
+from .evolution import SET
+from .gradual import ACDC, GMP, GraNet, Han
+from .mest import MEST
+from .rigl import RigL, RigLITOP
 from .sparse_momentum import SparseMomentum
 from .static import Static
 from .updater import Updater
 
-__all__ = ["SparseMomentum", "Static", "Updater"]
+__all__ = [
+    "ACDC",
+    "DSR",
+    "GMP",
+    "MEST",
+    "SET",
+    "DeepRewiring",
+    "GraNet",
+    "Han",
+    "RigL",
+    "RigLITOP",
+    "SparseMomentum",
+    "Static",
+    "Updater",
+]

@@ -62,7 +62,8 @@ class Exchange:
         unusable = [not (is_finite(s) and math.isfinite(r)) for s, r in zip(scores, ends, strict=True)]
         refuse_not_finite([f"{x.name}: scores" for x, bad in zip(layers, unusable, strict=True) if bad], step)
         active, numel = [layer.active for layer in layers], [layer.numel for layer in layers]
-        request = PruneRequest(step, rate, active, numel, scores, importance)
+        names = [layer.name for layer in layers]
+        request = PruneRequest(names, step, rate, active, numel, scores, importance)
         pruned, grown = self._counts(layers, request, flops_left)
         chosen = [self._choose(*parts) for parts in zip(layers, scores, pruned, grown, strict=True)]
         return [Move(layer, *sets, r) for layer, sets, r in zip(layers, chosen, ends, strict=True)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from regrow.moments import LastGradient, Rule, optimizer_rule
 from regrow.momentum import MissingMomentum, window_of
 from regrow.optimizers import before_step, groups_of, was_skipped
 from regrow.random import seeded_generator
-from regrow.schedule import Schedule
+from regrow.schedule import Schedule, step_at
 from regrow.sharing import (
     Amount,
     ShareRule,
@@ -127,7 +126,7 @@ class Updater(Updating):
         refuse_several_processes()
         self.total_steps = total_steps
         self.update_every = update_every
-        self._end = math.ceil(stop_fraction * total_steps)
+        self._end = step_at(stop_fraction, total_steps)
         self._schedule, self._flops_budget = schedule, flops_budget
         share_rule = share_rule or (share_none if share is None else share_by_momentum)
         self._exchange = Exchange(prune, grow, share, share_rule, amount, target, per_neuron, max_density)
