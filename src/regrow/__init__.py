@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import flops
     from .files import load, save
+    from .saliency import grasp, obd, snip, synflow
     from .sparsify import Summary, densify, sparsify, summary
     from .updaters import (
         ACDC,
@@ -54,11 +55,15 @@ __all__ = [
     "Updater",
     "densify",
     "flops",
+    "grasp",
     "load",
+    "obd",
     "save",
+    "snip",
     "sparse_weights",
     "sparsify",
     "summary",
+    "synflow",
 ]
 
 _UPDATERS = (
@@ -81,11 +86,15 @@ _HOME = dict.fromkeys(_UPDATERS, "updaters") | {
     "SparseWeight": "weights",
     "Summary": "sparsify",
     "densify": "sparsify",
+    "grasp": "saliency",
     "load": "files",
+    "obd": "saliency",
     "save": "files",
+    "snip": "saliency",
     "sparse_weights": "weights",
     "sparsify": "sparsify",
     "summary": "sparsify",
+    "synflow": "saliency",
 }
 
 

@@ -41,8 +41,9 @@ ALLOWED = {
     "momentum": {"moments", "weights"},
     "flops": {"nn", "weights"},
     "sparsify": {"topology", "allocation", "nn", "random", "storage", "weights"},
+    "saliency": {"sparsify"},
     "files": {"sparsify", "storage", "weights"},
-    "__init__": LOW | {"sparsify", "updaters", "files"},
+    "__init__": LOW | {"sparsify", "updaters", "saliency", "files"},
 }
 CORE = sorted(path.stem for path in ROOT.glob("*.py"))
 FOREIGN = {"torch"} | set(sys.stdlib_module_names)

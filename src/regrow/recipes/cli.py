@@ -75,7 +75,7 @@ def train(
         str, typer.Argument(metavar="RECIPE", help="A name that `regrow list` shows.", show_default=False)
     ],
     method: Annotated[
-        str, typer.Option(metavar="METHOD", help="sparse-momentum, dense, or static (sparse, topology never changes).")
+        str, typer.Option(metavar="METHOD", help="sparse-momentum, dense, static, set, rigl, …; `regrow list` has all.")
     ] = "sparse-momentum",
     density: Annotated[
         float | None,

@@ -31,7 +31,8 @@ class Recipe:
         images: how many of the training images are used, the same ones for every seed; None: all.
         update_every: steps between topology updates; None: one at the end of each epoch. There is none after the last
             step, and one that falls on the end of an epoch comes after the validation.
-        prune_rate, prune_schedule, share, max_density, flops_budget, window, window_batch: of the updater.
+        prune_rate, prune_schedule: of sparse momentum; where they are not the defaults here, also of the other methods
+            that have them. growth, per_neuron, share, max_density, flops_budget, window, window_batch: of the updater.
         distribution, dense: of `sparsify`.
         channels_last: memory format of weights and images; faster for convolutions on CPUs, the same numbers otherwise.
         accelerator: of Lightning Fabric; "auto" takes a GPU where there is one.
@@ -58,6 +59,8 @@ class Recipe:
     update_every: int | None = None
     prune_rate: float = 0.5
     prune_schedule: str = "cosine"
+    growth: str = "momentum"
+    per_neuron: bool = False
     share: str = "momentum"
     max_density: float | None = None
     flops_budget: float | None = None
