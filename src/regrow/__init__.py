@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .sparsify import Summary, densify, sparsify, summary
     from .updaters import (
         ACDC,
+        DNS,
         DSR,
         GMP,
         MEST,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         RigLITOP,
         SparseMomentum,
         Static,
+        TopKAST,
         Updater,
     )
     from .weights import SparseWeight, sparse_weights
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACDC",
+    "DNS",
     "DSR",
     "GMP",
     "MEST",
@@ -52,6 +55,7 @@ __all__ = [
     "SparseWeight",
     "Static",
     "Summary",
+    "TopKAST",
     "Updater",
     "densify",
     "flops",
@@ -68,6 +72,7 @@ __all__ = [
 
 _UPDATERS = (
     "ACDC",
+    "DNS",
     "DSR",
     "GMP",
     "MEST",
@@ -79,6 +84,7 @@ _UPDATERS = (
     "RigLITOP",
     "SparseMomentum",
     "Static",
+    "TopKAST",
     "Updater",
 )
 

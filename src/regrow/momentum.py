@@ -140,6 +140,13 @@ class MissingMomentum:
         self.steps += 1
         self.drop()
 
+    def staged(self, common_factor: float) -> Tensor | None:
+        """The gradient of all positions as the optimizer would see it, after `measure`; None where there is none."""
+        if self._staged is None or self._source is None:
+            return None
+        factor = common_factor if self._factor is None else self._factor
+        return self._staged.multiplied_out(factor, like=self.weight.parameter.detach())
+
     def drop(self) -> None:
         """Forgets the staged gradient: the step was skipped."""
         self._arrived = False

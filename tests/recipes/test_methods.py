@@ -16,7 +16,7 @@ from regrow.recipes.methods import METHODS
 from regrow.recipes.session import make_session
 
 SPARSE = [name for name in METHODS if name != "dense"]
-STARTS_DENSE = {"gmp", "han", "ac-dc", "granet"}
+STARTS_DENSE = {"gmp", "han", "dns", "ac-dc", "granet"}
 JUDGES = {"snip", "grasp", "synflow", "obd", "magnitude"}
 
 
@@ -35,7 +35,7 @@ def test_a_method_learns_and_ends_as_sparse_as_asked(
     assert f"{summary['active_weights']:,} / {summary['prunable_weights']:,}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("method", sorted(STARTS_DENSE))
+@pytest.mark.parametrize("method", sorted(STARTS_DENSE | {"top-kast"}))
 def test_methods_that_start_dense_refuse_compressed_storage(
     method: str, short: Callable[..., Settings], tmp_path: Path
 ):

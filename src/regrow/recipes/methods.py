@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -153,12 +154,13 @@ def _dynamic(kind: Callable[..., Any], **names: str) -> Attach:
     return attach
 
 
-def _falling(kind: Callable[..., Any], **names: str) -> Attach:
-    """A method that starts dense and ends with the density asked for."""
+def _told_density(kind: Callable[..., Any], **names: str) -> Attach:
+    """A method that is given a dense network, and told the density."""
 
     def attach(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, run: dict[str, Any]) -> Any:
-        steps = {name: value for name, value in run.items() if name != "seed"}
-        return kind(model, optimizer, density=settings.density, **steps, **_chosen(settings, **names))
+        known = signature(kind).parameters
+        run = {name: value for name, value in run.items() if name in known}  # most draw nothing and take no seed
+        return kind(model, optimizer, density=settings.density, **run, **_chosen(settings, **names))
 
     return attach
 
@@ -179,15 +181,17 @@ METHODS: dict[str, Method] = {
     "rigl": Method(_dynamic(regrow.RigL, **RATE, **BY_GRADIENT), _random),
     "rigl-itop": Method(_dynamic(regrow.RigLITOP, **SCHEDULED, **BY_GRADIENT), _random, ITOP_INTERVALS),
     "mest": Method(_dynamic(regrow.MEST, **RATE), _random, intervals=160 / 5),
+    "top-kast": Method(_told_density(regrow.TopKAST), _all_weights, intervals=500),
     "snip": Method(_static, _by_scores(_snip)),
     "grasp": Method(_static, _by_scores(_grasp)),
     "synflow": Method(_static, _by_scores(_synflow)),
     "obd": Method(_static, _by_scores(_obd)),
     "magnitude": Method(_static, _magnitude),
-    "gmp": Method(_falling(regrow.GMP), _all_weights, intervals=100),
-    "han": Method(_falling(regrow.Han), _all_weights, intervals=100),
-    "ac-dc": Method(_falling(regrow.ACDC), _all_weights, intervals=100),
-    "granet": Method(_falling(regrow.GraNet, **RATE, **BY_GRADIENT), _all_weights, intervals=100),
+    "gmp": Method(_told_density(regrow.GMP), _all_weights, intervals=100),
+    "han": Method(_told_density(regrow.Han), _all_weights, intervals=100),
+    "dns": Method(_told_density(regrow.DNS), _all_weights, intervals=100),
+    "ac-dc": Method(_told_density(regrow.ACDC), _all_weights, intervals=100),
+    "granet": Method(_told_density(regrow.GraNet, **RATE, **BY_GRADIENT), _all_weights, intervals=100),
 }
 
 

@@ -8,10 +8,13 @@ from .mest import MEST
 from .rigl import RigL, RigLITOP
 from .sparse_momentum import SparseMomentum
 from .static import Static
+from .surgery import DNS
+from .top_kast import TopKAST
 from .updater import Updater
 
 __all__ = [
     "ACDC",
+    "DNS",
     "DSR",
     "GMP",
     "MEST",
@@ -23,5 +26,6 @@ __all__ = [
     "RigLITOP",
     "SparseMomentum",
     "Static",
+    "TopKAST",
     "Updater",
 ]

@@ -16,7 +16,7 @@ from regrow.weights import sparse_weights
 from .attached import check_steps
 from .updater import Updater
 
-__all__ = ["ACDC", "GMP", "GraNet", "Han"]
+__all__ = ["ACDC", "GMP", "GraNet", "Han", "final_step"]
 
 
 def _never(step: int) -> float:
@@ -24,7 +24,7 @@ def _never(step: int) -> float:
     return 0.0
 
 
-def _final_step(model: nn.Module, density: float, total_steps: int, update_every: int | None, end: float) -> int:
+def final_step(model: nn.Module, density: float, total_steps: int, update_every: int | None, end: float) -> int:
     """The step from which the network has its final density; refuses what cannot be."""
     check_steps(total_steps, update_every)
     if not 0 < density < 1:
@@ -76,7 +76,7 @@ class GMP(Updater):
         end: float = 0.75,
         scope: str = "layer",
     ):
-        last = _final_step(model, density, total_steps, update_every, end)
+        last = final_step(model, density, total_steps, update_every, end)
         falling = cubic_density(1.0, density, begin * total_steps, last)
         super().__init__(
             model,
@@ -133,7 +133,7 @@ class Han(Updater):
         begin: float = 0.4,
         end: float = 0.8,
     ):
-        _final_step(model, density, total_steps, update_every, end)
+        final_step(model, density, total_steps, update_every, end)
         if rounds < 1:
             raise ValueError(f"rounds={rounds} must be at least 1")
         if not 0 < begin <= end < 1:
@@ -193,7 +193,7 @@ class ACDC(Updater):
         final: float = 0.15,
         scope: str = "network",
     ):
-        _final_step(model, density, total_steps, update_every, 1 - final)
+        final_step(model, density, total_steps, update_every, 1 - final)
         super().__init__(
             model,
             optimizer,
@@ -274,7 +274,7 @@ class GraNet(Updater):
         scope: str = "network",
         window_batch: int | None = None,
     ):
-        last = _final_step(model, density, total_steps, update_every, end)
+        last = final_step(model, density, total_steps, update_every, end)
         falling = cubic_density(density_of(model), density, begin * total_steps, last)
         super().__init__(
             model,
