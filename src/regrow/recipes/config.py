@@ -33,6 +33,7 @@ class Recipe:
             step, and one that falls on the end of an epoch comes after the validation.
         prune_rate, prune_schedule: of sparse momentum; where they are not the defaults here, also of the other methods
             that have them. growth, per_neuron, share, max_density, flops_budget, window, window_batch: of the updater.
+        rewind_epochs: of the dense training, whose weights lottery tickets go back to; 0: those at initialisation.
         distribution, dense: of `sparsify`.
         channels_last: memory format of weights and images; faster for convolutions on CPUs, the same numbers otherwise.
         accelerator: of Lightning Fabric; "auto" takes a GPU where there is one.
@@ -66,6 +67,7 @@ class Recipe:
     flops_budget: float | None = None
     window: Window = None
     window_batch: int | None = None
+    rewind_epochs: int = 0
     distribution: str = "uniform"
     dense: tuple[str, ...] = ()
     channels_last: bool = False
@@ -77,6 +79,9 @@ class Recipe:
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "at least 1")
         _require(0 <= self.warmup_epochs <= self.epochs, "warmup_epochs", self.warmup_epochs, "0 to the epochs")
+        _require(
+            0 <= self.rewind_epochs < self.epochs, "rewind_epochs", self.rewind_epochs, "0 to less than the epochs"
+        )
         _require(self.lr > 0, "lr", self.lr, "above 0")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")

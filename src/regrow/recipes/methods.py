@@ -78,6 +78,11 @@ def _all_weights(model: nn.Module, settings: Settings, examples: Examples | None
     return _sparsify(model, settings, density=1.0, distribution="uniform", storage="masked")
 
 
+def _ticket(model: nn.Module, settings: Settings, examples: Examples | None) -> nn.Module:
+    """All weights in the first round; later rounds bring their masks."""
+    return (_all_weights if settings.density == 1 else _random)(model, settings, examples)
+
+
 def _by_scores(score: Callable[[nn.Module, Settings, Examples], Any]) -> Start:
     """Keeps what is scored highest in the whole network, unless the recipe says another distribution than uniform."""
 
@@ -190,6 +195,7 @@ METHODS: dict[str, Method] = {
     "gmp": Method(_told_density(regrow.GMP), _all_weights, intervals=100),
     "han": Method(_told_density(regrow.Han), _all_weights, intervals=100),
     "dns": Method(_told_density(regrow.DNS), _all_weights, intervals=100),
+    "lottery": Method(_static, _ticket),
     "ac-dc": Method(_told_density(regrow.ACDC), _all_weights, intervals=100),
     "granet": Method(_told_density(regrow.GraNet, **RATE, **BY_GRADIENT), _all_weights, intervals=100),
 }
