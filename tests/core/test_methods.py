@@ -275,6 +275,26 @@ def test_by_hand_equals_by_itself(name):
     assert by_hand.history == updater.history
 
 
+@pytest.mark.parametrize("name", ["rigl", "mest", "sparse-momentum", "dsr", "dns"])
+@pytest.mark.parametrize("storage", ["masked", "compressed"])
+def test_a_checkpoint_between_a_step_and_its_update_by_hand(name, storage):
+    storage = storage if storage in METHODS[name].storages else "masked"
+    runs = []
+    for stopped in (False, True):
+        model, optimizer, updater = make(name, storage, update_every=None)
+        updater.expect_update(2)
+        for step in range(2):
+            step_of(model, optimizer, step)
+        if stopped:
+            parts = [frozen(part.state_dict()) for part in (model, optimizer, updater)]
+            model, optimizer, updater = make(name, storage, update_every=None)
+            for part, state in zip((model, optimizer, updater), parts, strict=True):
+                part.load_state_dict(state)
+        assert sum(row["pruned"] for row in updater.update()) > 0 or name == "mest"  # which first grows
+        runs.append((indices(model), updater.state_dict()))
+    assert_same(*runs)
+
+
 # ---------------------------------------------------------------- refusals
 
 

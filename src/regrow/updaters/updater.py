@@ -176,7 +176,7 @@ class Updater(Updating):
         if self.step >= self._end:
             return []
         if self.step == 0:
-            raise RuntimeError("update() before the first optimizer step: there is no momentum yet")
+            raise RuntimeError("update() before the first optimizer step: nothing has been learnt yet")
         rate = self._schedule(self.step)
         layers = [
             self._view(weight, self._missing[name])
