@@ -1,9 +1,11 @@
 """Updaters: when and how the active sets of a model change. `updater` is the core, each other file a method or two."""
 
+from .alternating import ACDC
 from .deep_rewiring import DeepRewiring
 from .dsr import DSR
 from .evolution import SET
-from .gradual import ACDC, GMP, GraNet, Han
+from .gradual import GMP, Han
+from .granet import GraNet
 from .mest import MEST
 from .rigl import RigL, RigLITOP
 from .sparse_momentum import SparseMomentum

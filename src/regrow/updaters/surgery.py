@@ -12,7 +12,7 @@ from regrow.allocation import initial_counts
 from regrow.random import seeded_generator
 from regrow.schedule import cubic_density
 
-from .gradual import final_step
+from .falling import final_step
 from .hidden import HiddenValues, largest_mask
 
 __all__ = ["DNS"]
