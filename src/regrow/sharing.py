@@ -24,8 +24,8 @@ __all__ = [
     "by_rate",
     "globally",
     "keep_counts",
-    "share_by_momentum",
-    "share_by_momentum_per_flop",
+    "share_by_importance",
+    "share_by_importance_per_flop",
     "share_by_survivors",
     "share_none",
     "to_density",
@@ -135,7 +135,7 @@ def share_none(request: ShareRequest) -> Sequence[int]:
     return [c - kept for c, kept in zip(request.target, request.kept, strict=True)]
 
 
-def share_by_momentum(request: ShareRequest) -> Sequence[int]:
+def share_by_importance(request: ShareRequest) -> Sequence[int]:
     """The freed weights go to layers in proportion to importance (sparse momentum, section 3), within the budget."""
     if request.flops_budget is None:
         return topology.share(request.total, request.importance, request.free)
@@ -144,8 +144,8 @@ def share_by_momentum(request: ShareRequest) -> Sequence[int]:
     )
 
 
-def share_by_momentum_per_flop(request: ShareRequest) -> Sequence[int]:
-    """As `share_by_momentum`, importance divided by the FLOPs of one weight of the layer."""
+def share_by_importance_per_flop(request: ShareRequest) -> Sequence[int]:
+    """As `share_by_importance`, importance divided by the FLOPs of one weight of the layer."""
     cheapest = min((flops for flops in request.flops_per_weight if flops > 0), default=1.0)
     worth = [r / max(c, cheapest) for r, c in zip(request.importance, request.flops_per_weight, strict=True)]
     return topology.share(request.total, worth, request.free)
@@ -157,7 +157,7 @@ def share_by_survivors(request: ShareRequest) -> Sequence[int]:
 
 
 SHARE_RULES: dict[str, ShareRule] = {
-    "momentum": share_by_momentum,
+    "momentum": share_by_importance,
     "none": share_none,
-    "momentum-per-flop": share_by_momentum_per_flop,
+    "momentum-per-flop": share_by_importance_per_flop,
 }

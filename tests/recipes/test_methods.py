@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import regrow
-from regrow.recipes import Settings, UsageError, train
+from regrow.recipes import Reporter, Settings, UsageError, train
 from regrow.recipes.folder import RunFolder
 from regrow.recipes.inspection import print_checkpoint
 from regrow.recipes.methods import METHODS
@@ -53,6 +53,20 @@ def test_methods_at_initialisation_leave_the_run_as_it_would_be(method: str, sho
     plain = dict(dense.model.named_parameters())
     for name, weight in regrow.sparse_weights(session.model).items():
         assert torch.equal(weight.values, plain[name].detach().flatten()[weight.indices])
+
+
+def test_a_density_that_was_not_reached_is_said(short: Callable[..., Settings], tmp_path: Path):
+    said: list[str] = []
+
+    class Notes(Reporter):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    settings = short("epochs=1", "update_every=1000", method="gmp", density=0.2)
+    train(settings, out=tmp_path / "run", threads=1, reporter=Notes())
+    (text,) = said
+    assert text.startswith("50200 weights are active, not 10040")
+    assert "--update-every" in text
 
 
 def test_settings_of_the_recipe_reach_the_updater(short: Callable[..., Settings]):

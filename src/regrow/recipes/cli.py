@@ -95,7 +95,10 @@ def train(
         float | None, typer.Option(metavar="EPOCHS", help="In which the learning rate rises; default: the recipe's.")
     ] = None,
     share: Annotated[
-        str | None, typer.Option(metavar="RULE", help="Of freed weights: momentum, none or momentum-per-flop.")
+        str | None,
+        typer.Option(
+            metavar="RULE", help="Of freed weights: momentum, none, momentum-per-flop; gradient, magnitude, non-zeros."
+        ),
     ] = None,
     flops_budget: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Of dense FLOPs, within which momentum shares out.")

@@ -254,6 +254,12 @@ class _Run:
         test_error = error_percent(self.session, self.session.data.test)
         summary = summarise(self.session, self.position, self.folder.rows(METRICS), test_error)
         self._save_topology(TOPOLOGY_FILE)
+        wanted = round(summary["density"] * summary["prunable_weights"])
+        if summary["active_weights"] != wanted:
+            self.reporter.note(
+                f"{summary['active_weights']} weights are active, not {wanted}: the training ended before an update that "
+                "would have brought the density asked for; update more often (--update-every), or train longer"
+            )
         self.folder.finish(summary)
         return summary
 

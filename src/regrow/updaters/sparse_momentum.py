@@ -10,7 +10,7 @@ from torch import nn
 
 import regrow.criteria as criteria
 from regrow.schedule import prune_rate_schedule
-from regrow.sharing import SHARE_RULES, share_by_momentum
+from regrow.sharing import SHARE_RULES, share_by_importance
 
 from .updater import Collect, Updater
 
@@ -105,7 +105,7 @@ class SparseMomentum(Updater):
             prune=criteria.magnitude,
             grow=grow,
             share=_IMPORTANCE[share],
-            share_rule=SHARE_RULES.get(share, share_by_momentum),
+            share_rule=SHARE_RULES.get(share, share_by_importance),
             collect=collect,
             uses_gradient=share == "gradient",
             uses_momentum=_IMPORTANCE[share] is criteria.mean_momentum,

@@ -20,7 +20,7 @@ from regrow.sharing import (
     Target,
     by_rate,
     keep_counts,
-    share_by_momentum,
+    share_by_importance,
     share_none,
 )
 from regrow.view import LayerView
@@ -128,7 +128,7 @@ class Updater(Updating):
         self.update_every = update_every
         self._end = step_at(stop_fraction, total_steps)
         self._schedule, self._flops_budget = schedule, flops_budget
-        share_rule = share_rule or (share_none if share is None else share_by_momentum)
+        share_rule = share_rule or (share_none if share is None else share_by_importance)
         self._exchange = Exchange(prune, grow, share, share_rule, amount, target, per_neuron, max_density)
         rules = self._rules(collect, uses_momentum)
         self._inherits = collect == "momentum"
