@@ -257,8 +257,8 @@ class _Run:
         wanted = round(summary["density"] * summary["prunable_weights"])
         if summary["active_weights"] != wanted:
             self.reporter.note(
-                f"{summary['active_weights']} weights are active, not {wanted}: the training ended before an update that "
-                "would have brought the density asked for; update more often (--update-every), or train longer"
+                f"{summary['active_weights']} weights are active, not {wanted}: the training ended before an update "
+                "that would have brought the density asked for; update more often (--update-every), or train longer"
             )
         self.folder.finish(summary)
         return summary
