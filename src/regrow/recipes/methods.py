@@ -194,7 +194,7 @@ METHODS: dict[str, Method] = {
     "magnitude": Method(_static, _magnitude),
     "gmp": Method(_told_density(regrow.GMP), _all_weights, intervals=100),
     "han": Method(_told_density(regrow.Han), _all_weights, intervals=100),
-    "dns": Method(_told_density(regrow.DNS), _all_weights, intervals=100),
+    "dns": Method(_told_density(regrow.DNS), _all_weights, intervals=5_000),
     "lottery": Method(_static, _ticket),
     "ac-dc": Method(_told_density(regrow.ACDC), _all_weights, intervals=100),
     "granet": Method(_told_density(regrow.GraNet, **RATE, **BY_GRADIENT), _all_weights, intervals=100),
