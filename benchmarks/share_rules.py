@@ -21,6 +21,7 @@ SETUP = ("--images", "22500", "--epochs", "12", "--update-every", "88", "--windo
 ARMS: dict[str, tuple[str, ...]] = {
     "none-5": ("--density", "0.05", "--share", "none"),
     "static-5": ("--density", "0.05", "--method", "static"),
+    "none-5-anew": ("--density", "0.05", "--share", "none", "--set", "inherit_momentum=false"),
     "none-5-rate20": ("--density", "0.05", "--share", "none", "--set", "prune_rate=0.2"),
     "momentum-5": ("--density", "0.05", "--share", "momentum"),
     "none-10": ("--density", "0.1", "--share", "none"),

@@ -25,8 +25,8 @@ import grid
 from grid import Cell
 
 CURVE = ("epoch", "validation_error", "flop_density", "train_seconds", "validation_seconds")
-ARM = re.compile(r"(?P<rule>dense|dense-bf16|static|momentum|none|momentum-per-flop|budget(?P<budget>[\d.]+))"
-                 r"(-(?P<density>0\.\d+))?@(?P<epochs>\d+)")  # fmt: skip
+RULE = r"(?P<rule>dense|dense-bf16|static|momentum|none|momentum-per-flop|budget(?P<budget>[\d.]+))"
+ARM = re.compile(RULE + r"(-(?P<density>0\.\d+))?(?P<settings>(,\w+=[^,@]+)*)@(?P<epochs>\d+)")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Arm:
     rule: str
     density: float
     budget: float | None
+    settings: tuple[str, ...]
     epochs: int
 
     @classmethod
@@ -45,7 +46,8 @@ class Arm:
         if not match or match["rule"].startswith("dense") == bool(match["density"]):
             raise argparse.ArgumentTypeError(f"{name!r} is no arm, such as dense@20, none-0.05@40 or budget0.1-0.05@20")
         budget = float(match["budget"]) if match["budget"] else None
-        return cls(name, match["rule"], float(match["density"] or 1), budget, int(match["epochs"]))
+        settings = tuple(match["settings"].split(",")[1:])
+        return cls(name, match["rule"], float(match["density"] or 1), budget, settings, int(match["epochs"]))
 
     @property
     def is_dense(self) -> bool:
@@ -54,11 +56,11 @@ class Arm:
     @property
     def words(self) -> tuple[str, ...]:
         """What `regrow train` is told."""
-        epochs = ("--epochs", str(self.epochs))
+        common = ("--epochs", str(self.epochs), *(word for one in self.settings for word in ("--set", one)))
         if self.is_dense:
             precision = "bf16-mixed" if self.rule == "dense-bf16" else "32-true"
-            return "--method", "dense", "--precision", precision, *epochs
-        sparse = ("--density", str(self.density), "--storage", "compressed", *epochs)
+            return "--method", "dense", "--precision", precision, *common
+        sparse = ("--density", str(self.density), "--storage", "compressed", *common)
         if self.rule == "static":
             return "--method", "static", *sparse
         rule = ("--share", self.rule) if self.budget is None else ("--flops-budget", str(self.budget))

@@ -12,6 +12,18 @@ import regrow
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def blocks(page):
+    """The Python of a page."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def batches_of(number, inputs, classes):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(number):
+        x = torch.randn(32, inputs, generator=generator)
+        yield x, (x[:, :classes] + x[:, -classes:]).argmax(1)
+
+
 def test_tables_come_from_the_result_files():
     command = [sys.executable, str(ROOT / "benchmarks" / "tables.py"), "--check"]
     assert subprocess.run(command, check=False).returncode == 0, "run python benchmarks/tables.py"
@@ -19,7 +31,7 @@ def test_tables_come_from_the_result_files():
 
 def test_the_ten_lines_of_use_run(capsys):
     """The block as it stands, with a small model, a few batches and a short training."""
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (block,) = blocks("README.md")
     block = block.replace("70_000", "6").replace("703", "2")
     generator = torch.Generator().manual_seed(0)
     names = {
@@ -31,3 +43,34 @@ def test_the_ten_lines_of_use_run(capsys):
     exec(block, names)
     assert "48 / 960" in capsys.readouterr().out
     assert not regrow.sparse_weights(names["plain"])
+
+
+def make_tutorial_model():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(20, 40), torch.nn.ReLU(), torch.nn.Linear(40, 4))
+
+
+def test_the_tutorial_builds_rigl_in_fifteen_lines_that_equal_regrows_own(capsys):
+    build, train, further = blocks("docs/tutorial-own-method.md")
+    assert build.strip().count("\n") + 1 <= 18  # two of imports, one of them empty
+    names = {"model": make_tutorial_model(), "batches": list(batches_of(200, 20, 4))}
+    for block in (build, train):
+        exec(block, names)
+    assert "'step': 10" in capsys.readouterr().out
+    own = regrow.sparsify(make_tutorial_model(), density=0.1, distribution="erk", seed=0)
+    optimizer = torch.optim.SGD(own.parameters(), lr=0.1, momentum=0.9)
+    updater = regrow.RigL(own, optimizer, total_steps=200, update_every=10)
+    for inputs, targets in names["batches"]:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(own(inputs), targets)
+        loss.backward()
+        optimizer.step()
+    assert loss < 1.0, "four classes by chance: 1.39"
+    assert updater.history == names["updater"].history
+    for ours, theirs in zip(own.parameters(), names["model"].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    exec(further, names)
+    exec(train.split("\n\n")[1], names)
+    history = names["updater"].history
+    assert {row["step"] for row in history} == set(range(10, 200, 10))
+    assert sum(row["grown"] for row in history) == sum(row["pruned"] for row in history) > 100

@@ -16,39 +16,91 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import flops
     from .files import load, save
+    from .saliency import grasp, obd, snip, synflow
     from .sparsify import Summary, densify, sparsify, summary
-    from .updaters import SparseMomentum, Static, Updater
+    from .updaters import (
+        ACDC,
+        DNS,
+        DSR,
+        GMP,
+        MEST,
+        SET,
+        DeepRewiring,
+        GraNet,
+        Han,
+        RigL,
+        RigLITOP,
+        SparseMomentum,
+        Static,
+        TopKAST,
+        Updater,
+    )
     from .weights import SparseWeight, sparse_weights
 
     __version__: str
 
 __all__ = [
+    "ACDC",
+    "DNS",
+    "DSR",
+    "GMP",
+    "MEST",
+    "SET",
+    "DeepRewiring",
+    "GraNet",
+    "Han",
+    "RigL",
+    "RigLITOP",
     "SparseMomentum",
     "SparseWeight",
     "Static",
     "Summary",
+    "TopKAST",
     "Updater",
     "densify",
     "flops",
+    "grasp",
     "load",
+    "obd",
     "save",
+    "snip",
     "sparse_weights",
     "sparsify",
     "summary",
+    "synflow",
 ]
 
-_HOME = {
-    "SparseMomentum": "updaters",
+_UPDATERS = (
+    "ACDC",
+    "DNS",
+    "DSR",
+    "GMP",
+    "MEST",
+    "SET",
+    "DeepRewiring",
+    "GraNet",
+    "Han",
+    "RigL",
+    "RigLITOP",
+    "SparseMomentum",
+    "Static",
+    "TopKAST",
+    "Updater",
+)
+
+_HOME = dict.fromkeys(_UPDATERS, "updaters") | {
     "SparseWeight": "weights",
-    "Static": "updaters",
     "Summary": "sparsify",
-    "Updater": "updaters",
     "densify": "sparsify",
+    "grasp": "saliency",
     "load": "files",
+    "obd": "saliency",
     "save": "files",
+    "snip": "saliency",
     "sparse_weights": "weights",
     "sparsify": "sparsify",
     "summary": "sparsify",
+    "synflow": "saliency",
 }
 
 

@@ -1,30 +1,36 @@
-"""Scores and share rules: what an updater is made of.
+"""Scores: what an updater is made of, together with the rules of `sharing` and the schedules of `schedule`.
 
 A criterion is a function of one layer, seen through `Layer`, that returns scores; `topology` turns scores into active
-sets. A share rule distributes the weights that were pruned over the layers.
+sets. Of prune scores the smallest go, of grow scores the largest come; an importance is one number of a layer.
+
+Example:
+    >>> def momentum_times_magnitude(layer):
+    ...     return layer.momentum.abs() * layer.values.abs()  # a prune score
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from . import topology
-
 __all__ = [
-    "SHARE_RULES",
+    "GrowScore",
+    "Importance",
     "Layer",
-    "ShareRequest",
+    "PruneScore",
+    "active_weights",
     "magnitude",
+    "magnitude_and_gradient",
+    "mean_gradient",
+    "mean_magnitude",
     "mean_momentum",
+    "missing_gradient",
     "missing_momentum",
-    "share_by_momentum",
-    "share_by_momentum_per_flop",
-    "share_none",
+    "random",
+    "rank_among_sign",
 ]
 
 
@@ -32,20 +38,46 @@ class Layer(Protocol):
     """What a criterion sees of a layer at an update, before anything is pruned. Nothing here is to be written to."""
 
     name: str
+    shape: torch.Size
+    """Dense shape; the first dimension are the outputs."""
     numel: int
+    step: int
+    """Optimizer steps taken."""
+    learning_rate: float
+    """Of the layer's parameter group, now."""
     indices: Tensor
     """Active positions, int64, shape (active,), ascending."""
     values: Tensor
     """Active weights, shape (active,)."""
-    momentum: Tensor
-    """M of the active weights, shape (active,)."""
     flops_per_weight: float
     """Forward FLOPs of one weight for one example; nan where not measured."""
     generator: torch.Generator
+    """On the CPU; the updater's state holds it."""
+
+    @property
+    def active(self) -> int:
+        """Number of active weights."""
+
+    @property
+    def momentum(self) -> Tensor:
+        """M of the active weights, shape (active,): SGD's buffer, or Adam's m_hat / (sqrt(v_hat) + eps)."""
+
+    @property
+    def gradient(self) -> Tensor:
+        """The last step's gradient of the active weights, shape (active,); uses_gradient=True."""
 
     @property
     def missing_momentum(self) -> Tensor:
-        """|M| of every position were it missing, shape (numel,); made anew each time."""
+        """|M| of every position were it missing, shape (numel,); made anew each time; collect="momentum"."""
+
+    @property
+    def missing_gradient(self) -> Tensor:
+        """|g| of every position in the last step, shape (numel,); made anew each time; collect="gradient"."""
+
+
+PruneScore = Callable[[Layer], Tensor]
+GrowScore = Callable[[Layer], Tensor]
+Importance = Callable[[Layer], float]
 
 
 def magnitude(layer: Layer) -> Tensor:
@@ -53,9 +85,44 @@ def magnitude(layer: Layer) -> Tensor:
     return layer.values.abs()
 
 
+def rank_among_sign(layer: Layer) -> Tensor:
+    """Prune score of SET, shape (active,): the rank of |w| among the weights of its sign, as a fraction of them.
+
+    So the same share goes of the smallest positive and of the largest negative weights (Mocanu et al. 2018,
+    arXiv:1707.04780, algorithm 1). 0 counts as positive; ties go to the lower position.
+    """
+    scores = torch.empty(layer.active, dtype=torch.float64, device=layer.values.device)
+    negative = layer.values < 0
+    for side in (negative, ~negative):
+        order = layer.values[side].abs().argsort(stable=True)
+        ranks = torch.empty_like(order, dtype=torch.float64)
+        ranks[order] = (torch.arange(order.numel(), dtype=torch.float64, device=order.device) + 0.5) / order.numel()
+        scores[side] = ranks
+    return scores
+
+
+def magnitude_and_gradient(gradient_weight: float = 1.0) -> PruneScore:
+    """Prune score |w| + gradient_weight * |g| (MEST, Yuan et al. 2021, arXiv:2110.14032, section 3.1)."""
+
+    def score(layer: Layer) -> Tensor:
+        return layer.values.abs() + gradient_weight * layer.gradient.abs()
+
+    return score
+
+
 def missing_momentum(layer: Layer) -> Tensor:
     """Grow score |M|, shape (numel,): the largest come (sparse momentum, section 3)."""
     return layer.missing_momentum
+
+
+def missing_gradient(layer: Layer) -> Tensor:
+    """Grow score |g| of the last step, shape (numel,): the largest come (RigL, arXiv:1911.11134, section 3)."""
+    return layer.missing_gradient
+
+
+def random(layer: Layer) -> Tensor:
+    """Grow score at random, shape (numel,), from the updater's generator: a uniform draw of missing positions (SET)."""
+    return torch.rand(layer.numel, generator=layer.generator, dtype=torch.float64).to(layer.indices.device)
 
 
 def mean_momentum(layer: Layer) -> float:
@@ -63,50 +130,16 @@ def mean_momentum(layer: Layer) -> float:
     return float(layer.momentum.abs().mean(dtype=torch.float64))
 
 
-@dataclass(frozen=True)
-class ShareRequest:
-    """What a share rule knows: one entry a layer."""
-
-    importance: Sequence[float]
-    """r_l, summing to 1."""
-    pruned: Sequence[int]
-    """k_l, the weights each layer gave away."""
-    free: Sequence[int]
-    """f_l, the positions each layer can take; never less than k_l."""
-    kept: Sequence[int]
-    """Active weights that remain after the pruning."""
-    flops_per_weight: Sequence[float]
-    flops_budget: float | None = None
-    """Forward FLOPs of one example that these layers may cost together; None: no limit."""
+def mean_gradient(layer: Layer) -> float:
+    """Importance of a layer: the mean of |g| over its active weights in the last step (ablation of sparse momentum)."""
+    return float(layer.gradient.abs().mean(dtype=torch.float64))
 
 
-ShareRule = Callable[[ShareRequest], Sequence[int]]
+def mean_magnitude(layer: Layer) -> float:
+    """Importance of a layer: the mean of |w| over its active weights (ablation of sparse momentum)."""
+    return float(layer.values.abs().mean(dtype=torch.float64))
 
 
-def share_none(request: ShareRequest) -> Sequence[int]:
-    """Each layer gets its own weights back."""
-    return request.pruned
-
-
-def share_by_momentum(request: ShareRequest) -> Sequence[int]:
-    """The freed weights go to layers in proportion to importance (sparse momentum, section 3), within the budget."""
-    total = sum(request.pruned)
-    if request.flops_budget is None:
-        return topology.share(total, request.importance, request.free)
-    return topology.share_within_budget(
-        total, request.importance, request.free, request.kept, request.flops_per_weight, request.flops_budget
-    )
-
-
-def share_by_momentum_per_flop(request: ShareRequest) -> Sequence[int]:
-    """As `share_by_momentum`, importance divided by the FLOPs of one weight of the layer."""
-    cheapest = min((flops for flops in request.flops_per_weight if flops > 0), default=1.0)
-    worth = [r / max(c, cheapest) for r, c in zip(request.importance, request.flops_per_weight, strict=True)]
-    return topology.share(sum(request.pruned), worth, request.free)
-
-
-SHARE_RULES: dict[str, ShareRule] = {
-    "momentum": share_by_momentum,
-    "none": share_none,
-    "momentum-per-flop": share_by_momentum_per_flop,
-}
+def active_weights(layer: Layer) -> float:
+    """Importance of a layer: how many weights it has, "non-zeros" in the ablation of sparse momentum."""
+    return float(layer.active)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .weights import SparseWeight, StagedGradient
 
-__all__ = ["Rule", "momentum_of_state", "optimizer_rule"]
+__all__ = ["LastGradient", "Rule", "check_shapes", "momentum_of_state", "optimizer_rule"]
 
 
 class Moments:
@@ -82,13 +82,46 @@ class AdamMoments:
         return {name: m * ((1 - betas[name] ** age) / (1 - betas[name] ** steps)) for name, m in moments.items()}
 
 
+class LastGradient:
+    """No momentum: the gradient of the last step alone, for methods that grow by gradient."""
+
+    names = ("gradient",)
+
+    @staticmethod
+    def check(group: Mapping[str, Any]) -> str | None:
+        return None
+
+    @staticmethod
+    def fold(moments: Mapping[str, Tensor], gradient: StagedGradient, factor: float, group: Mapping[str, Any]) -> None:
+        gradient.fold_into(moments["gradient"].zero_(), decay=1.0, factor=factor)
+
+    @staticmethod
+    def score(moments: Mapping[str, Tensor], steps: float, group: Mapping[str, Any]) -> Tensor:
+        return moments["gradient"]
+
+    @staticmethod
+    def aged(moments: Mapping[str, Tensor], steps: float, age: float, group: Mapping[str, Any], full: bool):
+        """Nothing: no optimizer keeps this."""
+        return {}
+
+
 _SHAPE_DEPENDENT = {"Adafactor", "LAMB", "Lamb", "LARS", "Lars", "Muon", "Shampoo", "SOAP"}
 """Optimizers that read the parameter's shape or norm, which a compressed parameter does not have."""
 
 _OTHER_UNITS = {"RMSprop", "Muon"}
 """Optimizers with a momentum buffer that is not a sum of gradients: of normalised ones, or an average."""
 
-Rule = type[Moments] | type[AdamMoments]
+Rule = type[Moments] | type[AdamMoments] | type[LastGradient]
+
+
+def check_shapes(optimizer: torch.optim.Optimizer, weight: SparseWeight) -> None:
+    """Raises ValueError where the optimizer reads shapes of parameters, and the weight is stored compressed."""
+    kind = type(optimizer).__name__
+    if weight.storage == "compressed" and kind in _SHAPE_DEPENDENT:
+        raise ValueError(
+            f"{kind} reads shapes or norms of parameters, and {weight.name} is stored compressed; use SGD, Adam or "
+            "AdamW, or sparsify(..., storage='masked')"
+        )
 
 
 def optimizer_rule(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], weight: SparseWeight) -> Rule:
@@ -99,11 +132,7 @@ def optimizer_rule(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], w
     """
     kind, name = type(optimizer).__name__, weight.name
     rule: Rule
-    if weight.storage == "compressed" and kind in _SHAPE_DEPENDENT:
-        raise ValueError(
-            f"{kind} reads shapes or norms of parameters, and {name} is stored compressed; use SGD, Adam or AdamW, or "
-            "sparsify(..., storage='masked')"
-        )
+    check_shapes(optimizer, weight)
     if kind in _OTHER_UNITS:
         raise ValueError(
             f"{kind}, which trains {name}, keeps its momentum in other units than the gradient, so active and missing "

@@ -40,17 +40,18 @@ class MissingMomentum:
 
     Args:
         weight: the layer.
-        rule: how its optimizer keeps momentum.
+        rule: how its optimizer keeps momentum, or `LastGradient`; None: nothing is collected, it is only noted
+            whether gradients arrive.
         window: number of steps before an update that are collected; None: all steps, and nothing is ever dropped.
         window_batch: examples of a batch that compressed storage collects from; None: all.
     """
 
-    def __init__(self, weight: SparseWeight, rule: Rule, window: int | None, window_batch: int | None = None):
+    def __init__(self, weight: SparseWeight, rule: Rule | None, window: int | None, window_batch: int | None = None):
         weight.window_batch = window_batch
         self.weight = weight
         self.rule = rule
         self.window = window
-        self.collecting = window is None
+        self.collecting = rule is not None and window is None
         self.saw_gradient = False
         self.steps = 0
         self.moments: dict[str, Tensor] = {}
@@ -128,7 +129,7 @@ class MissingMomentum:
         """
         self.saw_gradient |= self._arrived
         self._arrived = False
-        if self._staged is None or self._source is None:
+        if self.rule is None or self._staged is None or self._source is None:
             return
         if not self.moments:
             self.moments = {name: self.weight.new_moment() for name in self.rule.names}
@@ -139,6 +140,13 @@ class MissingMomentum:
         self.steps += 1
         self.drop()
 
+    def staged(self, common_factor: float) -> Tensor | None:
+        """The gradient of all positions as the optimizer would see it, after `measure`; None where there is none."""
+        if self._staged is None or self._source is None:
+            return None
+        factor = common_factor if self._factor is None else self._factor
+        return self._staged.multiplied_out(factor, like=self.weight.parameter.detach())
+
     def drop(self) -> None:
         """Forgets the staged gradient: the step was skipped."""
         self._arrived = False
@@ -146,6 +154,7 @@ class MissingMomentum:
 
     def collect(self, on: bool) -> None:
         """Opens or closes the window."""
+        on = on and self.rule is not None
         if self.collecting == on:
             return
         self.collecting = on
@@ -159,7 +168,7 @@ class MissingMomentum:
 
     def sync(self, state: Mapping[str, Any], group: Mapping[str, Any]) -> None:
         """With window=None: active positions take the optimizer's own moments, so just-pruned ones keep theirs."""
-        if self.window is not None or not self.moments:
+        if self.rule is None or self.window is not None or not self.moments:
             return
         indices = self.weight.indices
         own = {name: self.weight.take(state[name]) for name in self.moments if isinstance(state.get(name), Tensor)}
@@ -170,13 +179,13 @@ class MissingMomentum:
 
     def scores(self, group: Mapping[str, Any]) -> Tensor:
         """|M| at every position, shape (numel,); 0 where nothing has been collected."""
-        if not self.moments:
+        if self.rule is None or not self.moments:
             return torch.zeros(self.weight.numel, device=self.weight.parameter.device)
         return self.rule.score(self.moments, max(self.steps, 1), group).abs().reshape(-1)
 
     def grown_state(self, positions: Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Tensor]:
         """Optimizer state with which weights at `positions` enter."""
-        if not self.moments or self.steps == 0:
+        if self.rule is None or not self.moments or self.steps == 0:
             return {}
         moments = {name: moment.take(positions) for name, moment in self.moments.items()}
         return self.rule.aged(moments, self.steps, float(state.get("step", self.steps)), group, self.window is None)

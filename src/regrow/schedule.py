@@ -1,11 +1,11 @@
-"""Prune-rate schedules: pure functions from step to rate, checked when they are made."""
+"""Schedules: pure functions from step to prune rate or to density, checked when they are made."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-__all__ = ["SCHEDULES", "Schedule", "prune_rate_schedule"]
+__all__ = ["SCHEDULES", "Schedule", "cosine_decay", "cubic_density", "piecewise", "prune_rate_schedule", "step_at"]
 
 Schedule = Callable[[int], float]
 
@@ -56,3 +56,73 @@ def prune_rate_schedule(kind: str, prune_rate: float, total_steps: int) -> Sched
     if total_steps < 1:
         raise ValueError(f"total_steps={total_steps} must be at least 1")
     return lambda step: SCHEDULES[kind](prune_rate, min(step / total_steps, 1.0))
+
+
+def step_at(fraction: float, total_steps: int) -> int:
+    """The first step at or after a fraction of the training, whatever rounding did to the fraction.
+
+    Example:
+        >>> step_at(0.1 + 0.2, 10), step_at(0.3, 100), step_at(0.5, 5)
+        (3, 30, 3)
+    """
+    return math.ceil(fraction * total_steps - 1e-9)
+
+
+def cosine_decay(prune_rate: float, end: float) -> Schedule:
+    """The prune rate of RigL: p0/2 (1 + cos(pi t/end)), 0 from step `end` on (arXiv:1911.11134, section 3).
+
+    Args:
+        prune_rate: p0, in [0, 1). end: a step, above 0.
+
+    Example:
+        >>> rate = cosine_decay(0.3, end=100)
+        >>> rate(0), round(rate(50), 9), rate(100)
+        (0.3, 0.15, 0.0)
+    """
+    if not 0 <= prune_rate < 1:
+        raise ValueError(f"prune_rate={prune_rate} must be at least 0 and below 1")
+    if not end > 0:
+        raise ValueError(f"end={end} must be a step above 0")
+    return lambda step: prune_rate * (1 + math.cos(math.pi * min(step / end, 1.0))) / 2
+
+
+def piecewise(values: Mapping[float, float]) -> Schedule:
+    """Constant from each step on until the next one.
+
+    Args:
+        values: first step -> value; one of the first steps is 0.
+
+    Example:
+        >>> rate = piecewise({0: 0.5, 90: 0.25})
+        >>> rate(89), rate(90)
+        (0.5, 0.25)
+    """
+    if not values or min(values) != 0:
+        raise ValueError(f"values={dict(values)} must say what holds from step 0 on")
+    return lambda step: values[max(first for first in values if first <= step)]
+
+
+def cubic_density(initial: float, final: float, begin: float, end: float) -> Schedule:
+    """The density of gradual pruning: final + (initial - final)(1 - (t - begin)/(end - begin))^3 between the two steps.
+
+    Zhu & Gupta 2017, "To prune, or not to prune" (arXiv:1710.01878), equation 1, in densities.
+
+    Args:
+        initial, final: densities, 1 >= initial >= final > 0.
+        begin, end: steps, 0 <= begin < end.
+
+    Example:
+        >>> density = cubic_density(1.0, 0.1, begin=0, end=100)
+        >>> density(0), round(density(50), 9), density(100)
+        (1.0, 0.2125, 0.1)
+    """
+    if not 1 >= initial >= final > 0:
+        raise ValueError(f"densities must fall from at most 1 to above 0, got initial={initial}, final={final}")
+    if not 0 <= begin < end:
+        raise ValueError(f"begin={begin} must be at least 0 and below end={end}")
+
+    def density(step: int) -> float:
+        left = 1 - min(max((step - begin) / (end - begin), 0.0), 1.0)
+        return final + (initial - final) * left**3
+
+    return density

@@ -19,7 +19,7 @@ from .random import seeded_generator
 from .storage import Storage, compress, keep_blocked, leave_blocked, replace_module, why_masked
 from .weights import MaskedWeight, mask_parameter, plain_name, sparse_weights, unmask_parameter, unwrapped
 
-__all__ = ["Summary", "densify", "sparsify", "summary"]
+__all__ = ["Summary", "densify", "prunable", "select", "sparsify", "summary"]
 
 _NORMALISATIONS = (
     nn.modules.batchnorm._NormBase,
@@ -61,7 +61,8 @@ def sparsify(
         density: share of active positions over all sparse weights, in (0, 1]. None where `init` gives masks.
         distribution: how the weights are shared among layers at first: "uniform", "er" or "erk" (see
             `regrow.allocation.initial_counts`), or a mapping from name patterns to densities; layers that match no
-            pattern get `density`.
+            pattern get `density`. "network", with scores or "magnitude" as `init`: the largest of the whole network,
+            wherever they are, at least one a layer.
         init: which positions are active: "random", "magnitude" (the largest weights of each layer), a mapping from
             parameter names to scores (the largest are active), or to boolean masks (which then decide all counts).
         dense: names or patterns ("fc3", "layer1.*", "*.embedding") of parameters or modules that stay dense.
@@ -84,7 +85,7 @@ def sparsify(
         11760
     """
     _check_arguments(model, density, init, storage)
-    chosen = _select(prunable(model), dense)
+    chosen = select(prunable(model), dense)
     masks = _masks(chosen, density, distribution, init, seed)
     root = unwrapped(model)
     reasons = {name: _why_masked(root, place, masks[name], storage) for name, place in chosen.items()}
@@ -273,7 +274,7 @@ def _is_prunable(module: nn.Module, parameter: nn.Parameter) -> bool:
     )
 
 
-def _select(found: Mapping[str, Prunable], dense: Sequence[str]) -> dict[str, Prunable]:
+def select(found: Mapping[str, Prunable], dense: Sequence[str]) -> dict[str, Prunable]:
     """The prunable parameters without those that `dense` names."""
     if isinstance(dense, str):
         raise ValueError(f"dense={dense!r} must be a list of patterns, such as dense=[{dense!r}]")
@@ -313,20 +314,40 @@ def _masks(
         _check_tensors(chosen, init)
         if all(tensor.dtype == torch.bool for tensor in init.values()):
             return _checked_masks(init, density)
-    counts = _counts(chosen, density, distribution)
-    generator = seeded_generator(seed) if init == "random" else None
+    scores = None if init == "random" else {n: _scores(n, place.parameter, init) for n, place in chosen.items()}
+    if distribution == "network":
+        counts = _counts_of_network(scores, density)
+    else:
+        counts = _counts(chosen, density, distribution)
+    generator = seeded_generator(seed) if scores is None else None
     masks = {}
     for name, place in chosen.items():
         shape = place.parameter.shape
-        if init == "random":
+        if scores is None:
             positions = torch.randperm(shape.numel(), generator=generator)[: counts[name]]
         else:
-            scores = place.parameter.detach().abs() if isinstance(init, str) else init[name]
-            if not torch.isfinite(scores).all():
-                raise ValueError(f"init: the scores of {name} are not all finite")
-            positions = topology.largest(scores.reshape(-1), counts[name]).cpu()
+            positions = topology.largest(scores[name], counts[name]).cpu()
         masks[name] = torch.zeros(shape.numel(), dtype=torch.bool).index_fill_(0, positions, True).reshape(shape)
     return masks
+
+
+def _scores(name: str, parameter: Tensor, init: str | Mapping[str, Tensor]) -> Tensor:
+    """The scores of one layer, flat: magnitudes, or those that were given."""
+    scores = parameter.detach().abs() if isinstance(init, str) else init[name]
+    if not torch.isfinite(scores).all():
+        raise ValueError(f"init: the scores of {name} are not all finite")
+    return scores.reshape(-1)
+
+
+def _counts_of_network(scores: Mapping[str, Tensor] | None, density: float | None) -> dict[str, int]:
+    """How many of the largest scores of all layers lie in each."""
+    if scores is None or density is None:
+        raise ValueError(
+            "distribution='network' goes with a density and with scores, such as init=regrow.snip(...) or 'magnitude', "
+            f"got density={density} and " + ("init='random'" if scores is None else "scores")
+        )
+    total = sum(initial_counts([layer.shape for layer in scores.values()], density))
+    return dict(zip(scores, topology.counts_of_largest(list(scores.values()), total), strict=True))
 
 
 def _counts(

@@ -16,7 +16,16 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-__all__ = ["largest", "prune_counts", "round_to_total", "share", "share_within_budget", "smallest"]
+__all__ = [
+    "counts_of_largest",
+    "largest",
+    "largest_by_row",
+    "prune_counts",
+    "round_to_total",
+    "share",
+    "share_within_budget",
+    "smallest",
+]
 
 _BLOCK = 2**20
 """Scores that `largest` looks at together."""
@@ -66,6 +75,50 @@ def smallest(scores: Tensor, k: int) -> Tensor:
         tensor([0, 2])
     """
     return largest(-scores, k)
+
+
+def largest_by_row(scores: Tensor, k: int) -> Tensor:
+    """k positions, shared among the rows by the sum of their scores, in each row the largest; flat, ascending.
+
+    Per-neuron growth: a row of a weight is a neuron. Shares are settled as in `share`.
+
+    Args:
+        scores: shape (rows, columns), >= 0 where a position may be chosen, -inf elsewhere.
+        k: 0 to the number of positions that may be chosen.
+
+    Example:
+        >>> largest_by_row(torch.tensor([[3.0, 2.0, 1.0], [1.0, 0.5, 0.5]]), 4)
+        tensor([0, 1, 2, 3])
+    """
+    eligible = torch.isfinite(scores)
+    mass = torch.where(eligible, scores, 0).sum(1, dtype=torch.float64).tolist()
+    if not any(mass):
+        return largest(scores.reshape(-1), k)
+    counts = share(k, mass, eligible.sum(1).tolist())
+    rows = [largest(scores[row], count) + row * scores.size(1) for row, count in enumerate(counts) if count]
+    return torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int64, device=scores.device)
+
+
+def counts_of_largest(scores: Sequence[Tensor], total: int) -> list[int]:
+    """How many of the `total` largest scores of all layers lie in each of them, but at least one in each.
+
+    Ties go to the earlier layer, and to the lower position.
+
+    Args:
+        scores: of each layer, shape (n_l,), n_l >= 1.
+        total: from the number of layers to the number of scores.
+
+    Example:
+        >>> counts_of_largest([torch.tensor([5.0, 4.0, 3.0]), torch.tensor([1.0, 2.0])], 3)
+        [2, 1]
+    """
+    sizes = [layer.numel() for layer in scores]
+    if not len(sizes) <= total <= sum(sizes):
+        raise ValueError(f"total={total} must be between {len(sizes)} layers and {sum(sizes)} scores")
+    first_ones = [layer.double().index_fill(0, largest(layer, 1), math.inf) for layer in scores]
+    chosen = largest(torch.cat(first_ones), total).cpu()
+    layers = torch.bucketize(chosen, torch.tensor(sizes).cumsum(0), right=True)
+    return torch.bincount(layers, minlength=len(sizes)).tolist()
 
 
 def prune_counts(

@@ -23,9 +23,11 @@ def make_model():
     return nn.Sequential(OrderedDict(fc1=nn.Linear(784, 30), act=nn.ReLU(), fc2=nn.Linear(30, 10)))
 
 
-MODULES = sorted(path.stem for path in Path(regrow.__file__).parent.glob("*.py") if path.stem != "__init__")
-NO_EXAMPLE = {"flops", "Summary", "SparseWeight", "Updater", "load"}  # a module, results, a base; save shows load
-DENSE_MODEL = {"regrow", "regrow.updaters.SparseMomentum"}  # these make `model` sparse themselves
+ROOT = Path(regrow.__file__).parent
+MODULES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem != "__init__")
+MODULES += sorted(f"updaters.{path.stem}" for path in (ROOT / "updaters").glob("*.py") if path.stem != "__init__")
+NO_EXAMPLE = {"flops", "Summary", "SparseWeight", "load"}  # a module, results; save shows load
+DENSE_MODEL = {"regrow", "regrow.updaters.sparse_momentum.SparseMomentum"}  # these make `model` sparse themselves
 
 
 def examples():

@@ -23,13 +23,17 @@ LOW = {
     "moments",
     "momentum",
     "flops",
+    "sharing",
+    "view",
 }
-PACKAGES = {"ops": set(), "nn": {"ops"}, "weights": {"nn"}}
+PACKAGES = {"ops": set(), "nn": {"ops"}, "weights": {"nn"}, "updaters": LOW}
 ALLOWED = {
     "topology": set(),
     "allocation": {"topology"},
     "schedule": set(),
-    "criteria": {"topology"},
+    "criteria": set(),
+    "sharing": {"topology", "allocation"},
+    "view": {"moments", "momentum", "optimizers", "weights"},
     "random": set(),
     "storage": {"nn"},
     "optimizers": {"weights"},
@@ -37,9 +41,9 @@ ALLOWED = {
     "momentum": {"moments", "weights"},
     "flops": {"nn", "weights"},
     "sparsify": {"topology", "allocation", "nn", "random", "storage", "weights"},
-    "updaters": LOW,
+    "saliency": {"sparsify"},
     "files": {"sparsify", "storage", "weights"},
-    "__init__": LOW | {"sparsify", "updaters", "files"},
+    "__init__": LOW | {"sparsify", "updaters", "saliency", "files"},
 }
 CORE = sorted(path.stem for path in ROOT.glob("*.py"))
 FOREIGN = {"torch"} | set(sys.stdlib_module_names)

@@ -120,6 +120,30 @@ def test_dense_runs_resume_too(short: Callable[..., Settings], tmp_path: Path):
     assert_same_run(tmp_path / "untouched", tmp_path / "run")
 
 
+@pytest.mark.parametrize("method", ["deep-rewiring", "dsr", "rigl-itop", "mest", "top-kast", "dns", "snip"])
+def test_runs_of_every_form_resume_too(short: Callable[..., Settings], tmp_path: Path, method: str):
+    settings = short("epochs=3", method=method)
+    train(settings, out=tmp_path / "untouched", threads=1)
+    for epoch in (0, 1):
+        with pytest.raises(Interrupted):
+            train(settings, out=tmp_path / "run", resume=True, threads=1, reporter=SignalAt(epoch))
+    train(settings, out=tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "untouched", tmp_path / "run")
+
+
+def test_lottery_tickets_resume_within_a_round(short: Callable[..., Settings], tmp_path: Path):
+    settings = short("epochs=2", "rewind_epochs=1", method="lottery", density=0.7)
+    train(settings, out=tmp_path / "untouched", threads=1)
+    with pytest.raises(Interrupted, match="round-0"):
+        train(settings, out=tmp_path / "run", threads=1, reporter=SignalAt(0))
+    with pytest.raises(Interrupted, match="round-0"):
+        train(settings, out=tmp_path / "run", resume=True, threads=1, reporter=SignalAt(1))
+    with pytest.raises(Interrupted, match="round-1"):
+        train(settings, out=tmp_path / "run", resume=True, threads=1, reporter=SignalAt(1))
+    train(settings, out=tmp_path / "run", resume=True, threads=1)
+    assert_same_run(tmp_path / "untouched", tmp_path / "run")
+
+
 def test_images_and_updates_within_the_epoch_resume_too(tiny: Callable[..., Settings], tmp_path: Path):
     schedule = ("epochs=2", "batch_size=8", "images=144", "update_every=17", "window=9", "warmup_epochs=1")
     settings = tiny(*schedule, "flops_budget=0.3")

@@ -76,7 +76,7 @@ def train(
         str, typer.Argument(metavar="RECIPE", help="A name that `regrow list` shows.", show_default=False)
     ],
     method: Annotated[
-        str, typer.Option(metavar="METHOD", help="sparse-momentum, dense, or static (sparse, topology never changes).")
+        str, typer.Option(metavar="METHOD", help="sparse-momentum, dense, static, set, rigl, …; `regrow list` has all.")
     ] = "sparse-momentum",
     density: Annotated[
         float | None,
@@ -99,7 +99,10 @@ def train(
         str | None, typer.Option(metavar="KIND", help="32-true, or bf16-mixed: dense layers compute in bfloat16.")
     ] = None,
     share: Annotated[
-        str | None, typer.Option(metavar="RULE", help="Of freed weights: momentum, none or momentum-per-flop.")
+        str | None,
+        typer.Option(
+            metavar="RULE", help="Of freed weights: momentum, none, momentum-per-flop; gradient, magnitude, non-zeros."
+        ),
     ] = None,
     flops_budget: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Of dense FLOPs, within which momentum shares out.")

@@ -21,6 +21,9 @@ SPARSE_ONLY = (
     "update_every",
     "prune_rate",
     "prune_schedule",
+    "growth",
+    "inherit_momentum",
+    "per_neuron",
     "share",
     "max_density",
     "flops_budget",
@@ -46,7 +49,10 @@ class Recipe:
         images: how many of the training images are used, the same ones for every seed; None: all.
         update_every: steps between topology updates; None: one at the end of each epoch. There is none after the last
             step, and one that falls on the end of an epoch comes after the validation.
-        prune_rate, prune_schedule, share, max_density, flops_budget, window, window_batch: of the updater.
+        prune_rate, prune_schedule: of sparse momentum; where they are not the defaults here, also of the other methods
+            that have them. growth, inherit_momentum, per_neuron, share, max_density, flops_budget, window,
+            window_batch: of the updater.
+        rewind_epochs: of the dense training, whose weights lottery tickets go back to; 0: those at initialisation.
         distribution, dense: of `sparsify`.
         channels_last: memory format of weights and images; faster for convolutions on CPUs, the same numbers otherwise.
         precision: of Lightning Fabric: "32-true", or "bf16-mixed", under which dense layers compute in bfloat16.
@@ -74,11 +80,15 @@ class Recipe:
     update_every: int | None = None
     prune_rate: float = 0.5
     prune_schedule: str = "cosine"
+    growth: str = "momentum"
+    inherit_momentum: bool = True
+    per_neuron: bool = False
     share: str = "momentum"
     max_density: float | None = None
     flops_budget: float | None = None
     window: Window = None
     window_batch: int | None = None
+    rewind_epochs: int = 0
     distribution: str = "uniform"
     dense: tuple[str, ...] = ()
     channels_last: bool = False
@@ -91,6 +101,9 @@ class Recipe:
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "at least 1")
         _require(0 <= self.warmup_epochs <= self.epochs, "warmup_epochs", self.warmup_epochs, "0 to the epochs")
+        _require(
+            0 <= self.rewind_epochs < self.epochs, "rewind_epochs", self.rewind_epochs, "0 to less than the epochs"
+        )
         _require(self.lr > 0, "lr", self.lr, "above 0")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")

@@ -67,6 +67,11 @@ class RunFolder:
         with write_atomically(self.path / CHECKPOINT) as temporary:
             torch.save({"format": FORMAT, "lengths": lengths, **state}, temporary)
 
+    def keep(self, name: str, state: Mapping[str, Any]) -> None:
+        """Writes tensors beside the checkpoint, whole or not at all."""
+        with write_atomically(self.path / name) as temporary:
+            torch.save(dict(state), temporary)
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json, which marks the run as finished."""
         with write_atomically(self.path / SUMMARY) as temporary:
@@ -75,7 +80,7 @@ class RunFolder:
     def cut_back(self, checkpoint: Mapping[str, Any] | None) -> None:
         """Makes the jsonl files as long as they were at the checkpoint; empty without one."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for kind in (CHECKPOINT, SUMMARY, "topology*.npz"):
+        for kind in ("*.pt", SUMMARY, "topology*.npz"):
             for leftover in self.path.glob(f".{kind}.*"):
                 leftover.unlink()  # half-written when the run was killed
         for name in (METRICS, TOPOLOGY):

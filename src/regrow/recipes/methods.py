@@ -1,69 +1,236 @@
-"""The training methods: how a network is made sparse, and what moves its weights."""
+"""The training methods: how a network is made sparse, and what moves its weights. A method is one entry of METHODS."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn, optim
 
 import regrow
 
+from .config import Recipe
+from .errors import UsageError
+
 if TYPE_CHECKING:
     from .settings import Settings
+    from .split import Split
 
-__all__ = ["METHODS", "make_sparse", "make_updater", "prunable_weights"]
+__all__ = ["METHODS", "Examples", "Method", "make_sparse", "make_updater", "prunable_weights", "update_interval"]
 
 
-def _sparse_momentum(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, total_steps: int) -> Any:
+@dataclass(frozen=True)
+class Examples:
+    """Training examples by which methods at initialisation judge weights: the same ones for every method of a seed."""
+
+    split: Split
+    seed: int
+
+    def batches(self, size: int = 128, number: int = 1) -> list[tuple[Tensor, Tensor]]:
+        """Random batches without crops and flips."""
+        order = torch.randperm(len(self.split), generator=torch.Generator().manual_seed(self.seed))
+        return [self.split.batch(index) for index in order[: size * number].split(size)]
+
+
+Start = Callable[[nn.Module, "Settings", Examples | None], nn.Module]
+Attach = Callable[[nn.Module, optim.Optimizer, "Settings", dict[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One training method.
+
+    Attributes:
+        attach: (model, optimizer, settings, {total_steps, update_every, seed}) -> updater; None: the network is dense.
+        start: (dense model, settings, examples) -> the model as training starts; without examples, where only the shape
+            of the model is wanted, with random active sets.
+        intervals: topology updates in a training where the recipe gives no `update_every`; None: one an epoch.
+    """
+
+    attach: Attach | None
+    start: Start
+    intervals: float | None = None
+
+
+def _sparsify(model: nn.Module, settings: Settings, **more: Any) -> nn.Module:
+    recipe = settings.recipe
+    arguments = {"distribution": recipe.distribution, "dense": list(recipe.dense), "storage": settings.storage}
+    return regrow.sparsify(model, **{"density": settings.density, **arguments, **more})
+
+
+def _untouched(model: nn.Module, settings: Settings, examples: Examples | None) -> nn.Module:
+    return model
+
+
+def _random(model: nn.Module, settings: Settings, examples: Examples | None) -> nn.Module:
+    return _sparsify(model, settings)
+
+
+def _all_weights(model: nn.Module, settings: Settings, examples: Examples | None) -> nn.Module:
+    if settings.storage == "compressed":
+        raise UsageError(
+            f"{settings.method} starts with all weights, in masked storage; leave out --storage compressed"
+        )
+    return _sparsify(model, settings, density=1.0, distribution="uniform", storage="masked")
+
+
+def _ticket(model: nn.Module, settings: Settings, examples: Examples | None) -> nn.Module:
+    """All weights in the first round; later rounds bring their masks."""
+    return (_all_weights if settings.density == 1 else _random)(model, settings, examples)
+
+
+def _by_scores(score: Callable[[nn.Module, Settings, Examples], Any]) -> Start:
+    """Keeps what is scored highest in the whole network, unless the recipe says another distribution than uniform."""
+
+    def start(model: nn.Module, settings: Settings, examples: Examples | None) -> nn.Module:
+        if examples is None:
+            return _random(model, settings, None)
+        distribution = "network" if settings.recipe.distribution == "uniform" else settings.recipe.distribution
+        return _sparsify(model, settings, init=score(model, settings, examples), distribution=distribution)
+
+    return start
+
+
+def _snip(model: nn.Module, settings: Settings, examples: Examples) -> dict[str, Tensor]:
+    return regrow.snip(model, examples.batches(), dense=settings.recipe.dense)
+
+
+def _grasp(model: nn.Module, settings: Settings, examples: Examples) -> dict[str, Tensor]:
+    return regrow.grasp(model, examples.batches(), dense=settings.recipe.dense)
+
+
+def _synflow(model: nn.Module, settings: Settings, examples: Examples) -> dict[str, Tensor]:
+    ((inputs, _),) = examples.batches(size=1)
+    return regrow.synflow(model, inputs, settings.density, dense=settings.recipe.dense)
+
+
+def _obd(model: nn.Module, settings: Settings, examples: Examples) -> dict[str, Tensor]:
+    was_training = model.training
+    try:
+        return regrow.obd(model.eval(), examples.batches(number=8), dense=settings.recipe.dense)
+    finally:
+        model.train(was_training)
+
+
+def _magnitude(model: nn.Module, settings: Settings, examples: Examples | None) -> nn.Module:
+    """In each layer the largest: weights of several layers, drawn on different scales, say nothing of each other."""
+    return _sparsify(model, settings, init="magnitude")
+
+
+def _chosen(settings: Settings, **names: str) -> dict[str, Any]:
+    """Settings of the recipe that differ from a recipe's defaults, under the names that the updater has for them."""
+    defaults = Recipe.__dataclass_fields__
+    values = {argument: getattr(settings.recipe, field) for argument, field in names.items()}
+    return {argument: value for argument, value in values.items() if value != defaults[names[argument]].default}
+
+
+def _sparse_momentum(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, run: dict[str, Any]) -> Any:
     recipe = settings.recipe
     return regrow.SparseMomentum(
         model,
         optimizer,
-        total_steps=total_steps,
-        update_every=None,
         prune_rate=recipe.prune_rate,
         schedule=recipe.prune_schedule,
         share=recipe.share,
+        growth=recipe.growth,
+        inherit_momentum=recipe.inherit_momentum,
+        per_neuron=recipe.per_neuron,
         max_density=recipe.max_density,
         flops_budget=recipe.flops_budget,
         window=recipe.window,
         window_batch=recipe.window_batch,
-        seed=settings.seed,
+        **run,
     )
 
 
-def _static(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, total_steps: int) -> Any:
+def _static(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, run: dict[str, Any]) -> Any:
     return regrow.Static(model, optimizer)
 
 
-METHODS: dict[str, Callable[[nn.Module, optim.Optimizer, Settings, int], Any] | None] = {
-    "sparse-momentum": _sparse_momentum,
-    "dense": None,
-    "static": _static,
+def _dynamic(kind: Callable[..., Any], **names: str) -> Attach:
+    """A method that stays sparse; names: its arguments that the recipe may set, and the recipe's names for them."""
+
+    def attach(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, run: dict[str, Any]) -> Any:
+        return kind(model, optimizer, **run, **_chosen(settings, **names))
+
+    return attach
+
+
+def _told_density(kind: Callable[..., Any], **names: str) -> Attach:
+    """A method that is given a dense network, and told the density."""
+
+    def attach(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, run: dict[str, Any]) -> Any:
+        known = signature(kind).parameters
+        run = {name: value for name, value in run.items() if name in known}  # most draw nothing and take no seed
+        return kind(model, optimizer, density=settings.density, **run, **_chosen(settings, **names))
+
+    return attach
+
+
+RATE = {"prune_rate": "prune_rate"}
+SCHEDULED = {"prune_rate": "prune_rate", "schedule": "prune_schedule"}
+BY_GRADIENT = {"window_batch": "window_batch"}
+ITOP_INTERVALS = 97_750 / 4_000
+"""The authors' runs on CIFAR-10: 250 epochs of 391 steps, an update every 4,000."""
+
+METHODS: dict[str, Method] = {
+    "sparse-momentum": Method(_sparse_momentum, _random),
+    "dense": Method(None, _untouched),
+    "static": Method(_static, _random),
+    "set": Method(_dynamic(regrow.SET, **SCHEDULED), _random),
+    "deep-rewiring": Method(_dynamic(regrow.DeepRewiring), _random),
+    "dsr": Method(_dynamic(regrow.DSR, **RATE, max_density="max_density"), _random),
+    "rigl": Method(_dynamic(regrow.RigL, **RATE, **BY_GRADIENT), _random),
+    "rigl-itop": Method(_dynamic(regrow.RigLITOP, **SCHEDULED, **BY_GRADIENT), _random, ITOP_INTERVALS),
+    "mest": Method(_dynamic(regrow.MEST, **RATE), _random, intervals=160 / 5),
+    "top-kast": Method(_told_density(regrow.TopKAST), _all_weights, intervals=500),
+    "snip": Method(_static, _by_scores(_snip)),
+    "grasp": Method(_static, _by_scores(_grasp)),
+    "synflow": Method(_static, _by_scores(_synflow)),
+    "obd": Method(_static, _by_scores(_obd)),
+    "magnitude": Method(_static, _magnitude),
+    "gmp": Method(_told_density(regrow.GMP), _all_weights, intervals=100),
+    "han": Method(_told_density(regrow.Han), _all_weights, intervals=100),
+    "dns": Method(_told_density(regrow.DNS), _all_weights, intervals=5_000),
+    "lottery": Method(_static, _ticket),
+    "ac-dc": Method(_told_density(regrow.ACDC), _all_weights, intervals=100),
+    "granet": Method(_told_density(regrow.GraNet, **RATE, **BY_GRADIENT), _all_weights, intervals=100),
 }
 
 
-def make_sparse(model: nn.Module, settings: Settings, masks: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """The network as the method trains it: itself when dense; with the active sets of `masks`, if there are any."""
-    if METHODS[settings.method] is None:
-        return model
-    recipe = settings.recipe
-    return regrow.sparsify(
-        model,
-        settings.density if masks is None else None,
-        distribution=recipe.distribution,
-        init="random" if masks is None else masks,
-        dense=list(recipe.dense),
-        storage=settings.storage,
-    )
+def make_sparse(
+    model: nn.Module,
+    settings: Settings,
+    masks: Mapping[str, Tensor] | None = None,
+    examples: Examples | None = None,
+) -> nn.Module:
+    """The network as the method trains it: itself when dense; with the active sets of `masks`, if there are any.
+
+    Args:
+        examples: by which methods at initialisation judge weights; without them the active sets are random.
+    """
+    method = METHODS[settings.method]
+    if masks is not None and method.attach is not None:
+        return _sparsify(model, settings, density=None, init=masks)
+    return method.start(model, settings, examples)
 
 
 def make_updater(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, total_steps: int) -> Any | None:
-    """The updater of the method; None when dense."""
-    make = METHODS[settings.method]
-    return make(model, optimizer, settings, total_steps) if make else None
+    """The updater of the method, updated by hand; None when dense."""
+    attach = METHODS[settings.method].attach
+    run = {"total_steps": total_steps, "update_every": None, "seed": settings.seed}
+    return attach(model, optimizer, settings, run) if attach else None
+
+
+def update_interval(settings: Settings, total_steps: int, steps_per_epoch: int) -> int:
+    """Steps between topology updates: the recipe's, else the method's, else an epoch."""
+    intervals = METHODS[settings.method].intervals
+    by_method = max(1, round(total_steps / intervals)) if intervals else steps_per_epoch
+    return settings.recipe.update_every or by_method
 
 
 def prunable_weights(model: nn.Module, dense: tuple[str, ...] = ()) -> int:

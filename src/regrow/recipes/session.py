@@ -16,7 +16,7 @@ import regrow
 from regrow.flops import flop_density, flops_per_weight
 
 from . import models
-from .methods import make_sparse, make_updater, prunable_weights
+from .methods import Examples, make_sparse, make_updater, prunable_weights, update_interval
 from .randomness import rng_state, set_rng_state
 from .settings import Settings
 from .split import Data, Split
@@ -47,7 +47,7 @@ class Session:
     @property
     def update_every(self) -> int:
         """Steps between topology updates."""
-        return self.settings.recipe.update_every or self.steps_per_epoch
+        return update_interval(self.settings, self.total_steps, self.steps_per_epoch)
 
     @property
     def window_share(self) -> float:
@@ -122,7 +122,7 @@ def make_session(settings: Settings, root: Path, masks: Mapping[str, Tensor] | N
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     dense = models.build(recipe.model).to(memory_format=memory_format)
     parameters, prunable = sum(p.numel() for p in dense.parameters()), prunable_weights(dense, recipe.dense)
-    model = fabric.to_device(make_sparse(dense, settings, masks))
+    model = fabric.to_device(make_sparse(dense, settings, masks, Examples(data.train, settings.seed)))
     optimizer = make_optimizer(model, settings)
     total_steps = recipe.epochs * steps_per_epoch(data, settings)
     updater = make_updater(model, optimizer, settings, total_steps)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from .catalog import RECIPES
 from .config import setting_names
+from .methods import METHODS
 from .progress import clock
 
 __all__ = ["console", "print_comparison", "print_recipes", "print_summary"]
@@ -34,6 +35,7 @@ def print_recipes() -> None:
     out.print(table)
     out.print("\nPublished protocols are those of sparse momentum (arXiv:1907.04840).")
     out.print(f"Train one with: regrow train {next(iter(RECIPES))}")
+    out.print(f"--method NAME is one of: {', '.join(METHODS)}")
     out.print(f"--set KEY=VALUE changes: {', '.join(setting_names())}")
 
 

@@ -29,6 +29,7 @@ from .progress import Reporter
 from .session import Session, error_percent, make_session
 from .settings import Settings
 from .summarise import summarise
+from .ticket import REWIND, Ticket, rewind
 from .topology_file import save_topology
 
 __all__ = ["train"]
@@ -47,6 +48,7 @@ def train(
     max_seconds: float | None = None,
     topology_every: int | None = None,
     reporter: Reporter | None = None,
+    ticket: Ticket | None = None,
 ) -> dict[str, Any]:
     """Trains one run and returns its summary, which is also in summary.json of the run's folder.
 
@@ -59,6 +61,7 @@ def train(
             resume included; schedules stay those of all epochs.
         topology_every: write the topology after each so many epochs, besides at the end, as topology-epochN.npz.
         reporter: is told how the run goes.
+        ticket: of a round of lottery tickets; without one, the method "lottery" trains all its rounds (`find_ticket`).
 
     Raises:
         UsageError: the folder exists already, or holds a run with other settings.
@@ -68,14 +71,19 @@ def train(
         >>> train(make_settings("digits-mlp", density=0.1))["test_error"]
         2.8
     """
+    if settings.method == "lottery" and ticket is None:
+        from .lottery import find_ticket
+
+        how = {"data_dir": data_dir, "threads": threads, "max_seconds": max_seconds, "topology_every": topology_every}
+        return find_ticket(settings, Path(out or settings.folder()), resume=resume, reporter=reporter, **how)
     reporter = reporter or Reporter()
     folder, stored = open_folder(Path(out or settings.folder()), settings, resume, threads)
     if stored and "test_error" in stored:
         reporter.note(f"{folder.path} is finished already")
         return stored
     with _threads(stored["threads"] if stored else threads or settings.recipe.threads):
-        session = make_session(settings, data_root(data_dir))
-        position = _restore(session, folder, stored)
+        session = make_session(settings, data_root(data_dir), ticket.masks if ticket else None)
+        position = _restore(session, folder, stored, ticket)
         run = _Run(session, folder, position, reporter, max_seconds, topology_every)
         with StopSignal() as stop, reporter:
             run.all_epochs(stop)
@@ -92,13 +100,17 @@ def _threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _restore(session: Session, folder: RunFolder, checkpoint: dict[str, Any] | None) -> Position:
+def _restore(session: Session, folder: RunFolder, checkpoint: dict[str, Any] | None, ticket: Ticket | None) -> Position:
     """Where the run goes on. A new run is saved at once, so that its folder says whose it is."""
     folder.cut_back(checkpoint)
     if checkpoint:
         session.load_state_dict(checkpoint)
         return Position(**checkpoint["position"])
     position = Position(flop_density_start=session.flop_density, step_flops_sum=0.0)
+    if ticket and ticket.values is not None:
+        rewind(session.model, ticket.values)
+        position.epoch = ticket.epoch
+        position.step = ticket.epoch * session.steps_per_epoch
     _save(session, folder, position)
     return position
 
@@ -191,6 +203,8 @@ class _Run:
         }
         self.folder.append(METRICS, [row])
         position.next_epoch()
+        if session.settings.method == "lottery" and position.epoch == session.settings.recipe.rewind_epochs:
+            self.folder.keep(REWIND, session.model.state_dict())
         if self.topology_every and position.epoch % self.topology_every == 0:
             self._save_topology(f"topology-epoch{position.epoch}.npz")
         self.reporter.epoch(row)
@@ -244,6 +258,12 @@ class _Run:
         test_error = error_percent(self.session, self.session.data.test)
         summary = summarise(self.session, self.position, self.folder.rows(METRICS), test_error)
         self._save_topology(TOPOLOGY_FILE)
+        wanted = round(summary["density"] * summary["prunable_weights"])
+        if summary["active_weights"] != wanted:
+            self.reporter.note(
+                f"{summary['active_weights']} weights are active, not {wanted}: the training ended before an update "
+                "that would have brought the density asked for; update more often (--update-every), or train longer"
+            )
         self.folder.finish(summary)
         return summary
 

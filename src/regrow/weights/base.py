@@ -84,7 +84,18 @@ class SparseWeight(ABC):
         """The entries of a tensor of the parameter's shape that belong to `indices`, shape (active,)."""
 
     @abstractmethod
-    def move(self, pruned: Tensor, grown: Tensor, state: dict[str, Any], grown_state: Mapping[str, Tensor]) -> None:
+    def write(self, values: Tensor) -> None:
+        """Sets the active values, shape (active,), in the order of `indices`."""
+
+    @abstractmethod
+    def move(
+        self,
+        pruned: Tensor,
+        grown: Tensor,
+        state: dict[str, Any],
+        grown_state: Mapping[str, Tensor],
+        restart: bool = False,
+    ) -> None:
         """Replaces the active set: `pruned` leave, `grown` enter with value 0; a position in both restarts at 0.
 
         Every tensor of `state` (the optimizer's, for this parameter) that has the parameter's shape moves along: 0
@@ -93,6 +104,7 @@ class SparseWeight(ABC):
         Args:
             pruned: active positions, ascending. grown: positions inactive or in `pruned`, ascending.
             state: optimizer state of the parameter. grown_state: per state name, values for `grown`.
+            restart: 0 in the state of weights that left and entered again, too.
         """
 
     @abstractmethod

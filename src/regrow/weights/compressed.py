@@ -56,7 +56,18 @@ class CompressedWeight(SparseWeight):
         return tensor.reshape(-1).clone()
 
     @torch.no_grad()
-    def move(self, pruned: Tensor, grown: Tensor, state: dict[str, Any], grown_state: Mapping[str, Tensor]) -> None:
+    def write(self, values: Tensor) -> None:
+        self.parameter.copy_(values.view(-1, 1))
+
+    @torch.no_grad()
+    def move(
+        self,
+        pruned: Tensor,
+        grown: Tensor,
+        state: dict[str, Any],
+        grown_state: Mapping[str, Tensor],
+        restart: bool = False,
+    ) -> None:
         parameter: nn.Parameter = self.parameter
         before = self.indices
         newcomers = ~among(grown, pruned, self.numel)
@@ -70,6 +81,8 @@ class CompressedWeight(SparseWeight):
         zeros = parameter.new_zeros(int(newcomers.sum()))
         for name, tensor in per_element_state(parameter, state).items():
             entering = grown_state[name][newcomers] if name in grown_state else zeros
+            if restart:
+                tensor[leaves] = 0
             tensor.set_(moved(tensor, entering).view(-1, 1))  # type: ignore[call-overload]
         values = parameter.detach().clone()
         values[leaves] = 0

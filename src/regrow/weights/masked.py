@@ -157,13 +157,24 @@ class MaskedWeight(SparseWeight):
         return tensor.take(self.indices)
 
     @torch.no_grad()
-    def move(self, pruned: Tensor, grown: Tensor, state: dict[str, Any], grown_state: Mapping[str, Tensor]) -> None:
+    def write(self, values: Tensor) -> None:
+        put(self.parameter, self.indices, values)
+
+    @torch.no_grad()
+    def move(
+        self,
+        pruned: Tensor,
+        grown: Tensor,
+        state: dict[str, Any],
+        grown_state: Mapping[str, Tensor],
+        restart: bool = False,
+    ) -> None:
         parameter, mask = self.parameter, self.mask
         newcomers = ~among(grown, pruned, self.numel)
         entered = grown[newcomers]
         left = pruned[~among(pruned, grown, self.numel)]
         for name, tensor in per_element_state(parameter, state).items():
-            put(tensor, left, 0)
+            put(tensor, pruned if restart else left, 0)
             put(tensor, entered, grown_state[name][newcomers] if name in grown_state else 0)
         put(parameter, pruned, 0)
         if parameter.grad is not None:

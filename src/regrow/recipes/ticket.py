@@ -1,0 +1,41 @@
+"""A lottery ticket: active sets, and the weights that they go back to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import regrow
+
+__all__ = ["REWIND", "Ticket", "rewind"]
+
+REWIND = "rewind.pt"
+"""The file in a dense round's folder that holds the weights after `rewind_epochs`."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What a round of lottery tickets starts from.
+
+    Attributes:
+        masks: active sets by parameter name; None: all weights.
+        values: state dict of the dense network as it was after `epoch` epochs; None: as it is initialised.
+        epoch: with which training goes on.
+    """
+
+    masks: dict[str, Tensor] | None = None
+    values: Mapping[str, Tensor] | None = None
+    epoch: int = 0
+
+
+@torch.no_grad()
+def rewind(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Gives a sparse model the weights of a masked one with all of them active, in its own active positions."""
+    sparse = regrow.sparse_weights(model)
+    for name, weight in sparse.items():
+        weight.write(values[name].to(weight.parameter.device).flatten()[weight.indices])
+    others = {n: v for n, v in values.items() if n not in sparse and n.removesuffix("_mask") not in sparse}
+    model.load_state_dict(others, strict=False)

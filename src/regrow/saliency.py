@@ -1,0 +1,217 @@
+"""Saliency at initialisation: scores for `sparsify(init=...)` from which weights of a dense network are worth keeping.
+
+Each function takes a dense model and gives scores by parameter name, larger for weights to keep. The papers compare
+weights of all layers: `sparsify(model, density, init=scores, distribution="network")`; other distributions take the
+best of each layer. The model stays as it is, its buffers and torch's random state included.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from .sparsify import prunable, select
+
+__all__ = ["grasp", "obd", "snip", "synflow"]
+
+Batches = Iterable[tuple[Any, Any]]
+Loss = Callable[[Any, Any], Tensor]
+
+
+def snip(
+    model: nn.Module, batches: Batches, *, loss: Loss = cross_entropy, dense: Sequence[str] = ()
+) -> dict[str, Tensor]:
+    """|w * g|, the connection sensitivity (SNIP, Lee et al. 2019, arXiv:1810.02340, equation 5), not normalised.
+
+    Args:
+        model: a dense model, in the mode in which it is to be judged. batches: pairs (inputs, targets); the paper has
+            one batch of 100. The gradient is that of their losses' sum.
+        loss: (outputs, targets) -> scalar. dense: as of `sparsify`.
+
+    Returns:
+        Scores of each prunable parameter, of its shape, finite where the gradient is.
+
+    Example:
+        >>> dense = make_model()
+        >>> scores = regrow.snip(dense, [(batch, torch.tensor([0, 1]))])
+        >>> regrow.summary(regrow.sparsify(dense, 0.05, init=scores, distribution="network")).active
+        1191
+    """
+    weights = _weights(model, dense)
+    with _untouched(model):
+        total = _gradient(model, weights, batches, loss)
+    return {name: (w.detach() * g).abs() for (name, w), g in zip(weights.items(), total, strict=True)}
+
+
+def grasp(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    loss: Loss = cross_entropy,
+    temperature: float = 200.0,
+    dense: Sequence[str] = (),
+) -> dict[str, Tensor]:
+    """w * (H g), the loss of gradient flow where a weight goes (GraSP, Wang et al. 2020, arXiv:2002.07376, equation 8).
+
+    H is the Hessian of the loss and g its gradient, both over all batches. The paper removes the weights of largest
+    -w * (H g), so that those kept keep the gradient flowing.
+
+    Args:
+        model, batches, loss, dense: as of `snip`; the authors have ten examples a class.
+        temperature: divides the outputs before the loss, above 0; 200 in the authors' code, to be 1 in the equation.
+
+    Returns:
+        Scores of each prunable parameter, of its shape, of either sign.
+
+    Example:
+        >>> dense = make_model()
+        >>> scores = regrow.grasp(dense, [(batch, torch.tensor([0, 1]))])
+        >>> dense = regrow.sparsify(dense, 0.05, init=scores, distribution="network")
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature} must be above 0")
+    weights, batches = _weights(model, dense), list(batches)
+    values = list(weights.values())
+
+    def cooled(outputs: Any, targets: Any) -> Tensor:
+        return loss(outputs / temperature, targets)
+
+    with _untouched(model):
+        flow = _gradient(model, weights, batches, cooled)
+        scores = [torch.zeros_like(w) for w in values]
+        for inputs, targets in batches:
+            slopes = torch.autograd.grad(cooled(model(inputs), targets), values, create_graph=True)
+            product = sum((slope * g).sum() for slope, g in zip(slopes, flow, strict=True))
+            curvature = torch.autograd.grad(product, values, allow_unused=True, materialize_grads=True)  # type: ignore[arg-type]
+            scores = [s + w.detach() * c for s, w, c in zip(scores, values, curvature, strict=True)]
+    return dict(zip(weights, scores, strict=True))
+
+
+def obd(
+    model: nn.Module, batches: Batches, *, loss: Loss = cross_entropy, dense: Sequence[str] = ()
+) -> dict[str, Tensor]:
+    """w^2 F / 2, what the loss gains where a weight goes (optimal brain damage, LeCun et al. 1990, section 2).
+
+    F is the diagonal of the empirical Fisher matrix, the mean of the squared gradients of single examples, in the place
+    of the Hessian's.
+
+    Args:
+        model: as of `snip`; it sees one example at a time, so BatchNorm must be in eval mode.
+        batches, loss, dense: as of `snip`; the first dimension of inputs and targets are the examples.
+
+    Returns:
+        Scores of each prunable parameter, of its shape, at least 0.
+
+    Example:
+        >>> dense = make_model()
+        >>> scores = regrow.obd(dense, [(batch, torch.tensor([0, 1]))])
+        >>> dense = regrow.sparsify(dense, 0.05, init=scores, distribution="network")
+    """
+    weights = _weights(model, dense)
+    squares, examples = [torch.zeros_like(w) for w in weights.values()], 0
+    with _untouched(model):
+        for inputs, targets in batches:
+            for one in range(len(inputs)):
+                single = [(inputs[one : one + 1], targets[one : one + 1])]
+                for square, g in zip(squares, _gradient(model, weights, single, loss), strict=True):
+                    square.addcmul_(g, g)
+                examples += 1
+    if not examples:
+        raise ValueError("batches holds no example")
+    return {
+        name: w.detach().square() * square / (2 * examples)
+        for (name, w), square in zip(weights.items(), squares, strict=True)
+    }
+
+
+def synflow(
+    model: nn.Module, inputs: Tensor, density: float, *, rounds: int = 100, dense: Sequence[str] = ()
+) -> dict[str, Tensor]:
+    """Iterative synaptic flow (SynFlow, Tanaka et al. 2020, arXiv:2006.05467, algorithm 1); no data is looked at.
+
+    In each of the rounds, with all weights made positive and an input of ones, the weights of smallest |w * dR/dw| go,
+    where R is the sum of the outputs; the density falls by the same factor each time. Computed in float64 and eval mode
+    on a copy of the model.
+
+    Args:
+        model: a dense model. inputs: one batch, of which only the shape of an example counts.
+        density: that `sparsify` will be asked for, in (0, 1]. rounds: at least 1; 100 in the paper.
+        dense: as of `sparsify`.
+
+    Returns:
+        Scores of each prunable parameter, of its shape: the round until which a weight stayed, and its rank in it.
+
+    Example:
+        >>> dense = make_model()
+        >>> scores = regrow.synflow(dense, batch, density=0.05, rounds=10)
+        >>> dense = regrow.sparsify(dense, 0.05, init=scores, distribution="network")
+    """
+    if not 0 < density <= 1:
+        raise ValueError(f"density={density} must be above 0 and at most 1")
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds} must be at least 1")
+    twin = copy.deepcopy(model).double().eval()
+    weights = _weights(twin, dense)
+    with torch.no_grad():
+        for tensor in (*twin.parameters(), *twin.buffers()):
+            if tensor.is_floating_point():
+                tensor.abs_()
+    ones = torch.ones_like(inputs[:1], dtype=torch.float64)
+    sizes = [w.numel() for w in weights.values()]
+    scores = torch.zeros(sum(sizes), dtype=torch.float64)
+    stays = torch.ones(sum(sizes), dtype=torch.bool)
+    for completed in range(rounds):
+        flow = _flow(twin, list(weights.values()), ones)
+        ranks = torch.empty_like(flow)
+        ranks[flow.argsort(stable=True, descending=True)] = torch.arange(flow.numel(), 0, -1, dtype=flow.dtype)
+        ranks[~stays] = 0
+        scores[stays] = completed + ranks[stays] / (flow.numel() + 1)
+        keep = max(round(density ** ((completed + 1) / rounds) * flow.numel()), 1)
+        chosen = torch.where(stays, ranks, -1.0).topk(keep).indices  # ranks are distinct
+        stays = torch.zeros_like(stays).index_fill_(0, chosen, True)
+        with torch.no_grad():
+            for w, part in zip(weights.values(), stays.split(sizes), strict=True):
+                w.mul_(part.view_as(w))
+    return {name: part.view_as(w) for (name, w), part in zip(weights.items(), scores.split(sizes), strict=True)}
+
+
+def _flow(model: nn.Module, weights: Sequence[Tensor], ones: Tensor) -> Tensor:
+    """w * dR/dw of all weights, flat."""
+    gradients = torch.autograd.grad(model(ones).sum(), weights)
+    flow = torch.cat([(w.detach() * g).reshape(-1) for w, g in zip(weights, gradients, strict=True)])
+    if not torch.isfinite(flow).all():
+        raise FloatingPointError("the synaptic flow is not finite; the network is too deep or too wide for float64")
+    return flow
+
+
+def _weights(model: nn.Module, dense: Sequence[str]) -> dict[str, Tensor]:
+    return {name: place.parameter for name, place in select(prunable(model), dense).items()}
+
+
+def _gradient(model: nn.Module, weights: dict[str, Tensor], batches: Batches, loss: Loss) -> list[Tensor]:
+    """The gradient of the sum of the losses of all batches."""
+    values = list(weights.values())
+    total = [torch.zeros_like(w) for w in values]
+    for inputs, targets in batches:
+        gradients = torch.autograd.grad(loss(model(inputs), targets), values, allow_unused=True, materialize_grads=True)
+        total = [t + g for t, g in zip(total, gradients, strict=True)]
+    return total
+
+
+@contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Puts buffers, such as BatchNorm's statistics, and torch's random state back as they were."""
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=[index for index in devices if index is not None]):
+        try:
+            yield
+        finally:
+            for buffer, value in kept:
+                buffer.copy_(value)

@@ -1,0 +1,33 @@
+"""Updaters: when and how the active sets of a model change. `updater` is the core, each other file a method or two."""
+
+from .alternating import ACDC
+from .deep_rewiring import DeepRewiring
+from .dsr import DSR
+from .evolution import SET
+from .gradual import GMP, Han
+from .granet import GraNet
+from .mest import MEST
+from .rigl import RigL, RigLITOP
+from .sparse_momentum import SparseMomentum
+from .static import Static
+from .surgery import DNS
+from .top_kast import TopKAST
+from .updater import Updater
+
+__all__ = [
+    "ACDC",
+    "DNS",
+    "DSR",
+    "GMP",
+    "MEST",
+    "SET",
+    "DeepRewiring",
+    "GraNet",
+    "Han",
+    "RigL",
+    "RigLITOP",
+    "SparseMomentum",
+    "Static",
+    "TopKAST",
+    "Updater",
+]

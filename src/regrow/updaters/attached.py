@@ -1,0 +1,111 @@
+"""What all updaters share: they hang on an optimizer's step hook, and keep inactive weights exactly 0."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from regrow.moments import check_shapes
+from regrow.optimizers import group_of, innermost, refuse_second, trained_weights, was_skipped
+
+__all__ = ["Attached", "check_shapes_of", "check_steps", "refuse_several_processes", "row_of"]
+
+
+class Attached:
+    """Hangs on the optimizer that trains a sparse model.
+
+    Attributes:
+        step: optimizer steps seen; steps that the optimizer skipped do not count.
+        history: list of dicts, one per update and layer, with step, prune_rate, name, pruned, grown, active (after the
+            update) and importance.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, *, alone: bool = True):
+        optimizer = innermost(optimizer)
+        if alone:
+            refuse_second(optimizer, Updating)
+        self.optimizer = optimizer
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+        self._weights = trained_weights(model, optimizer)
+        self._hooks: list[Any] = []
+
+    def _hang(self) -> None:
+        """Hangs on the optimizer; the last thing that a constructor does, so that a refusal changes nothing."""
+        self._hooks.append(self.optimizer.register_step_post_hook(self._after_step))
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if not was_skipped(optimizer):
+            for weight in self._weights.values():
+                weight.enforce()
+            self.step += 1
+
+    def _group(self, name: str) -> Mapping[str, Any]:
+        return group_of(self.optimizer, self._weights[name])
+
+    def _shapes(self) -> dict[str, list[int]]:
+        return {name: list(weight.shape) for name, weight in self._weights.items()}
+
+    def _check_model(self, state: Mapping[str, Any], expected: set[str]) -> None:
+        """Raises ValueError where a state is damaged, or that of another model."""
+        if absent := expected - state.keys():
+            raise ValueError(f"this is not the state of an updater, or it is damaged: {sorted(absent)} are missing")
+        theirs = {name: tuple(shape) for name, shape in state["shapes"].items()}
+        ours = {name: tuple(weight.shape) for name, weight in self._weights.items()}
+        if theirs != ours:
+            differing = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
+            details = ", ".join(f"{name} ({theirs.get(name)} there, {ours.get(name)} here)" for name in differing)
+            raise ValueError(f"this updater state belongs to another model: {details}")
+
+    def remove(self) -> None:
+        """Takes the updater off the optimizer and the model, which keeps its topology."""
+        for hook in self._hooks:
+            hook.remove()
+
+
+class Updating(Attached):
+    """An updater that changes active sets; an optimizer has one of these at most."""
+
+
+def row_of(
+    step: int, rate: float, name: str, pruned: int, grown: int, active: int, importance: float
+) -> dict[str, Any]:
+    """One line of an updater's history."""
+    return {
+        "step": step,
+        "prune_rate": rate,
+        "name": name,
+        "pruned": pruned,
+        "grown": grown,
+        "active": active,
+        "importance": importance,
+    }
+
+
+def check_steps(total_steps: int, update_every: int | None) -> None:
+    if total_steps < 1:
+        raise ValueError(f"total_steps={total_steps} must be at least 1")
+    if update_every is not None and not 1 <= update_every <= total_steps:
+        raise ValueError(
+            f"update_every={update_every} must be between 1 and total_steps={total_steps}, or None for updates by hand"
+        )
+
+
+def check_shapes_of(optimizer: torch.optim.Optimizer, weights: Sequence[Any]) -> None:
+    for weight in weights:
+        check_shapes(optimizer, weight)
+
+
+def refuse_several_processes() -> None:
+    if (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    ):
+        raise RuntimeError(
+            f"{torch.distributed.get_world_size()} processes: topology updates over several ranks are not there yet, "
+            "and ranks on their own would choose different topologies; train in one process, or with regrow.Static"
+        )

@@ -1,0 +1,51 @@
+"""What a weight of each layer costs in FLOPs, for share rules that heed it: measured on the first training batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+
+from torch import nn
+
+from regrow.flops import FlopsMeter
+from regrow.weights import SparseWeight
+
+__all__ = ["Costs"]
+
+
+class Costs:
+    """FLOPs of one weight of each layer for one example, by name; empty until measured, or where not asked for.
+
+    Args:
+        needed: whether they are to be measured.
+    """
+
+    def __init__(self, model: nn.Module, needed: bool):
+        self.per_weight: dict[str, float] = {}
+        self._meter = FlopsMeter(model) if needed else None
+
+    def of(self, name: str) -> float:
+        return self.per_weight.get(name, math.nan)
+
+    def after_step(self, owner: str, names: Collection[str]) -> None:
+        """Ends the measuring after the first step; what a loaded state brought stays."""
+        if self._meter is None:
+            return
+        counted, flops = self._meter.has_counted, self._meter.close()
+        self._meter = None
+        self.per_weight = self.per_weight or flops
+        if not counted and not any(self.per_weight.values()):
+            raise RuntimeError(
+                f"{owner} shares by FLOPs, but saw no forward pass of {', '.join(names)}; make "
+                "the updater before the first batch, and before a compiled model has run, or share by momentum alone"
+            )
+
+    def left(self, budget: float, weights: Mapping[str, SparseWeight], updated: Collection[str]) -> float:
+        """The FLOPs of a budget, a FLOP density, less those of layers that this update leaves alone."""
+        total = sum(self.per_weight[name] * weight.numel for name, weight in weights.items())
+        others = (weight for name, weight in weights.items() if name not in updated)
+        return budget * total - sum(self.per_weight[weight.name] * weight.active for weight in others)
+
+    def close(self) -> None:
+        if self._meter is not None:
+            self._meter.close()

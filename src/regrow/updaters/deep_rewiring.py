@@ -1,0 +1,210 @@
+"""Deep rewiring: a step of its own after each optimizer step, and connections that die where their sign would flip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from regrow.optimizers import was_skipped
+from regrow.random import seeded_generator
+from regrow.weights import SparseWeight
+
+from .attached import Updating, check_shapes_of, check_steps, refuse_several_processes, row_of
+from .exchange import refuse_not_finite
+
+__all__ = ["DeepRewiring"]
+
+
+class DeepRewiring(Updating):
+    """Deep rewiring, DEEP R (Bellec et al. 2018, arXiv:1711.05136, section 2 and algorithm 1).
+
+    A weight is a sign times a strength, w = s * theta. After each optimizer step theta loses lr * l1 and gains
+    lr * noise * N(0, 1). A connection whose strength has become negative dies, and as many as died come to life at
+    random positions of the whole network, with strength 0, a random sign and optimizer state 0; so the topology changes
+    at every step.
+    The noise has the paper's form sqrt(2 lr T) at the temperature T = lr * noise^2 / 2, as in the authors' code.
+
+    Args:
+        model: a model from `sparsify`. optimizer: any whose parameter groups have "lr".
+        total_steps: optimizer steps T of the whole training; after it nothing changes.
+        update_every: optimizer steps that a row of `history` sums up, 1 to T; None: `update()` makes rows.
+        l1: alpha, at least 0. noise: at least 0.
+        scope: "network" (the paper) or "layer": each layer keeps its number of weights.
+        seed: of noise, signs and positions; None draws one from torch's global generator.
+
+    Attributes:
+        step: optimizer steps seen. history: as of `Updater`; prune_rate is the share of weights that died.
+
+    Raises:
+        ValueError: the model is not sparse, the optimizer lacks a sparse weight, or a value is out of range; nothing is
+            changed.
+
+    Example:
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> updater = regrow.DeepRewiring(model, optimizer, total_steps=54_000, update_every=540, seed=0)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        total_steps: int,
+        update_every: int | None,
+        l1: float = 1e-5,
+        noise: float = 1e-5,
+        scope: str = "network",
+        seed: int | None = None,
+    ):
+        check_steps(total_steps, update_every)
+        for name, value in (("l1", l1), ("noise", noise)):
+            if not value >= 0:
+                raise ValueError(f"{name}={value} must be at least 0")
+        if scope not in ("network", "layer"):
+            raise ValueError(f"scope={scope!r} is unknown; use 'network' or 'layer'")
+        super().__init__(model, optimizer)
+        refuse_several_processes()
+        check_shapes_of(self.optimizer, list(self._weights.values()))
+        self.total_steps, self.update_every = total_steps, update_every
+        self._l1, self._noise, self._scope = l1, noise, scope
+        self._generator = seeded_generator(seed)
+        self._signs = {name: weight.values.signbit() for name, weight in self._weights.items()}
+        """True where a connection is negative, in the order of `indices`."""
+        self._rewired = dict.fromkeys(self._weights, (0, 0))
+        self._steps = 0
+        self._hang()
+
+    def expect_update(self, after: int) -> None:
+        """Changes nothing: connections die and come to life after every step."""
+
+    def update(self) -> list[dict[str, Any]]:
+        """Adds to `history` what has been rewired since the last rows, one a layer, and returns them."""
+        if self._steps == 0 or self.step > self.total_steps:
+            return []
+        total = sum(weight.active for weight in self._weights.values())
+        rate = sum(died for died, _ in self._rewired.values()) / (self._steps * total)
+        rows = [
+            row_of(self.step, rate, name, *self._rewired[name], weight.active, 0.0)
+            for name, weight in self._weights.items()
+        ]
+        self._rewired, self._steps = dict.fromkeys(self._weights, (0, 0)), 0
+        self.history += rows
+        return rows
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if was_skipped(optimizer):
+            return
+        for weight in self._weights.values():
+            weight.enforce()
+        self.step += 1
+        if self.step > self.total_steps:
+            return
+        self._rewire()
+        self._steps += 1
+        if self.update_every and self.step % self.update_every == 0:
+            self.update()
+
+    def _rewire(self) -> None:
+        strengths = {name: self._walk(name) for name in self._weights}
+        refuse_not_finite([f"{n}: weights" for n, s in strengths.items() if not torch.isfinite(s).all()], self.step)
+        dead = {name: _dead(strength) for name, strength in strengths.items()}
+        born = self._births({name: int(d.sum()) for name, d in dead.items()})
+        for name, weight in self._weights.items():
+            strength = strengths[name].clamp_min(0)
+            weight.write(torch.where(self._signs[name], -strength, strength))
+            if int(dead[name].sum()) or born[name]:
+                self._move(weight, dead[name], born[name])
+            died, came = self._rewired[name]
+            self._rewired[name] = died + int(dead[name].sum()), came + born[name]
+
+    def _walk(self, name: str) -> Tensor:
+        """Strengths after drift and noise, shape (active,)."""
+        values, lr = self._weights[name].values, float(self._group(name)["lr"])
+        strength = torch.where(self._signs[name], -values, values)
+        noise = torch.randn(strength.shape, generator=self._generator, dtype=strength.dtype)
+        return strength - lr * self._l1 + (lr * self._noise) * noise.to(strength.device)
+
+    def _births(self, died: Mapping[str, int]) -> dict[str, int]:
+        """How many connections come to life in each layer: each dormant position of the network is as likely."""
+        if self._scope == "layer":
+            return dict(died)
+        free = [weight.numel - weight.active + died[name] for name, weight in self._weights.items()]
+        chosen = draw_distinct(sum(died.values()), sum(free), self._generator)
+        layers = torch.bucketize(chosen, torch.tensor(free).cumsum(0), right=True)
+        return dict(zip(died, torch.bincount(layers, minlength=len(free)).tolist(), strict=True))
+
+    def _move(self, weight: SparseWeight, dead: Tensor, born: int) -> None:
+        before = weight.indices
+        leaving = before[dead]
+        entering = self._draw_missing(weight, before[~dead], born)
+        state = self.optimizer.state.get(weight.parameter, {})
+        signs = torch.zeros(weight.numel, dtype=torch.bool, device=before.device)
+        signs[before] = self._signs[weight.name]
+        signs[entering] = torch.randint(2, (born,), generator=self._generator).bool().to(before.device)
+        weight.move(leaving, entering, state, {}, restart=True)
+        self._signs[weight.name] = signs[weight.indices]
+
+    def _draw_missing(self, weight: SparseWeight, kept: Tensor, number: int) -> Tensor:
+        """Positions at random, outside `kept`, ascending."""
+        free = weight.numel - kept.numel()
+        ranks = draw_distinct(number, free, self._generator).sort().values.to(kept.device)
+        # the r-th missing position is r + (how many kept ones lie before it)
+        gaps = kept - torch.arange(kept.numel(), device=kept.device)
+        return ranks + torch.searchsorted(gaps, ranks, right=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs beside the model's and the optimizer's state; tensors and plain values only."""
+        return {
+            "step": self.step,
+            "steps": self._steps,
+            "history": [dict(row) for row in self.history],
+            "generator": self._generator.get_state(),
+            "shapes": self._shapes(),
+            "signs": dict(self._signs),
+            "rewired": {name: list(counts) for name, counts in self._rewired.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from a `state_dict()`; load the model and the optimizer first.
+
+        Raises:
+            ValueError: the state is that of another model or method; nothing is changed.
+        """
+        self._check_model(state, {"step", "steps", "history", "generator", "shapes", "signs", "rewired"})
+        self._generator.set_state(state["generator"])
+        self.step, self._steps = state["step"], state["steps"]
+        self.history = [dict(row) for row in state["history"]]
+        devices = {name: weight.parameter.device for name, weight in self._weights.items()}
+        self._signs = {name: signs.to(devices[name]).clone() for name, signs in state["signs"].items()}
+        self._rewired = {name: (counts[0], counts[1]) for name, counts in state["rewired"].items()}
+
+
+def _dead(strength: Tensor) -> Tensor:
+    """Which connections die: those of negative strength, but a layer keeps its strongest one."""
+    dead = strength < 0
+    if dead.all():
+        dead[strength.argmax()] = False
+    return dead
+
+
+def draw_distinct(number: int, below: int, generator: torch.Generator) -> Tensor:
+    """`number` distinct integers in [0, below), uniformly random, int64, shape (number,), in no order to rely on.
+
+    In time proportional to `number` where that is small beside `below`.
+
+    Example:
+        >>> draw_distinct(3, 3, torch.Generator().manual_seed(0)).sort().values
+        tensor([0, 1, 2])
+    """
+    if not 0 <= number <= below:
+        raise ValueError(f"cannot draw {number} distinct integers below {below}")
+    if number > below // 4:
+        return torch.randperm(below, generator=generator)[:number]
+    drawn = torch.zeros(0, dtype=torch.int64)
+    while drawn.numel() < number:
+        more = torch.randint(below, (number - drawn.numel(),), generator=generator)
+        drawn = torch.cat([drawn, more]).unique()
+    return drawn

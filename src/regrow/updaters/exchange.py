@@ -1,0 +1,122 @@
+"""Exchange: which weights an update takes away and which it puts in. It decides, and changes nothing."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+import regrow.topology as topology
+from regrow.criteria import GrowScore, Importance, PruneScore
+from regrow.sharing import Amount, PruneRequest, ShareRequest, ShareRule, Target
+from regrow.view import LayerView, is_finite
+
+__all__ = ["Exchange", "Move", "refuse_not_finite"]
+
+
+@dataclass(frozen=True)
+class Move:
+    """What an update does to one layer: positions that leave and that enter, ascending."""
+
+    layer: LayerView
+    leaving: Tensor
+    entering: Tensor
+    importance: float
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """The parts of a method; see `Updater`."""
+
+    prune: PruneScore
+    grow: GrowScore | None
+    importance: Importance | None
+    share: ShareRule
+    amount: Amount
+    target: Target
+    per_neuron: bool
+    max_density: float
+
+    def plan(
+        self, layers: Sequence[LayerView], step: int, rate: float, flops_left: Callable[[], float | None]
+    ) -> list[Move]:
+        """The moves of one update, one a layer.
+
+        Args:
+            layers: those that take part.
+            flops_left: the FLOPs that these layers may cost together, where there is a limit.
+
+        Raises:
+            FloatingPointError: weights, what has been collected, or scores are NaN or infinite.
+        """
+        if not layers:
+            return []
+        refuse_not_finite([f"{x.name}: {' and '.join(bad)}" for x in layers if (bad := x.not_finite())], step)
+        scores = [self.prune(layer) for layer in layers]
+        importance = self._importance(layers)
+        ends = importance or [0.0] * len(layers)
+        unusable = [not (is_finite(s) and math.isfinite(r)) for s, r in zip(scores, ends, strict=True)]
+        refuse_not_finite([f"{x.name}: scores" for x, bad in zip(layers, unusable, strict=True) if bad], step)
+        active, numel = [layer.active for layer in layers], [layer.numel for layer in layers]
+        names = [layer.name for layer in layers]
+        request = PruneRequest(names, step, rate, active, numel, scores, importance)
+        pruned, grown = self._counts(layers, request, flops_left)
+        chosen = [self._choose(*parts) for parts in zip(layers, scores, pruned, grown, strict=True)]
+        return [Move(layer, *sets, r) for layer, sets, r in zip(layers, chosen, ends, strict=True)]
+
+    def _importance(self, layers: Sequence[LayerView]) -> list[float] | None:
+        if self.importance is None:
+            return None
+        raw = [self.importance(layer) for layer in layers]
+        total = math.fsum(raw)
+        return [0.0] * len(raw) if total == 0 else [r / total for r in raw]
+
+    def _counts(
+        self, layers: Sequence[LayerView], request: PruneRequest, flops_left: Callable[[], float | None]
+    ) -> tuple[Sequence[int], Sequence[int]]:
+        """How many weights each layer prunes and grows."""
+        target = self.target(request)
+        if self.grow is None:
+            target = [min(c, m) for c, m in zip(target, request.active, strict=True)]
+        pruned = self.amount(replace(request, target=target))
+        kept = [m - k for m, k in zip(request.active, pruned, strict=True)]
+        if self.grow is None:
+            return pruned, [0] * len(pruned)
+        if request.importance is not None and not any(request.importance):
+            warnings.warn(
+                f"all importances are 0 at step {request.step}: every layer gets its own weights back", stacklevel=2
+            )
+            return pruned, [c - m for c, m in zip(target, kept, strict=True)]
+        limits = [max(math.floor(self.max_density * layer.numel), layer.active) for layer in layers]
+        free = [limit - m for limit, m in zip(limits, kept, strict=True)]
+        costs = [layer.flops_per_weight for layer in layers]
+        return pruned, self.share(
+            ShareRequest(request.importance or [], pruned, free, kept, target, costs, flops_left())
+        )
+
+    def _choose(self, layer: LayerView, scores: Tensor, pruned: int, grown: int) -> tuple[Tensor, Tensor]:
+        """Positions that leave and positions that enter; what has just been pruned may enter again."""
+        leaving = layer.indices[topology.smallest(scores, pruned)]
+        if self.grow is None or grown == 0:
+            return leaving, leaving[:0]
+        wishes = self.grow(layer)
+        candidates = torch.ones(layer.numel, dtype=torch.bool, device=wishes.device)
+        candidates[layer.indices] = False
+        candidates[leaving] = True
+        wishes = torch.where(candidates, wishes, -math.inf)
+        if self.per_neuron:
+            return leaving, topology.largest_by_row(wishes.view(layer.shape[0], -1), grown)
+        return leaving, topology.largest(wishes, grown)
+
+
+def refuse_not_finite(bad: Sequence[str], step: int) -> None:
+    """Raises where anything is bad."""
+    if bad:
+        raise FloatingPointError(
+            f"{'; '.join(bad)} not finite at the topology update of step {step}; the topology was left as it "
+            "is. Lower the learning rate, clip gradients, or go back to an earlier checkpoint"
+        )

@@ -1,0 +1,81 @@
+"""GraNet: gradual pruning that regrows what it pruned too much."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+import regrow.criteria as criteria
+from regrow.schedule import cosine_decay, cubic_density
+from regrow.sharing import to_density
+from regrow.weights import sparse_weights
+
+from .falling import final_step
+from .updater import Updater
+
+__all__ = ["GraNet"]
+
+
+class GraNet(Updater):
+    """Gradual pruning with zero-cost neuroregeneration (Liu et al. 2021, arXiv:2106.10404, section 4).
+
+    At an update the smallest weights of the network go, down to a density that falls as a cubic from that of the model
+    to `density`; then each layer exchanges a share of its weights, those of smallest magnitude for those of largest
+    gradient in the last step. Grown weights start at 0, and so does their optimizer state.
+
+    Args:
+        model: sparse at the density at which the training starts: 1.0 in masked storage (dense to sparse), or less,
+            such as the paper's 0.5 (sparse to sparse). optimizer: any.
+        total_steps: optimizer steps T of the whole training; after it nothing changes.
+        update_every: optimizer steps between updates, 1 to T; None: by hand, with `update()`.
+        density: at the end, in (0, 1), at most that of the model.
+        prune_rate: share exchanged at first, in [0, 1); it falls as half a cosine to 0 at T.
+        begin, end: fractions of T between which the density falls, 0 <= begin < end < 1.
+        scope: "network" (the authors': the smallest weights of all layers go) or "layer".
+        window_batch: examples of a batch from which compressed weights have their dense gradient; None: all.
+
+    Raises:
+        ValueError: as `Updater`, and where no update comes after `end`; nothing is changed.
+
+    Example:
+        >>> model = regrow.sparsify(make_model(), 0.5, storage="masked")
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> updater = regrow.GraNet(model, optimizer, total_steps=54_000, update_every=540, density=0.05)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        total_steps: int,
+        update_every: int | None,
+        density: float,
+        prune_rate: float = 0.5,
+        begin: float = 0.0,
+        end: float = 0.75,
+        scope: str = "network",
+        window_batch: int | None = None,
+    ):
+        last = final_step(model, density, total_steps, update_every, end)
+        falling = cubic_density(_density_of(model), density, begin * total_steps, last)
+        super().__init__(
+            model,
+            optimizer,
+            total_steps=total_steps,
+            update_every=update_every,
+            schedule=cosine_decay(prune_rate, end=max(total_steps, 1)),
+            prune=criteria.magnitude,
+            target=to_density(falling, scope),
+            grow=criteria.missing_gradient,
+            collect="gradient",
+            window_batch=window_batch,
+            seed=0,
+        )
+
+
+def _density_of(model: nn.Module) -> float:
+    """Share of active positions over all sparse weights; 1 where there are none."""
+    weights = sparse_weights(model).values()
+    numel = sum(weight.numel for weight in weights)
+    return sum(weight.active for weight in weights) / numel if numel else 1.0

@@ -1,0 +1,128 @@
+"""Sparse momentum, the method that regrow was made for, and the ablations of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+import regrow.criteria as criteria
+from regrow.schedule import prune_rate_schedule
+from regrow.sharing import SHARE_RULES, share_by_importance
+
+from .updater import Collect, Updater
+
+__all__ = ["SparseMomentum"]
+
+_IMPORTANCE: dict[str, criteria.Importance] = {
+    "momentum": criteria.mean_momentum,
+    "none": criteria.mean_momentum,
+    "momentum-per-flop": criteria.mean_momentum,
+    "gradient": criteria.mean_gradient,
+    "magnitude": criteria.mean_magnitude,
+    "non-zeros": criteria.active_weights,
+}
+
+_GROWTH: dict[str, tuple[criteria.GrowScore, Collect | None]] = {
+    "momentum": (criteria.missing_momentum, "momentum"),
+    "gradient": (criteria.missing_gradient, "gradient"),
+    "random": (criteria.random, None),
+}
+
+
+class SparseMomentum(Updater):
+    """Sparse momentum (Dettmers & Zettlemoyer 2019, arXiv:1907.04840, section 3 and algorithm 1).
+
+    At an update each layer prunes its active weights of smallest magnitude, the freed weights are shared among layers
+    by the mean momentum magnitude of their active weights, and each layer grows the missing weights of largest
+    momentum magnitude, which start at 0 with the momentum they have.
+
+    Args:
+        model: a model from `sparsify`.
+        optimizer: any whose state has `momentum_buffer` (SGD) or `exp_avg` (Adam, AdamW, ...), momentum not 0.
+        total_steps: optimizer steps T of the whole training; the prune rate is annealed over them.
+        update_every: optimizer steps between updates, 1 to T; None: by hand, with `update()`.
+        prune_rate: p0, share of a layer's active weights pruned at the first update, in [0, 1).
+        schedule: "cosine" (to 0.005), "linear" (to 0) or "constant".
+        share: "momentum" (the paper), "none" (each layer keeps its number of weights), "momentum-per-flop"; for the
+            ablation also "gradient" or "magnitude" (means of the last step's |g| or of |w| over active weights) or
+            "non-zeros" (their number).
+        growth: "momentum" (the paper); for the ablation "gradient" (of the last step) or "random", with which grown
+            weights enter with optimizer state 0.
+        inherit_momentum: grown weights enter with the momentum they have (the paper); False: with optimizer state 0,
+            which is calmer (docs/decisions/0012-entering-momentum.md).
+        per_neuron: growth is shared among the neurons of a layer by their sums of grow scores, as the reference
+            implementation can ("momentum_neuron"), not over the layer as a whole.
+        max_density: no layer grows above this density, or the one it starts with if that is more; in (0, 1].
+        flops_budget: share by momentum so that the FLOP density of the sparse weights stays within this, in (0, 1].
+        window: steps before an update in which the momentum of missing weights is collected, at least 1; "all": in all
+            steps, as published; None: "all" for masked weights, `momentum.DEFAULT_WINDOW` for compressed ones.
+        window_batch: examples of a batch (for Linear vectors: N * T of an (N, T, F) input) from which compressed
+            weights have the gradients of missing ones; None: all.
+        seed: of random growth; 0 where none is given. Sparse momentum itself draws nothing at random.
+
+    Raises:
+        ValueError: the model is not sparse, the optimizer lacks a sparse weight or momentum, or a value is out of
+            range; the message names the remedy, and nothing is changed.
+
+    Example:
+        >>> model = regrow.sparsify(model, density=0.05)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        >>> updater = regrow.SparseMomentum(model, optimizer, total_steps=54_000, update_every=540)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        total_steps: int,
+        update_every: int | None,
+        prune_rate: float = 0.5,
+        schedule: str = "cosine",
+        share: str = "momentum",
+        growth: str = "momentum",
+        inherit_momentum: bool = True,
+        per_neuron: bool = False,
+        max_density: float | None = None,
+        flops_budget: float | None = None,
+        window: int | Literal["all"] | None = None,
+        window_batch: int | None = None,
+        seed: int | None = None,
+    ):
+        _check("share", share, _IMPORTANCE)
+        _check("growth", growth, _GROWTH)
+        if flops_budget is not None and share != "momentum":
+            raise ValueError(f"flops_budget={flops_budget} goes with share='momentum', got share={share!r}")
+        if flops_budget is not None and not 0 < flops_budget <= 1:
+            raise ValueError(f"flops_budget={flops_budget} is a FLOP density and must be in (0, 1]")
+        grow, collect = _GROWTH[growth]
+        super().__init__(
+            model,
+            optimizer,
+            total_steps=total_steps,
+            update_every=update_every,
+            schedule=prune_rate_schedule(schedule, prune_rate, total_steps),
+            prune=criteria.magnitude,
+            grow=grow,
+            share=_IMPORTANCE[share],
+            share_rule=SHARE_RULES.get(share, share_by_importance),
+            collect=collect,
+            inherit=inherit_momentum,
+            uses_gradient=share == "gradient",
+            uses_momentum=_IMPORTANCE[share] is criteria.mean_momentum,
+            per_neuron=per_neuron,
+            max_density=1.0 if max_density is None else max_density,
+            flops_budget=flops_budget,
+            needs_flops=flops_budget is not None or share == "momentum-per-flop",
+            window=window,
+            window_batch=window_batch,
+            seed=0 if seed is None else seed,
+        )
+
+
+def _check(argument: str, value: str, known: Mapping[str, Any]) -> None:
+    if value not in known:
+        raise ValueError(f"{argument}={value!r} is unknown; use one of {', '.join(known)}")

@@ -1,0 +1,40 @@
+"""Static sparse training: the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from .attached import Attached
+
+__all__ = ["Static"]
+
+
+class Static(Attached):
+    """Keeps the topology as it is, and inactive weights exactly 0: the baseline of static sparse training.
+
+    Works with any optimizer. Has the interface of `Updater`; `update()` does nothing.
+
+    Example:
+        >>> updater = regrow.Static(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
+        super().__init__(model, optimizer, alone=False)
+        self._hang()
+
+    def expect_update(self, after: int) -> None:
+        """Changes nothing."""
+
+    def update(self) -> list[dict[str, Any]]:
+        """Changes nothing."""
+        return []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.step = state["step"]

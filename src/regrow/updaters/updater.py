@@ -1,0 +1,325 @@
+"""Updater: when and how the active sets of a model change. Methods are a few lines that choose its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from regrow.criteria import GrowScore, Importance, PruneScore, magnitude
+from regrow.moments import LastGradient, Rule, optimizer_rule
+from regrow.momentum import MissingMomentum, window_of
+from regrow.optimizers import before_step, groups_of, was_skipped
+from regrow.random import seeded_generator
+from regrow.schedule import Schedule, step_at
+from regrow.sharing import (
+    Amount,
+    ShareRule,
+    Target,
+    by_rate,
+    keep_counts,
+    share_by_importance,
+    share_none,
+)
+from regrow.view import LayerView
+from regrow.weights import SparseWeight
+
+from .attached import Updating, check_shapes_of, check_steps, refuse_several_processes, row_of
+from .costs import Costs
+from .exchange import Exchange, Move
+from .gradients import ActiveGradients
+
+__all__ = ["Collect", "Updater"]
+
+Collect = Literal["momentum", "gradient"]
+
+
+class Updater(Updating):
+    """Prunes, shares out and regrows weights every so many optimizer steps.
+
+    One update: each layer gives away its lowest-scored active weights (`schedule` and `prune`), the share rule says how
+    many each layer gets back, and each layer grows its highest-scored missing positions (`grow`); what has just been
+    pruned may come back. Grown weights start at 0. The number of active weights of the network never changes, unless
+    `target` says so.
+
+    Args:
+        model: a model from `sparsify`.
+        optimizer: trains all sparse weights of the model.
+        total_steps: optimizer steps T of the whole training; after it nothing changes.
+        update_every: update after each so many optimizer steps (not at T itself); None: by hand, with `update()`.
+        schedule: step -> prune rate, the share of a layer's active weights that is exchanged; see `schedule`.
+        prune: layer -> scores of active weights, shape (active,); the smallest go. See `criteria`.
+        grow: layer -> scores of all positions, shape (numel,); the largest missing ones come. None: nothing grows.
+        share: layer -> its importance, a number >= 0; freed weights go to layers in proportion to it. None: each layer
+            gets its own back.
+        share_rule: how importance becomes counts, see `sharing`; default in proportion.
+        amount: how many weights each layer prunes, see `sharing`.
+        target: how many weights each layer shall have after the update, see `sharing`; default as many as before.
+        collect: what is collected before an update for criteria to see: "momentum" (of missing weights, by the
+            optimizer's own rule), "gradient" (of all positions, in the last step), or None.
+        inherit: grown weights enter with the momentum that was collected. False, and without collected momentum: every
+            per-element optimizer state of a grown weight starts at 0.
+        uses_gradient: criteria read `layer.gradient`, the last step's of active weights. Needs no dense gradient.
+        uses_momentum: criteria read `layer.momentum`, so that an optimizer without is refused at once.
+        per_neuron: growth of a layer is shared among its neurons (rows) by their sums of grow scores.
+        stop_fraction: updates end at this fraction of total_steps, in (0, 1].
+        max_density: no layer grows above this density, or the one it starts with if that is more; in (0, 1].
+        flops_budget: FLOP density of the sparse weights that share rules which heed it stay within, in (0, 1].
+        needs_flops: whether the share rule asks for FLOPs; they are measured on the first training batch.
+        window: steps before an update in which the momentum of missing weights is collected; "all": in all steps,
+            as published; None: "all" for masked weights, `momentum.DEFAULT_WINDOW` for compressed ones.
+        window_batch: examples of a batch (for Linear vectors: N * T of an (N, T, F) input) from which compressed
+            weights have the gradients of missing ones; None: all.
+        seed: of the generator that criteria may use; None draws one from torch's global generator.
+
+    Attributes:
+        step: optimizer steps seen. history: list of dicts, one per update and layer, with step, prune_rate, name,
+            pruned, grown, active (after the update) and importance.
+
+    Raises:
+        ValueError: the model is not sparse, the optimizer lacks a sparse weight or momentum that is asked for, or a
+            value is out of range; the message names the remedy, and nothing is changed.
+
+    Example:
+        >>> from regrow import criteria, schedule
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> updater = regrow.Updater(  # SET with plain magnitude
+        ...     model, optimizer, total_steps=1_000, update_every=100, prune=criteria.magnitude,
+        ...     grow=criteria.random, schedule=schedule.cosine_decay(0.3, end=1_000),
+        ... )
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        total_steps: int,
+        update_every: int | None,
+        schedule: Schedule,
+        prune: PruneScore = magnitude,
+        grow: GrowScore | None,
+        share: Importance | None = None,
+        share_rule: ShareRule | None = None,
+        amount: Amount = by_rate,
+        target: Target = keep_counts,
+        collect: Collect | None = None,
+        inherit: bool = True,
+        uses_gradient: bool = False,
+        uses_momentum: bool = False,
+        per_neuron: bool = False,
+        stop_fraction: float = 1.0,
+        max_density: float = 1.0,
+        flops_budget: float | None = None,
+        needs_flops: bool = False,
+        window: int | Literal["all"] | None = None,
+        window_batch: int | None = None,
+        seed: int | None = None,
+    ):
+        check_steps(total_steps, update_every)
+        _check_window(window, window_batch)
+        _check_share("max_density", max_density)
+        _check_share("stop_fraction", stop_fraction)
+        if collect not in (None, "momentum", "gradient"):
+            raise ValueError(f"collect={collect!r} is unknown; use 'momentum', 'gradient' or None")
+        super().__init__(model, optimizer)
+        refuse_several_processes()
+        self.total_steps = total_steps
+        self.update_every = update_every
+        self._end = step_at(stop_fraction, total_steps)
+        self._schedule, self._flops_budget = schedule, flops_budget
+        share_rule = share_rule or (share_none if share is None else share_by_importance)
+        self._exchange = Exchange(prune, grow, share, share_rule, amount, target, per_neuron, max_density)
+        rules = self._rules(collect, uses_momentum)
+        self._inherits = inherit and collect == "momentum"
+        self._generator = seeded_generator(seed)
+        self._next_update = update_every
+        self._common_factor, self._unscale = 1.0, 1.0
+        self._costs = Costs(model, needs_flops)
+        self._gradients = ActiveGradients(self._weights) if uses_gradient else None
+        windows = {name: window_of(weight, window) for name, weight in self._weights.items()}
+        self._missing = {
+            name: MissingMomentum(weight, rules[name], windows[name] if collect == "momentum" else 1, window_batch)
+            for name, weight in self._weights.items()
+        }
+        self._set_collecting()
+        self._hooks.append(before_step(self.optimizer, self._before_step))
+        self._hang()
+
+    def _rules(self, collect: Collect | None, uses_momentum: bool) -> dict[str, Rule | None]:
+        """What is collected of each layer; refuses optimizers that cannot give it."""
+        check_shapes_of(self.optimizer, list(self._weights.values()))
+        rules: dict[str, Rule | None] = dict.fromkeys(self._weights, LastGradient if collect == "gradient" else None)
+        if collect == "momentum" or uses_momentum:
+            own = {n: optimizer_rule(self.optimizer, self._group(n), weight) for n, weight in self._weights.items()}
+            rules = {**own} if collect == "momentum" else rules
+        return rules
+
+    def expect_update(self, after: int) -> None:
+        """Says that the next update by hand will come after so many more steps, so that the window opens in time.
+
+        Without it, by-hand updates with a window collect in all steps since the last update.
+        """
+        self._next_update = self.step + after
+        self._set_collecting()
+
+    def update(self) -> list[dict[str, Any]]:
+        """Updates the topology now; called by itself where `update_every` is given.
+
+        Returns:
+            The rows added to `history`, one a layer. Empty, and nothing changes, once updates have ended.
+
+        Raises:
+            FloatingPointError: a weight, a momentum or a score is NaN or infinite; nothing is changed.
+            RuntimeError: before the first optimizer step.
+        """
+        if self.step >= self._end:
+            return []
+        if self.step == 0:
+            raise RuntimeError("update() before the first optimizer step: nothing has been learnt yet")
+        rate = self._schedule(self.step)
+        layers = [
+            self._view(weight, self._missing[name])
+            for name, weight in self._weights.items()
+            if self._missing[name].saw_gradient
+        ]
+        moves = self._exchange.plan(layers, self.step, rate, lambda: self._flops_left(layers))
+        for move in moves:
+            layer = move.layer
+            state = layer.missing.grown_state(move.entering, layer.state, layer.group) if self._inherits else {}
+            layer.weight.move(move.leaving, move.entering, layer.state, state, restart=not self._inherits)
+        rows = self._rows(rate, {move.layer.name: move for move in moves})
+        self.history += rows
+        for missing in self._missing.values():
+            missing.after_update()
+        if self._gradients:
+            self._gradients.drop()
+        return rows
+
+    def remove(self) -> None:
+        super().remove()
+        for weight in self._weights.values():
+            weight.listen(None)
+        self._costs.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs beside the model's and the optimizer's state; tensors and plain values only."""
+        state: dict[str, Any] = {
+            "step": self.step,
+            "next_update": self._next_update,
+            "history": [dict(row) for row in self.history],
+            "generator": self._generator.get_state(),
+            "flops": dict(self._costs.per_weight),
+            "shapes": self._shapes(),
+            "missing": {name: missing.state_dict() for name, missing in self._missing.items()},
+        }
+        if self._gradients:
+            state["gradients"] = self._gradients.state_dict()
+        return state | self._own_state()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from a `state_dict()`; load the model and the optimizer first.
+
+        Raises:
+            ValueError: the state is that of another model or method; nothing is changed.
+        """
+        self._check_state(state)
+        self._generator.set_state(state["generator"])
+        self.step = state["step"]
+        self._next_update = state["next_update"]
+        self.history = [dict(row) for row in state["history"]]
+        self._costs.per_weight = dict(state["flops"])
+        for name, missing in self._missing.items():
+            missing.load_state_dict(state["missing"][name])
+        if self._gradients:
+            self._gradients.load_state_dict(state["gradients"])
+        self._load_own_state(state)
+        self._set_collecting()
+
+    def _own_state(self) -> dict[str, Any]:
+        """What a method adds to the state; methods that add something say how it is loaded."""
+        return {}
+
+    def _load_own_state(self, state: Mapping[str, Any]) -> None:
+        """Loads what `_own_state` gave."""
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        own = self._own_state().keys() | ({"gradients"} if self._gradients else set())
+        self._check_model(state, {"step", "next_update", "history", "generator", "flops", "missing", "shapes", *own})
+        for name, missing in state["missing"].items():
+            if absent := {"steps", "saw_gradient", "moments"} - missing.keys():
+                raise ValueError(f"this updater state is damaged: {name} lacks {sorted(absent)}")
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if was_skipped(optimizer):
+            for missing in self._missing.values():
+                missing.drop()
+            return
+        groups = groups_of(optimizer, self._weights)
+        for name, weight in self._weights.items():
+            self._missing[name].fold(groups[name], self._common_factor, self._unscale)
+            weight.enforce()
+        self.step += 1
+        self._costs.after_step(type(self).__name__, self._weights)
+        if self.update_every and self.step % self.update_every == 0:
+            self._next_update = self.step + self.update_every
+            self.update()
+        self._set_collecting()
+
+    def _before_step(self) -> None:
+        """Sees what was done to the gradients since backward; a layer that cannot tell takes another's word for it."""
+        scale = getattr(self.optimizer, "grad_scale", None)  # a fused optimizer unscales on its own
+        factors = [factor for missing in self._missing.values() if (factor := missing.measure()) is not None]
+        self._common_factor = factors[0] if factors else 1.0
+        self._unscale = 1.0 if scale is None else 1 / float(scale)
+        if self._gradients and self._is_near(1):
+            self._gradients.note(self._unscale)
+
+    def _is_near(self, steps: int) -> bool:
+        """Whether an update is at most so many steps away, or may come at any time; never once updates have ended."""
+        next_update = self.step if self._next_update is None else self._next_update
+        return not self._is_done() and next_update - steps <= self.step
+
+    def _is_done(self) -> bool:
+        return self.step >= self._end or (self._next_update or 0) >= self._end
+
+    def _set_collecting(self) -> None:
+        """Opens the windows `window` steps before the next update."""
+        done = self._is_done()
+        for missing in self._missing.values():
+            missing.collect(not done and (missing.window is None or self._is_near(missing.window)))
+            if done:
+                missing.release()
+
+    def _view(self, weight: SparseWeight, missing: MissingMomentum) -> LayerView:
+        gradient = self._gradients.values.get(weight.name) if self._gradients else None
+        flops = self._costs.of(weight.name)
+        return LayerView(weight, missing, self.optimizer, flops, self._generator, self.step, gradient)
+
+    def _flops_left(self, layers: Sequence[LayerView]) -> float | None:
+        if self._flops_budget is None:
+            return None
+        return self._costs.left(self._flops_budget, self._weights, [layer.name for layer in layers])
+
+    def _rows(self, rate: float, moves: Mapping[str, Move]) -> list[dict[str, Any]]:
+        rows = []
+        for name, weight in self._weights.items():
+            pruned, grown, importance = 0, 0, 0.0
+            if move := moves.get(name):
+                pruned, grown, importance = move.leaving.numel(), move.entering.numel(), move.importance
+            rows.append(row_of(self.step, rate, name, pruned, grown, weight.active, importance))
+        return rows
+
+
+def _check_window(window: Any, window_batch: int | None) -> None:
+    if window not in (None, "all") and (not isinstance(window, int) or window < 1):
+        raise ValueError(f"window={window!r} must be a number of steps, at least 1, or 'all', or None")
+    if window_batch is not None and window_batch < 1:
+        raise ValueError(f"window_batch={window_batch} must be at least 1 example, or None for the whole batch")
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 < value <= 1:
+        raise ValueError(f"{name}={value} must be in (0, 1]")

@@ -1,0 +1,76 @@
+"""Every method of the command line trains the digits, ends with the density asked for, and can be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import regrow
+from regrow.recipes import Reporter, Settings, UsageError, train
+from regrow.recipes.folder import RunFolder
+from regrow.recipes.inspection import print_checkpoint
+from regrow.recipes.methods import METHODS
+from regrow.recipes.session import make_session
+
+SPARSE = [name for name in METHODS if name not in ("dense", "lottery")]  # test_lottery has that
+STARTS_DENSE = {"gmp", "han", "dns", "ac-dc", "granet"}
+JUDGES = {"snip", "grasp", "synflow", "obd", "magnitude"}
+
+
+@pytest.mark.parametrize("method", SPARSE)
+def test_a_method_learns_and_ends_as_sparse_as_asked(
+    method: str, short: Callable[..., Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    summary = train(short("epochs=6", method=method, density=0.2), out=tmp_path / "run", threads=1)
+    assert summary["active_weights"] == round(0.2 * summary["prunable_weights"])
+    losses = [row["loss"] for row in RunFolder(tmp_path / "run").rows("metrics.jsonl")]
+    assert losses[-1] < 0.8 * losses[0]
+    assert summary["test_error"] < 45
+    assert bool(summary["updates"]) == (method not in JUDGES | {"static"})
+    assert (summary["flop_density_start"] == 1.0) == (method in STARTS_DENSE)
+    print_checkpoint(tmp_path / "run")
+    assert f"{summary['active_weights']:,} / {summary['prunable_weights']:,}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", sorted(STARTS_DENSE | {"top-kast"}))
+def test_methods_that_start_dense_refuse_compressed_storage(
+    method: str, short: Callable[..., Settings], tmp_path: Path
+):
+    with pytest.raises(UsageError, match=f"{method} starts with all weights"):
+        train(short(method=method, storage="compressed"), out=tmp_path / "run")
+
+
+@pytest.mark.parametrize("method", sorted(JUDGES))
+def test_methods_at_initialisation_leave_the_run_as_it_would_be(method: str, short: Callable[..., Settings]):
+    """Judging draws nothing and changes nothing: the weights that are kept are those of the dense network."""
+    session = make_session(short(method=method), Path("."))
+    state = torch.get_rng_state()
+    dense = make_session(short(method="dense"), Path("."))
+    assert torch.equal(state, torch.get_rng_state())
+    plain = dict(dense.model.named_parameters())
+    for name, weight in regrow.sparse_weights(session.model).items():
+        assert torch.equal(weight.values, plain[name].detach().flatten()[weight.indices])
+
+
+def test_a_density_that_was_not_reached_is_said(short: Callable[..., Settings], tmp_path: Path):
+    said: list[str] = []
+
+    class Notes(Reporter):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    settings = short("epochs=1", "update_every=1000", method="gmp", density=0.2)
+    train(settings, out=tmp_path / "run", threads=1, reporter=Notes())
+    (text,) = said
+    assert text.startswith("50200 weights are active, not 10040")
+    assert "--update-every" in text
+
+
+def test_settings_of_the_recipe_reach_the_updater(short: Callable[..., Settings]):
+    rate = make_session(short("prune_rate=0.125", method="rigl"), Path(".")).updater._schedule(0)  # type: ignore[union-attr]
+    assert rate == 0.125
+    default = make_session(short(method="rigl"), Path(".")).updater._schedule(0)  # type: ignore[union-attr]
+    assert default == 0.3
