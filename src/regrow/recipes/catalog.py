@@ -104,6 +104,8 @@ def _published_cifar10(model: str) -> Recipe:
     """The protocol of the CIFAR-10 experiments of sparse momentum (arXiv:1907.04840, section 4).
 
     Crops with reflection and flips, a tenth held out, batch 128; the learning rate drops each 30,000 of 88,000 steps.
+    Momentum of missing weights is collected in 10 steps before an update, where the paper has all
+    (docs/decisions/0007-recipes-cifar10.md).
     """
     return Recipe(
         name=f"{model}-cifar10",
@@ -115,6 +117,7 @@ def _published_cifar10(model: str) -> Recipe:
         lr=0.1,
         lr_drops=(30_000, 60_000),
         schedule_steps=88_000,
+        window=10,
         channels_last=True,
     )
 
