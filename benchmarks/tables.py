@@ -100,19 +100,21 @@ def _where(row: dict[str, Any]) -> str:
     return f"`{row['command']}` ({row['processor']}, {row['isa']}, {row['threads']} threads, torch {row['torch']})."
 
 
-def steps(name: str) -> str:
-    """Whole training steps."""
-    result = read(name)
+def steps(*names: str) -> str:
+    """Whole training steps, from one file or several."""
+    result = [row for name in names for row in read(name)]
     rows = [
         [
             row["model"],
             f"{row['density']:.0%}",
             f"{row['flop_density']:.3f}",
-            str(row["batch"]),
+            row["isa"],
             f"{row['sparse_ms']:.0f} ms",
             f"{row['dense_ms'][row['best_fp32']]:.0f} ms ({row['best_fp32']})",
             f"{row['ratio_best_fp32']:.2f}",
+            "–" if row["ratio_bf16"] is None else f"{row['ratio_bf16']:.2f}",
             f"{row['dense_ms'][row['best_fp32']] / row['sparse_converting_ms']:.2f}",
+            f"{max(row['noise']['sparse'], row['noise'][row['best_fp32']]):.0%}",
         ]
         for row in result
     ]
@@ -120,13 +122,37 @@ def steps(name: str) -> str:
         "network",
         "density",
         "FLOP density",
-        "batch",
+        "instructions",
         "sparse",
         "best dense fp32",
         "ratio",
+        "against bf16",
         "converting at every layer",
+        "noise",
     ]
-    return f"{markdown(head, rows)}\n\n{_where(result[0])}"
+    return "\n\n".join([markdown(head, rows), *dict.fromkeys(_where(row) for row in result)])
+
+
+def epochs() -> str:
+    """Whole epochs on trained topologies."""
+    result = read("run")
+    rows = [
+        [
+            row["model"],
+            f"{row['density']:.0%}",
+            row["share"] if row["flops_budget"] is None else f"budget {row['flops_budget']:g}",
+            str(row["topology"]["epochs"]),
+            f"{row['flop_density']:.3f}",
+            f"{row['sparse_epoch_s']:.0f} s",
+            f"{row['dense_epoch_s'][row['best_fp32']]:.0f} s ({row['best_fp32']})",
+            f"{row['ratio_best_fp32']:.2f}",
+            f"{row['ratio_bf16']:.2f}",
+        ]
+        for row in result
+    ]
+    head = ["network", "density", "share rule", "epochs trained", "FLOP density", "sparse epoch", "best dense fp32"]
+    table = markdown([*head, "ratio", "against bf16"], rows)
+    return f"{table}\n\n{_where(result[0])}"
 
 
 def storages(name: str) -> str:
@@ -276,7 +302,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "overhead": overhead,
     "data": data,
     "layers": fixed_layers,
-    "steps": lambda: steps("steps"),
+    "steps": lambda: steps("steps", "steps-small", "steps-wrn-16-8", "steps-avx2"),
+    "epochs": epochs,
     "storages": lambda: storages("storages-lenet300-mnist"),
     "two_storages": two_storages,
     "call_overhead": call_overhead,
