@@ -155,6 +155,25 @@ def epochs() -> str:
     return f"{table}\n\n{_where(result[0])}"
 
 
+def scaling() -> str:
+    """Training steps as density, batch and threads vary, and from which density dense wins."""
+    result = read("scaling")
+    rows = [
+        [
+            row["model"],
+            f"{row['density']:.0%}",
+            str(row["batch"]),
+            str(row["threads"]),
+            f"{row['sparse_ms']:.0f} ms",
+            f"{row['dense_ms'][row['best_fp32']]:.0f} ms",
+            f"{row['ratio_best_fp32']:.2f}",
+        ]
+        for row in result["rows"]
+    ]
+    table = markdown(["network", "density", "batch", "threads", "sparse", "channels_last", "ratio"], rows)
+    return f"{table}\n\n`{result['command']}`"
+
+
 def storages(name: str) -> str:
     """Whole runs of each storage."""
     result = read(name)
@@ -304,6 +323,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "layers": fixed_layers,
     "steps": lambda: steps("steps", "steps-small", "steps-wrn-16-8", "steps-avx2"),
     "epochs": epochs,
+    "scaling": scaling,
     "storages": lambda: storages("storages-lenet300-mnist"),
     "two_storages": two_storages,
     "call_overhead": call_overhead,
