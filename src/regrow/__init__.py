@@ -70,25 +70,7 @@ __all__ = [
     "synflow",
 ]
 
-_UPDATERS = (
-    "ACDC",
-    "DNS",
-    "DSR",
-    "GMP",
-    "MEST",
-    "SET",
-    "DeepRewiring",
-    "GraNet",
-    "Han",
-    "RigL",
-    "RigLITOP",
-    "SparseMomentum",
-    "Static",
-    "TopKAST",
-    "Updater",
-)
-
-_HOME = dict.fromkeys(_UPDATERS, "updaters") | {
+_HOME = {name: "updaters" for name in __all__ if name[0].isupper()} | {
     "SparseWeight": "weights",
     "Summary": "sparsify",
     "densify": "sparsify",

@@ -35,7 +35,7 @@ def run_bench_run(given: Mapping[str, Any], file: Path | None) -> None:
     check_known("kind", kinds, DENSE)
     if not set(kinds) & set(FP32):
         raise UsageError(f"--kinds {given['kinds']}: give at least one of {', '.join(FP32)} to compare with")
-    rows = Rows(len(runs), bench_command("run", {**given, "json": file}), file, _line)
+    rows = Rows(len(runs), bench_command("run", {**given, "data_dir": None, "json": file}), file, _line)
 
     def starting(settings: Settings) -> None:
         rows.starting(f"{settings.recipe.name} at density {settings.density:g}, share {settings.recipe.share}")
