@@ -1,7 +1,8 @@
 """How freed weights are shared among layers: error, FLOP density and time of the share rules, over seeds.
 
-VGG16-D of half the width on half of CIFAR-10's training images, 12 epochs, two topology updates an epoch: enough to
-choose. Every cell (rule, seed) is one run of a grid (see grid.py): stop it and go on as you like.
+VGG16-D of half the width on half of CIFAR-10's training images, 12 epochs, one topology update an epoch: enough to
+choose. Every rule has the prune rate and the entry of grown weights that a short schedule bears (docs/decisions/0013);
+"-paper" has the paper's. Every cell (rule, seed) is one run of a grid (see grid.py): stop it and go on as you like.
 
     python benchmarks/share_rules.py
     python benchmarks/share_rules.py --arms none-5 momentum-5 --seeds 0 --threads 2 --jobs 1
@@ -17,24 +18,22 @@ import grid
 from grid import Cell
 
 RECIPE = "vgg16-d-half-cifar10"
-SETUP = ("--images", "22500", "--epochs", "12", "--update-every", "88", "--window", "10", "--storage", "compressed")
+SETUP = ("--images", "22500", "--epochs", "12", "--update-every", "176", "--window", "10", "--storage", "compressed")
+GENTLE = ("--set", "prune_rate=0.2", "--set", "inherit_momentum=false")
 ARMS: dict[str, tuple[str, ...]] = {
-    "none-5": ("--density", "0.05", "--share", "none"),
     "static-5": ("--density", "0.05", "--method", "static"),
-    "none-5-anew": ("--density", "0.05", "--share", "none", "--set", "inherit_momentum=false"),
-    "none-5-rate20": ("--density", "0.05", "--share", "none", "--set", "prune_rate=0.2"),
-    "momentum-5": ("--density", "0.05", "--share", "momentum"),
-    "none-10": ("--density", "0.1", "--share", "none"),
-    "budget5-5": ("--density", "0.05", "--flops-budget", "0.05"),
-    "budget5-10": ("--density", "0.1", "--flops-budget", "0.05"),
-    "budget10-5": ("--density", "0.05", "--flops-budget", "0.1"),
-    "per-flop-5": ("--density", "0.05", "--share", "momentum-per-flop"),
-    "budget5-20": ("--density", "0.2", "--flops-budget", "0.05"),
-    "budget10-10": ("--density", "0.1", "--flops-budget", "0.1"),
-    "budget10-20": ("--density", "0.2", "--flops-budget", "0.1"),
-    "per-flop-10": ("--density", "0.1", "--share", "momentum-per-flop"),
-    "momentum-10": ("--density", "0.1", "--share", "momentum"),
-    "none-20": ("--density", "0.2", "--share", "none"),
+    "none-5": ("--density", "0.05", "--share", "none", *GENTLE),
+    "momentum-5": ("--density", "0.05", "--share", "momentum", *GENTLE),
+    "budget10-5": ("--density", "0.05", "--flops-budget", "0.1", *GENTLE),
+    "per-flop-5": ("--density", "0.05", "--share", "momentum-per-flop", *GENTLE),
+    "budget5-10": ("--density", "0.1", "--flops-budget", "0.05", *GENTLE),
+    "momentum-5-paper": ("--density", "0.05", "--share", "momentum"),
+    "none-5-paper": ("--density", "0.05", "--share", "none"),
+    "none-10": ("--density", "0.1", "--share", "none", *GENTLE),
+    "budget10-10": ("--density", "0.1", "--flops-budget", "0.1", *GENTLE),
+    "budget10-20": ("--density", "0.2", "--flops-budget", "0.1", *GENTLE),
+    "momentum-10": ("--density", "0.1", "--share", "momentum", *GENTLE),
+    "none-20": ("--density", "0.2", "--share", "none", *GENTLE),
     "dense": ("--method", "dense"),
 }
 COLUMNS = ("test_error", "validation_error", "flop_density_mean", "flop_density_end", "train_seconds")
