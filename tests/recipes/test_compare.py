@@ -185,6 +185,28 @@ def test_the_leaderboard_says_what_the_runs_say(finished: Result):
     assert "Not finished" not in page
 
 
+def test_a_folder_goes_on_without_its_runs(finished: Result):
+    """As a clone has it: tables and summaries, no run folder. Where there are run folders, they alone count."""
+    before = {name: Path("out", name).read_bytes() for name in ("leaderboard.json", "finished.jsonl")}
+    summaries = [cell.summary for cell in comparison().cells]
+    shutil.rmtree("out/runs")
+    result = run(*WORDS)
+    assert "10 runs, 10 finished before" in result.stdout, result.output
+    assert {name: Path("out", name).read_bytes() for name in before} == before
+    assert [cell.summary for cell in comparison().cells] == summaries
+    shutil.rmtree(comparison().cells[0].folder)  # to have one run anew
+    assert "10 runs, 9 finished before" in run(*WORDS).stdout
+
+
+def test_a_damaged_line_is_named_and_nothing_is_trained(finished: Result):
+    shutil.rmtree("out/runs")
+    lines = Path("out/finished.jsonl").read_text().splitlines()
+    Path("out/finished.jsonl").write_text("\n".join([*lines[:3], lines[3][:40]]))
+    result = run(*WORDS)
+    assert "finished.jsonl, line 4 is damaged; delete it" in result.stderr
+    assert not Path("out/runs").exists()
+
+
 def test_a_failed_run_is_shown_in_every_place(trained: Path, monkeypatch: pytest.MonkeyPatch):
     shutil.copytree(trained, "out")
     static = comparison().cells[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,17 @@ def test_part_of_a_batch_costs_a_part_in_compressed_storage_alone():
         model = two_layers(storage)
         regrow.sparse_weights(model)["0.weight"].collect(True)
         assert step_flops(model, FLOPS, 0.25) == pytest.approx((10 * (2 * 8 + gradients) + 2 * 3 * 2) / 1260)
+
+
+def test_top_kast_needs_the_gradients_of_its_wider_set():
+    model = regrow.sparsify(nn.Sequential(nn.Linear(8, 5), nn.Linear(5, 2)), 1.0, storage="masked")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    settings = {"total_steps": 9, "update_every": 3, "density": 0.2, "backward_density": 0.5}
+    updater = regrow.TopKAST(model, optimizer, **settings)
+    assert step_flops(model, FLOPS) == pytest.approx((10 * (2 * 8 + 20) + 2 * (2 * 2 + 5)) / 1260)
+    updater.remove()
+    assert step_flops(model, FLOPS) == pytest.approx(3 * (10 * 8 + 2 * 2) / 1260)
+    assert step_flops(copy.deepcopy(model), FLOPS) == step_flops(model, FLOPS)
 
 
 @pytest.mark.parametrize("storage", ["masked", "compressed"])

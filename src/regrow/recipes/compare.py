@@ -15,6 +15,7 @@ from .bench_common import words
 from .command import compare_command
 from .comparison import Comparison, claim_folder, make_comparison
 from .errors import Interrupted, RunError
+from .finished import bring_back, keep
 from .grid import Outcome, run_grid
 from .tables import console
 
@@ -48,6 +49,7 @@ def run_compare(recipe: str, given: Mapping[str, Any]) -> None:
         data_dir=given["data_dir"],
     )
     claim_folder(out, comparison)
+    bring_back(out, comparison.cells)
     command = compare_command(recipe, given)
     pages = _Pages(comparison, out, command)
     pages.write(Outcome())
@@ -70,7 +72,8 @@ class _Pages:
         )
 
     def write(self, outcome: Outcome, plots: tuple[str, ...] = ()) -> None:
-        """The tables; with the reason for each run that is not there."""
+        """The tables, with the reason for each run that is not there; and the summaries of those that are."""
+        keep(self.out, self.comparison.cells)
         missing = [cell for cell in self.comparison.cells if not cell.summary]
         write_tables(
             self.out,

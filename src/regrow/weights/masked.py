@@ -35,6 +35,7 @@ class GradientMask:
         self.attribute = attribute
         self.why = why
         self.collecting = False
+        self.needed: int | None = None
         self._mask_name = f"{attribute}_mask"
         self._module: weakref.ref[nn.Module] | None = None
         self._listener: weakref.WeakMethod[Any] | None = None
@@ -184,6 +185,7 @@ class MaskedWeight(SparseWeight):
 
     def listen(self, listener: GradientListener | None) -> None:
         self._gradient_mask.listen(listener)
+        self._gradient_mask.needed = None
         self.collect(False)
 
     def collect(self, on: bool) -> None:
@@ -193,6 +195,15 @@ class MaskedWeight(SparseWeight):
     @property
     def collecting(self) -> bool:
         return self._gradient_mask.collecting
+
+    def need_gradients(self, positions: int) -> None:
+        """Says of how many positions, active ones included, the listener needs gradients; all, if nothing is said."""
+        self._gradient_mask.needed = positions
+
+    @property
+    def gradient_positions(self) -> int:
+        needed = self._gradient_mask.needed
+        return super().gradient_positions if needed is None or not self.collecting else needed
 
     def new_moment(self) -> Tensor:
         return torch.zeros_like(self.parameter)
