@@ -1,7 +1,7 @@
 """How freed weights are shared among layers: error, FLOP density and time of the share rules, over seeds.
 
 VGG16-D of half the width on half of CIFAR-10's training images, 12 epochs, one topology update an epoch: enough to
-choose. Every rule has the prune rate and the entry of grown weights that a short schedule bears (docs/decisions/0013);
+choose. Every rule has the prune rate and the entry of grown weights that a short schedule bears (docs/decisions/0015);
 "-paper" has the paper's. Every cell (rule, seed) is one run of a grid (see grid.py): stop it and go on as you like.
 
     python benchmarks/share_rules.py
