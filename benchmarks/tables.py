@@ -140,7 +140,7 @@ def epochs() -> str:
         [
             row["model"],
             f"{row['density']:.0%}",
-            row["share"] if row["flops_budget"] is None else f"budget {row['flops_budget']:g}",
+            row.get("rule", row["share"]),
             str(row["topology"]["epochs"]),
             f"{row['flop_density']:.3f}",
             f"{row['sparse_epoch_s']:.0f} s",

@@ -78,10 +78,20 @@ class Arm:
         return None
 
     def _made(self, row: dict[str, Any]) -> bool:
+        """Whether a row's topology is of this rule, density and distribution, however long it was trained."""
         about = row["topology"] or {}
+        if (about.get("density"), about.get("distribution", "uniform")) != (self.density, self.distribution):
+            return False
+        if self.rule == "static":
+            return about["method"] == "static"
         share = "momentum" if self.budget else self.rule
-        same_rule = (about.get("share"), about.get("flops_budget")) == (share, self.budget)
-        return same_rule and about.get("method") == "sparse-momentum" and about.get("density") == self.density
+        return (about["method"], about["share"], about["flops_budget"]) == ("sparse-momentum", share, self.budget)
+
+    @property
+    def distribution(self) -> str:
+        """How the weights are shared among layers at first."""
+        given = [word.removeprefix("distribution=") for word in self.settings if word.startswith("distribution=")]
+        return given[-1] if given else "uniform"
 
 
 def arguments() -> argparse.Namespace:

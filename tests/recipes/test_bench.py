@@ -44,6 +44,7 @@ def test_steps_and_epochs_start_from_a_trained_topology(tiny: Callable[..., Sett
 
     epoch = bench_run.run([(settings, topology)], tmp_path, threads=1, kinds=["nchw"], dense_steps=1)[0]
     assert epoch["density"] == topology.density
+    assert (epoch["rule"], epoch["method"]) == ("momentum", "sparse-momentum")
     assert epoch["flop_density"] == pytest.approx(row["flop_density"], rel=0.2)  # of 8x8 images instead of 32x32
     assert epoch["dense_steps_measured"] == {"nchw": bench_run.PARTS}
     parts = epoch["sparse_steps_s"] + epoch["topology_update_s"] + epoch["sparse_validation_s"]

@@ -93,9 +93,11 @@ def measure(
     epoch = sum(sparse.steps) + update + sparse.validation
     return {
         "model": settings.recipe.model,
+        "method": settings.method,
         "density": sparse.session.active / sparse.session.prunable,
         "flop_density": flop_density,
         "flop_density_after_update": sparse.session.flop_density,
+        "rule": _rule(settings),
         "share": settings.recipe.share,
         "flops_budget": settings.recipe.flops_budget,
         "batch": settings.recipe.batch_size,
@@ -111,6 +113,14 @@ def measure(
         **against(epochs, epoch),
         "topology": topology.about if topology else None,
     }
+
+
+def _rule(settings: Settings) -> str:
+    """How the topology changes, in a word."""
+    if settings.method != "sparse-momentum":
+        return settings.method
+    budget = settings.recipe.flops_budget
+    return settings.recipe.share if budget is None else f"budget {budget:g}"
 
 
 def _epoch(sparse: Contestant, dense: dict[str, Contestant], dense_steps: int) -> float:

@@ -20,7 +20,7 @@ from .topology_file import Topology, load_topology
 
 __all__ = ["run_bench_run"]
 
-HEADINGS = ("density", "FLOPs", "share", "sparse\nepoch s", "update\ns", "best fp32\nepoch s", "", "against\nfp32")
+HEADINGS = ("density", "FLOPs", "rule", "sparse\nepoch s", "update\ns", "best fp32\nepoch s", "", "against\nfp32")
 
 
 def run_bench_run(given: Mapping[str, Any], file: Path | None) -> None:
@@ -54,18 +54,21 @@ def _read(given: Mapping[str, Any]) -> list[tuple[Settings, Topology | None]]:
     chosen = [f"{name}={value}" for name, value in names.items() if value is not None]
     if given["topology"]:
         topologies = [load_topology(file) for file in words(given["topology"], ())]
-        return [(_settings(recipe, one.density, [*_rules(one), *chosen]), one) for one in topologies]
-    return [(_settings(recipe, read_density(word), chosen), None) for word in words(given["density"], ())]
+        return [(_going_on(recipe, one, chosen), one) for one in topologies]
+    return [
+        (make_settings(recipe, density=read_density(word), storage="compressed", overrides=chosen), None)
+        for word in words(given["density"], ())
+    ]
 
 
-def _settings(recipe: str, density: float, overrides: Sequence[str]) -> Settings:
-    return make_settings(recipe, density=density, storage="compressed", overrides=overrides)
-
-
-def _rules(topology: Topology) -> list[str]:
-    """The share rule that made a topology goes on."""
-    known = {name: topology.about.get(name) for name in ("share", "flops_budget", "max_density")}
-    return [f"{name}={value}" for name, value in known.items() if value is not None]
+def _going_on(recipe: str, topology: Topology, overrides: Sequence[str]) -> Settings:
+    """The method and the share rule that made a topology go on."""
+    about = topology.about
+    known = {name: about.get(name) for name in ("distribution", "share", "flops_budget", "max_density")}
+    rules = [f"{name}={value}" for name, value in known.items() if value is not None]
+    method = about.get("method", "sparse-momentum")
+    overrides = [*rules, *overrides]
+    return make_settings(recipe, method=method, density=topology.density, storage="compressed", overrides=overrides)
 
 
 def _line(row: Mapping[str, Any]) -> str:
@@ -82,7 +85,7 @@ def _print(rows: Sequence[Mapping[str, Any]]) -> None:
             row["model"],
             f"{row['density']:.3g}",
             f"{row['flop_density']:.3g}",
-            row["share"] if row["flops_budget"] is None else f"budget {row['flops_budget']:g}",
+            row["rule"],
             number(row["sparse_epoch_s"], 1),
             number(row["topology_update_s"]),
             number(row["dense_epoch_s"][row["best_fp32"]], 1),

@@ -242,6 +242,7 @@ class _Run:
                 "model": settings.recipe.model,
                 "method": settings.method,
                 "density": settings.density,
+                "distribution": settings.recipe.distribution,
                 "flop_density": session.flop_density,
                 "share": settings.recipe.share,
                 "flops_budget": settings.recipe.flops_budget,
