@@ -23,7 +23,7 @@ from regrow import ops
 from .bench_step import BF16, CHANNELS_LAST, DENSE, against
 from .config import Recipe
 from .machine import processor
-from .session import Session, error_percent, make_session
+from .session import Session, evaluate, make_session
 from .settings import Settings, make_settings
 from .topology_file import Topology
 
@@ -52,7 +52,7 @@ class Contestant:
 
     def validate(self) -> None:
         began = time.perf_counter()
-        error_percent(self.session, self.session.data.validation)
+        evaluate(self.session, self.session.data.validation)
         self.validation = time.perf_counter() - began
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from . import data
+from . import data, text
 from .config import Recipe
 from .errors import unknown
 
@@ -123,3 +123,32 @@ def _published_cifar10(model: str) -> Recipe:
 
 
 RECIPES |= {f"{model}-cifar10": partial(_published_cifar10, model) for model in CIFAR10_MODELS}
+
+
+@recipe
+def gpt_shakespeare() -> Recipe:
+    """Characters of tiny Shakespeare, after nanoGPT's recipe for it (Karpathy 2022) at a size for two cores.
+
+    AdamW at 1e-3, warm-up and cosine, gradients clipped to norm 1. Embeddings and the last layer, which have 65
+    characters, stay dense.
+    """
+    return Recipe(
+        name="gpt-shakespeare",
+        about="character GPT on tiny Shakespeare, 4 blocks of 256 features",
+        model="gpt-char",
+        classes=65,
+        data=text.shakespeare,
+        epochs=10,
+        batch_size=32,
+        lr=1e-3,
+        lr_schedule="cosine",
+        warmup_epochs=0.4,
+        lr_drops=(),
+        schedule_steps=1,
+        optimizer="adamw",
+        beta2=0.99,
+        momentum=0.9,
+        weight_decay=0.1,
+        clip_norm=1.0,
+        dense=("tokens", "places", "head"),
+    )

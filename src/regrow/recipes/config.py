@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ __all__ = ["SPARSE_ONLY", "Recipe", "learning_rate", "override", "setting_names"
 
 Window = int | Literal["all"] | None
 PRECISIONS = ("32-true", "bf16-mixed")
+OPTIMIZERS = ("sgd", "adamw")
+LR_SCHEDULES = ("steps", "cosine")
 
 SPARSE_ONLY = (
     "update_every",
@@ -41,9 +44,12 @@ class Recipe:
 
     Attributes:
         name: as typed after `regrow train`. about: one line for `regrow list`.
-        model: of the dense network, for `models.build`. data: (root, seed, validation fraction) -> Data.
+        model, classes: of the dense network, for `models.build`. data: (root, seed, validation fraction) -> Data.
         lr_drops: steps at which `lr` is multiplied by `lr_drop_factor`, in a schedule of `schedule_steps` steps that
             is stretched or compressed to the length of the run (drops stay at the same fractions).
+        lr_schedule: "steps", or "cosine": down to 0 at the end, without drops.
+        optimizer: "sgd", or "adamw", whose betas are `momentum` and `beta2`.
+        clip_norm: largest norm of the gradient; None: as it comes.
         warmup_epochs: epochs in which the learning rate rises linearly from nearly 0.
         validation_fraction: share of the training set held out at random.
         images: how many of the training images are used, the same ones for every seed; None: all.
@@ -70,10 +76,15 @@ class Recipe:
     lr: float
     lr_drops: tuple[int, ...]
     schedule_steps: int
+    classes: int = 10
     lr_drop_factor: float = 0.1
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
+    optimizer: str = "sgd"
+    beta2: float = 0.999
+    clip_norm: float | None = None
+    lr_schedule: str = "steps"
     warmup_epochs: float = 0.0
     validation_fraction: float = 0.1
     images: int | None = None
@@ -107,6 +118,10 @@ class Recipe:
         _require(self.lr > 0, "lr", self.lr, "above 0")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
+        _require(self.optimizer in OPTIMIZERS, "optimizer", self.optimizer, " or ".join(OPTIMIZERS))
+        _require(self.lr_schedule in LR_SCHEDULES, "lr_schedule", self.lr_schedule, " or ".join(LR_SCHEDULES))
+        _require(0 <= self.beta2 < 1, "beta2", self.beta2, "at least 0 and below 1")
+        _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "above 0, or none")
         _require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
         _require(0 < self.validation_fraction < 1, "validation_fraction", self.validation_fraction, "between 0 and 1")
 
@@ -124,9 +139,11 @@ def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
         >>> [learning_rate(recipe, step, 54_000) for step in (0, 24_999, 25_000)]
         [0.1, 0.1, 0.01]
     """
-    drops = sum(step * recipe.schedule_steps >= drop * total_steps for drop in recipe.lr_drops)
     warmup_steps = total_steps * recipe.warmup_epochs / recipe.epochs
     risen = min((step + 1) / warmup_steps, 1.0) if warmup_steps else 1.0
+    if recipe.lr_schedule == "cosine":
+        return recipe.lr * risen * (1 + math.cos(math.pi * step / total_steps)) / 2
+    drops = sum(step * recipe.schedule_steps >= drop * total_steps for drop in recipe.lr_drops)
     return recipe.lr * recipe.lr_drop_factor**drops * risen
 
 
@@ -171,7 +188,7 @@ def setting_names() -> list[str]:
         >>> "weight_decay" in setting_names()
         True
     """
-    fixed = ("name", "about", "model", "threads")
+    fixed = ("name", "about", "model", "classes", "threads")
     return [field.name for field in fields(Recipe) if field.type in _PARSERS and field.name not in fixed]
 
 

@@ -15,10 +15,11 @@ import regrow
 
 from .config import Recipe
 from .errors import UsageError
+from .loss import mean_loss
 
 if TYPE_CHECKING:
     from .settings import Settings
-    from .split import Split
+    from .split import Ordered
 
 __all__ = ["METHODS", "Examples", "Method", "make_sparse", "make_updater", "prunable_weights", "update_interval"]
 
@@ -27,7 +28,7 @@ __all__ = ["METHODS", "Examples", "Method", "make_sparse", "make_updater", "prun
 class Examples:
     """Training examples by which methods at initialisation judge weights: the same ones for every method of a seed."""
 
-    split: Split
+    split: Ordered
     seed: int
 
     def batches(self, size: int = 128, number: int = 1) -> list[tuple[Tensor, Tensor]]:
@@ -96,11 +97,11 @@ def _by_scores(score: Callable[[nn.Module, Settings, Examples], Any]) -> Start:
 
 
 def _snip(model: nn.Module, settings: Settings, examples: Examples) -> dict[str, Tensor]:
-    return regrow.snip(model, examples.batches(), dense=settings.recipe.dense)
+    return regrow.snip(model, examples.batches(), loss=mean_loss, dense=settings.recipe.dense)
 
 
 def _grasp(model: nn.Module, settings: Settings, examples: Examples) -> dict[str, Tensor]:
-    return regrow.grasp(model, examples.batches(), dense=settings.recipe.dense)
+    return regrow.grasp(model, examples.batches(), loss=mean_loss, dense=settings.recipe.dense)
 
 
 def _synflow(model: nn.Module, settings: Settings, examples: Examples) -> dict[str, Tensor]:
@@ -111,7 +112,7 @@ def _synflow(model: nn.Module, settings: Settings, examples: Examples) -> dict[s
 def _obd(model: nn.Module, settings: Settings, examples: Examples) -> dict[str, Tensor]:
     was_training = model.training
     try:
-        return regrow.obd(model.eval(), examples.batches(number=8), dense=settings.recipe.dense)
+        return regrow.obd(model.eval(), examples.batches(number=8), loss=mean_loss, dense=settings.recipe.dense)
     finally:
         model.train(was_training)
 

@@ -39,6 +39,7 @@ class Position:
     flop_density_sum: float = 0.0
     step_flops_sum: float = math.nan
     validation_error: float | None = None
+    validation_loss: float | None = None
     peak_rss_mb: float = 0.0
     ended: bool = False
 

@@ -112,7 +112,8 @@ class ProgressBar(Reporter):
 
 def figures(row: dict[str, Any]) -> str:
     """The numbers of an epoch in a line."""
-    return f"loss {row['loss']:.4f}  validation error {row['validation_error']:.2f} %  density {row['density']:.3g}"
+    validation = f"validation error {row['validation_error']:.2f} %, loss {row['validation_loss']:.4f}"
+    return f"loss {row['loss']:.4f}  {validation}  density {row['density']:.3g}"
 
 
 def terminal_reporter() -> Reporter:

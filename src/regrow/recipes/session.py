@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from lightning_fabric import Fabric, seed_everything
 from torch import Tensor, nn, optim
 
@@ -16,12 +15,13 @@ import regrow
 from regrow.flops import flop_density, flops_per_weight
 
 from . import models
+from .loss import mean_loss
 from .methods import Examples, make_sparse, make_updater, prunable_weights, update_interval
 from .randomness import rng_state, set_rng_state
 from .settings import Settings
-from .split import Data, Split
+from .split import Data, Ordered
 
-__all__ = ["Session", "error_percent", "make_session"]
+__all__ = ["Evaluation", "Session", "evaluate", "make_session"]
 
 
 @dataclass
@@ -77,8 +77,10 @@ class Session:
         """
         x, y = self.data.train.batch(index, moves)
         self.optimizer.zero_grad()
-        loss = F.cross_entropy(self.network(x), y)
+        loss = mean_loss(self.network(x), y)
         self.fabric.backward(loss)
+        if self.settings.recipe.clip_norm is not None:
+            self.fabric.clip_gradients(self.network, self.optimizer, max_norm=self.settings.recipe.clip_norm)
         self.optimizer.step()
         return loss.detach()
 
@@ -120,7 +122,7 @@ def make_session(settings: Settings, root: Path, masks: Mapping[str, Tensor] | N
     fabric.launch()
     seed_everything(settings.seed, verbose=False)
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    dense = models.build(recipe.model).to(memory_format=memory_format)
+    dense = models.build(recipe.model, recipe.classes).to(memory_format=memory_format)
     parameters, prunable = sum(p.numel() for p in dense.parameters()), prunable_weights(dense, recipe.dense)
     model = fabric.to_device(make_sparse(dense, settings, masks, Examples(data.train, settings.seed)))
     optimizer = make_optimizer(model, settings)
@@ -133,22 +135,30 @@ def make_session(settings: Settings, root: Path, masks: Mapping[str, Tensor] | N
 
 
 def make_optimizer(model: nn.Module, settings: Settings) -> optim.Optimizer:
-    """SGD; fused, which saves a quarter of a small network's step on a CPU and has the same formula."""
+    """SGD or AdamW; fused, which saves a quarter of a small network's step on a CPU and has the same formula."""
     recipe = settings.recipe
-    return optim.SGD(
-        model.parameters(),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
+    common: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
+    if recipe.optimizer == "adamw":
+        return optim.AdamW(model.parameters(), betas=(recipe.momentum, recipe.beta2), **common)
+    return optim.SGD(model.parameters(), momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
+
+
+class Evaluation(NamedTuple):
+    """Of a split: the share of labels that the network gets wrong, in percent, and its mean loss, in nats."""
+
+    error: float
+    loss: float
 
 
 @torch.no_grad()
-def error_percent(session: Session, split: Split, batch_size: int = 256) -> float:
-    """The share of a split that the network gets wrong, in percent, in eval mode."""
+def evaluate(session: Session, split: Ordered, batch_size: int = 256) -> Evaluation:
+    """Looks at all examples of a split, in eval mode."""
     session.network.eval()
-    wrong = torch.stack([(session.network(x).argmax(1) != y).sum() for x, y in split.batches(batch_size)]).sum()
+    wrong, loss, labels = [], [], 0
+    for x, y in split.batches(batch_size):
+        outputs = session.network(x)
+        wrong.append((outputs.argmax(-1) != y).sum())
+        loss.append(mean_loss(outputs, y).double() * y.numel())
+        labels += y.numel()
     session.network.train()
-    return 100 * int(wrong) / len(split)
+    return Evaluation(100 * int(torch.stack(wrong).sum()) / labels, float(torch.stack(loss).sum()) / labels)

@@ -2,22 +2,69 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from .augmentation import crop_and_flip, draw_moves
 from .errors import UsageError
 from .randomness import generator
 
-__all__ = ["Data", "Split"]
+__all__ = ["Data", "Ordered", "Split"]
+
+
+class Ordered(ABC):
+    """What all splits share: their examples in their order, and in the random order of an epoch."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the labels are."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    @abstractmethod
+    def batch(self, index: Tensor, moves: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The examples of `index`, (B,) int64, varied by `moves`, rows of `epoch_moves`; and their labels."""
+
+    @abstractmethod
+    def epoch_moves(self, seed: int, epoch: int) -> Tensor | None:
+        """What varies the examples of an epoch, a row each, in its order; None: nothing does."""
+
+    @abstractmethod
+    def first(self, images: int) -> Self:
+        """So many of the examples, the same ones for every seed."""
+
+    @abstractmethod
+    def to(self, device: torch.device, memory_format: torch.memory_format) -> Self:
+        """On a device, with batches in a memory format where they are images."""
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All examples in their order, not augmented."""
+        for index in torch.arange(len(self), device=self.device).split(size):
+            yield self.batch(index)
+
+    def epoch_order(self, seed: int, epoch: int) -> Tensor:
+        """The order of the examples in an epoch, (N,) int64."""
+        return torch.randperm(len(self), generator=generator(seed, "shuffle", epoch)).to(self.device)
+
+    def epoch_batches(self, seed: int, epoch: int, size: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Index and moves of an epoch's training batches, from batch `first` on; the last one may be smaller."""
+        order, moves = self.epoch_order(seed, epoch), self.epoch_moves(seed, epoch)
+        for start in range(first * size, len(self), size):
+            chosen = slice(start, start + size)
+            yield order[chosen], None if moves is None else moves[chosen]
 
 
 @dataclass(frozen=True)
-class Split:
+class Split(Ordered):
     """Examples and their labels.
 
     Attributes:
@@ -38,6 +85,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.y)
 
+    @property
+    def device(self) -> torch.device:
+        return self.y.device
+
     def batch(self, index: Tensor, moves: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The examples of `index`, ready for the network, and their labels.
 
@@ -51,27 +102,11 @@ class Split:
             x = x.to(torch.float32).sub_(self.mean).div_(self.std).contiguous(memory_format=self.memory_format)
         return x, self.y.index_select(0, index)
 
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All examples in their order, not augmented."""
-        for index in torch.arange(len(self), device=self.y.device).split(size):
-            yield self.batch(index)
-
-    def epoch_order(self, seed: int, epoch: int) -> Tensor:
-        """The order of the examples in an epoch, (N,) int64."""
-        return torch.randperm(len(self), generator=generator(seed, "shuffle", epoch)).to(self.y.device)
-
     def epoch_moves(self, seed: int, epoch: int) -> Tensor | None:
         """Crops and flips of an epoch, in its order, (N, 3); None where nothing is augmented."""
         if not self.augmented:
             return None
         return draw_moves(len(self), generator(seed, "augmentation", epoch)).to(self.y.device)
-
-    def epoch_batches(self, seed: int, epoch: int, size: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Index and moves of an epoch's training batches, from batch `first` on; the last one may be smaller."""
-        order, moves = self.epoch_order(seed, epoch), self.epoch_moves(seed, epoch)
-        for start in range(first * size, len(self), size):
-            chosen = slice(start, start + size)
-            yield order[chosen], None if moves is None else moves[chosen]
 
     def first(self, images: int) -> Split:
         """So many of the examples, chosen at random, the same ones for every seed."""
@@ -91,9 +126,9 @@ class Split:
 class Data(NamedTuple):
     """Training, validation and test set; nothing is in two of them."""
 
-    train: Split
-    validation: Split
-    test: Split
+    train: Ordered
+    validation: Ordered
+    test: Ordered
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> Data:
         return Data(*(split.to(device, memory_format) for split in self))

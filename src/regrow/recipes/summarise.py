@@ -12,18 +12,19 @@ import torch
 import regrow
 
 from .position import Position
-from .session import Session
+from .session import Evaluation, Session
 
 __all__ = ["summarise"]
 
 
 def summarise(
-    session: Session, position: Position, metrics: Sequence[Mapping[str, Any]], test_error: float
+    session: Session, position: Position, metrics: Sequence[Mapping[str, Any]], test: Evaluation
 ) -> dict[str, Any]:
     """What summary.json holds.
 
-    Errors are in percent. `density` is the one asked for, `parameters` counts the dense network's, biases included.
-    `train_seconds` is the time of all training steps and topology updates, without validation, test and checkpoints;
+    Errors are in percent, losses are means in nats. `density` is the one asked for, `parameters` counts those of the
+    dense network, biases included. `train_seconds` is the time of all training steps and topology updates, without
+    validation, test and checkpoints;
     `topology_seconds` the part of it spent in `updater.update()`; `seconds_per_step` the median over epochs of the
     mean step, updates left out. `flop_density_mean` is the mean over optimizer steps. `train_flops` are those of all
     steps, each counted by `flops.step_flops` with the topology and the window it had, over those of a whole dense run;
@@ -49,8 +50,10 @@ def summarise(
         "epochs": position.epoch,
         "steps": steps,
         "updates": position.updates,
-        "test_error": test_error,
+        "test_error": test.error,
+        "test_loss": test.loss,
         "validation_error": position.validation_error,
+        "validation_loss": position.validation_loss,
         "train_seconds": position.seconds_of_training,
         "topology_seconds": position.topology_seconds,
         "validation_seconds": position.validation_seconds,

@@ -26,7 +26,7 @@ from .folder import METRICS, TOPOLOGY, TOPOLOGY_FILE, RunFolder, open_folder
 from .interrupt import StopSignal
 from .position import Position
 from .progress import Reporter
-from .session import Session, error_percent, make_session
+from .session import Session, evaluate, make_session
 from .settings import Settings
 from .summarise import summarise
 from .ticket import REWIND, Ticket, rewind
@@ -180,7 +180,7 @@ class _Run:
                 f"the loss is {loss} in epoch {position.epoch + 1}; train with less than lr={lr} (--set lr=…)"
             )
         began = time.perf_counter()
-        position.validation_error = error_percent(session, session.data.validation)
+        position.validation_error, position.validation_loss = evaluate(session, session.data.validation)
         position.validation_seconds += time.perf_counter() - began
         position.ended = self._is_over()
         row = {
@@ -188,6 +188,7 @@ class _Run:
             "step": position.step,
             "loss": loss,
             "validation_error": position.validation_error,
+            "validation_loss": position.validation_loss,
             "density": session.active / session.prunable,
             "flop_density": session.flop_density,
             "lr": session.optimizer.param_groups[0]["lr"],
@@ -256,8 +257,8 @@ class _Run:
 
     def finish(self) -> dict[str, Any]:
         """Looks at the test set, once, and writes topology and summary."""
-        test_error = error_percent(self.session, self.session.data.test)
-        summary = summarise(self.session, self.position, self.folder.rows(METRICS), test_error)
+        test = evaluate(self.session, self.session.data.test)
+        summary = summarise(self.session, self.position, self.folder.rows(METRICS), test)
         self._save_topology(TOPOLOGY_FILE)
         wanted = round(summary["density"] * summary["prunable_weights"])
         if summary["active_weights"] != wanted:

@@ -17,11 +17,12 @@ from torch import nn
 
 from ..errors import RunError, unknown
 from .alexnet import alexnet
+from .gpt import GPT
 from .lenet import digits_mlp, lenet_5_caffe, lenet_300_100
 from .vgg import vgg16
 from .wide_resnet import WideResNet
 
-__all__ = ["MODELS", "WideResNet", "build"]
+__all__ = ["GPT", "MODELS", "WideResNet", "build"]
 
 
 def _resnet50(num_classes: int = 10) -> nn.Module:
@@ -48,6 +49,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "wrn-22-8": partial(WideResNet, 22, 8),
     "wrn-28-2": partial(WideResNet, 28, 2),
     "resnet-50": _resnet50,
+    "gpt-char": GPT,
 }
 
 
@@ -57,7 +59,7 @@ def build(name: str, num_classes: int = 10, **options: Any) -> nn.Module:
     Args:
         name: a key of `MODELS`.
         options: of the network: `in_channels` and `width` (a factor on all channels and hidden features) for AlexNet,
-            VGG16 and the wide residual networks, `dropout` for the latter.
+            VGG16 and the wide residual networks, `dropout` for the latter; of `GPT` its arguments.
 
     Raises:
         UsageError: there is no such network. TypeError: it has no such option.
