@@ -68,9 +68,7 @@ def load_checked(path: str | os.PathLike[str], unchecked: object) -> Any:
         file.seek(0)
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
-        except OSError:
-            raise
-        except Exception as error:
+        except Exception as error:  # of several kinds, an OSError among them
             kind = type(error).__name__
             raise DamagedFile(f"{os.fspath(path)} is damaged or cut short: torch cannot read it ({kind})") from error
     if not written and isinstance(content, dict) and content.get("format", unchecked) != unchecked:

@@ -75,12 +75,17 @@ def find_ticket(
         last = out / f"round-{number}"
         summaries.append(train(of_round, out=last, resume=True, reporter=reporter, ticket=ticket, **how))
         ticket = _next_ticket(of_round, ticket, last, out, settings.density)
-    for name in (CHECKPOINT, METRICS, TOPOLOGY, TOPOLOGY_FILE):
-        with write_atomically(out / name) as temporary:
-            shutil.copyfile(last / name, temporary)
+    _copy_files(last, out)
     summary = _together(summaries, settings.recipe.rewind_epochs)
     folder.finish(summary)
     return summary
+
+
+def _copy_files(last: Path, out: Path) -> None:
+    """The last round's files, but for its summary, as those of the whole training."""
+    for name in (CHECKPOINT, METRICS, TOPOLOGY, TOPOLOGY_FILE):
+        with write_atomically(out / name) as temporary:
+            shutil.copyfile(last / name, temporary)
 
 
 def _next_ticket(settings: Settings, ticket: Ticket, folder: Path, out: Path, final: float) -> Ticket:
