@@ -24,6 +24,9 @@ from .trial import At, Trial
 KILLS = 4
 """In a trial, one after the other, of the same run."""
 
+FILE = r"\S+\.(pt|jsonl|npz|json);"
+"""The name of a file of a run, in an error."""
+
 
 def killed(phase: str, trial: Trial) -> None:
     """Kills the run in a phase, again and again, and lets it end."""
@@ -38,7 +41,7 @@ def killed(phase: str, trial: Trial) -> None:
 def killed_any_time(trial: Trial) -> None:
     """Kills the run by the clock."""
     seconds = trial.bench.seconds(trial.variant)
-    while trial.kills < KILLS and trial.kill_after(trial.random.uniform(0, seconds)):
+    while trial.kills < KILLS and trial.kill_after(trial.random.uniform(0, seconds / 2)):
         pass
     trial.ends_as_undisturbed()
 
@@ -78,7 +81,7 @@ def disk_full(trial: Trial) -> None:
     with small_disk(disk):
         trial.out = disk / "run"
         full = At(trial.draw_epoch(), lambda: fill(disk, trial.random.randrange(trial.checkpoint_size)))
-        trial.stops(trial.settings, "No space left on device: .*/run", reporter=full)
+        trial.stops(trial.settings, rf"No space left on device: {FILE}", reporter=full)
         (disk / FILLER).unlink()
         trial.ends_as_undisturbed()
 
@@ -87,7 +90,7 @@ def file_too_large(trial: Trial) -> None:
     """Files cannot grow any more, as with a quota."""
     with file_limit() as set_limit:
         limit = At(trial.draw_epoch(), lambda: set_limit(trial.random.randrange(trial.checkpoint_size)))
-        trial.stops(trial.settings, "File too large: .*/run", reporter=limit)
+        trial.stops(trial.settings, rf"File too large: {FILE}", reporter=limit)
     trial.ends_as_undisturbed()
 
 
