@@ -18,7 +18,7 @@ from .sparsify import prunable, sparsify
 from .storage import Storage
 from .weights import plain_name, sparse_weights, unwrapped
 
-__all__ = ["load", "refuse_other_model", "save", "write_atomically"]
+__all__ = ["load", "naming", "refuse_other_model", "save", "write_atomically"]
 
 _FORMAT = "regrow sparse model 2"
 _WITHOUT_CHECKSUM = "regrow sparse model 1"
@@ -41,18 +41,33 @@ def write_atomically(path: str | os.PathLike[str], previous: Path | None = None)
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
+        with naming(path):
+            yield temporary
+            with open(temporary, "rb") as written:
+                os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())
         if previous and path.exists():
             os.replace(path, previous)
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except BaseException as error:
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and error.filename in (None, name):
-            error.filename = os.fspath(path)  # a failing write names no file
+        raise
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Lets an OSError that names no file, as those of a full disk, name this one.
+
+    Example:
+        >>> with naming("metrics.jsonl"), open("metrics.jsonl", "a") as file:
+        ...     count = file.write("{}")
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = os.fspath(path)
         raise
 
 

@@ -105,6 +105,10 @@ def test_a_damaged_summary_is_named(stopped: Path, short: Callable[..., Settings
         (FileNotFoundError(2, "No such file or directory", "a"), "No such file or directory: a"),
         (OSError("on\ntwo lines"), "on two lines"),
         (ValueError(), "ValueError"),
+        (
+            OSError("Caught OSError.\nTraceback (most recent call last):\n  line 1\nOSError: no a.png\n"),
+            "OSError: no a.png",
+        ),
     ],
 )
 def test_reasons_are_one_line(error: Exception, text: str):

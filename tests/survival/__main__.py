@@ -15,6 +15,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from .runs import VARIANTS
 from .trial import Bench, Trial
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "survival.json"
+WORK = Path("runs") / "survival"
 TRIALS = "trials.jsonl"
 COMMAND = "make survival"
 
@@ -41,7 +43,6 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--fault", choices=FAULTS, metavar="NAME", help="of a single trial: " + ", ".join(FAULTS))
     parser.add_argument("--seed", type=int, default=0, help="of a single trial (default 0)")
-    parser.add_argument("--work", type=Path, default=Path("runs/survival"), help="folder (default runs/survival)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="result file (default results/survival.json)")
     return parser.parse_args()
 
@@ -97,12 +98,15 @@ def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def main() -> int:
     chosen = arguments()
     torch.set_num_threads(1)
-    bench = Bench(chosen.work)
     if chosen.fault:
-        FAULTS[chosen.fault].happen(make_trial(bench, chosen.fault, chosen.seed))
+        trial = make_trial(Bench(Path(mkdtemp(prefix="survival-"))), chosen.fault, chosen.seed)
+        print(f"{trial.variant}, in {trial.out}")
+        FAULTS[chosen.fault].happen(trial)
+        print(*trial.events, *trial.causes, sep="\n")
         return 0
-    record = RunFolder(chosen.work)
-    rows = record.rows(TRIALS) if (chosen.work / TRIALS).exists() else []
+    bench = Bench(WORK)
+    record = RunFolder(WORK)
+    rows = record.rows(TRIALS) if (WORK / TRIALS).exists() else []
     done = {(row["fault"], row["seed"]) for row in rows}
     # the first of each fault first, so that what is broken shows early
     all_trials = sorted(((fault, n) for fault in FAULTS for n in range(FAULTS[fault].trials)), key=lambda pair: pair[1])
@@ -110,10 +114,10 @@ def main() -> int:
         row = outcome(bench, fault, number)
         record.append(TRIALS, [row])
         rows.append(row)
-    return finish(rows, chosen)
+    return finish(rows, chosen.results)
 
 
-def finish(rows: Sequence[dict[str, Any]], chosen: argparse.Namespace) -> int:
+def finish(rows: Sequence[dict[str, Any]], results: Path) -> int:
     """Writes the result file and says what is in it; exit code 1 where a run was lost."""
     lines = table(rows)
     totals = {key: sum(line[key] for line in lines) for key in ("trials", "kills", "lost")}
@@ -126,10 +130,10 @@ def finish(rows: Sequence[dict[str, Any]], chosen: argparse.Namespace) -> int:
         "table": lines,
         "rows": rows,
     }
-    with write_atomically(chosen.results) as temporary:
+    with write_atomically(results) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
-    (chosen.work / TRIALS).unlink(missing_ok=True)  # the next call begins anew
-    print(f"{totals['trials']} trials, {totals['kills']} kills, {totals['lost']} lost: {chosen.results}")
+    shutil.rmtree(WORK)  # the next call begins anew
+    print(f"{totals['trials']} trials, {totals['kills']} kills, {totals['lost']} lost: {results}")
     for row in rows:
         if row.get("lost"):
             print(f"LOST: {row['fault']}, seed {row['seed']}: {row['lost']}")
@@ -137,4 +141,7 @@ def finish(rows: Sequence[dict[str, Any]], chosen: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on where it was")

@@ -48,4 +48,7 @@ def reason(error: Exception) -> str:
     """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    text = str(error).strip()
+    if "Traceback (most recent call last)" in text:  # of a worker process of a DataLoader
+        text = text.rpartition("\n")[2]
+    return " ".join(text.split())[:300] or type(error).__name__

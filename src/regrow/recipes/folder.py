@@ -14,7 +14,7 @@ from typing import Any
 
 import regrow
 from regrow.checked import DamagedFile, load_checked, save_checked
-from regrow.files import write_atomically
+from regrow.files import naming, write_atomically
 
 from .errors import RunError, UsageError
 from .settings import Settings, differing
@@ -59,7 +59,7 @@ class RunFolder:
     def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Adds a line for each row, on the disk when this returns."""
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        with open(self.path / name, "a", encoding="utf-8") as file:
+        with naming(self.path / name), open(self.path / name, "a", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
