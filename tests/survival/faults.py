@@ -21,9 +21,6 @@ from .moments import draw_moment
 from .runs import EPOCHS, EXAMPLES, STEPS, stricken
 from .trial import At, Trial
 
-KILLS = 4
-"""In a trial, one after the other, of the same run."""
-
 FILE = r"\S+\.(pt|jsonl|npz|json);"
 """The name of a file of a run, in an error."""
 
@@ -33,7 +30,7 @@ def killed(phase: str, trial: Trial) -> None:
     lines = trial.bench.lines(trial.variant)
     if phase == "starting":  # there has to be something to go on from
         trial.kill_at(draw_moment(trial.random, "training", lines))
-    while trial.kills < KILLS and trial.kill_at(draw_moment(trial.random, phase, lines)):
+    while trial.kills < trial.most_kills and trial.kill_at(draw_moment(trial.random, phase, lines)):
         pass
     trial.ends_as_undisturbed()
 
@@ -41,7 +38,7 @@ def killed(phase: str, trial: Trial) -> None:
 def killed_any_time(trial: Trial) -> None:
     """Kills the run by the clock."""
     seconds = trial.bench.seconds(trial.variant)
-    while trial.kills < KILLS and trial.kill_after(trial.random.uniform(0, seconds / 2)):
+    while trial.kills < trial.most_kills and trial.kill_after(trial.random.uniform(0, seconds / 2)):
         pass
     trial.ends_as_undisturbed()
 

@@ -77,7 +77,7 @@ class Trial:
     """One run under a fault.
 
     Attributes:
-        seed: decides everything but the clock. out: the run's folder.
+        seed: decides everything but the clock. out: the run's folder. most_kills: after which the run is left alone.
         kills: how often it was killed. events: what was done to it. causes: the errors it stopped with.
     """
 
@@ -85,6 +85,7 @@ class Trial:
     variant: str
     seed: str
     out: Path
+    most_kills: int = 4
     kills: int = 0
     events: list[str] = field(default_factory=list)
     causes: list[str] = field(default_factory=list)
