@@ -1,4 +1,4 @@
-# make demo | make test | make lint | make format | make wheel | make sanitize. Everything lives in .venv.
+# make demo | make test | make lint | make format | make wheel | make sanitize | make survival. Everything lives in .venv.
 PYTHON ?= python3
 TORCH  ?= torch==2.14.1 torchvision==0.29.1
 BIN    := .venv/bin
@@ -6,7 +6,7 @@ BIN    := .venv/bin
 include native.mk
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test slow lint format clean
+.PHONY: demo test slow survival lint format clean
 
 demo: .venv/ready
 	$(BIN)/regrow demo
@@ -16,6 +16,9 @@ test: lint
 
 slow: .venv/ready
 	$(BIN)/pytest -m slow
+
+survival: .venv/ready
+	PYTHONPATH=tests $(BIN)/python -m survival
 
 lint: .venv/ready
 	$(BIN)/ruff format --check .

@@ -315,6 +315,18 @@ def blocked_numerics() -> str:
     return f"{markdown(head, rows)}\n\n`{result['command']}`"
 
 
+def survival() -> str:
+    """What befell runs, and what came of it."""
+    result = read("survival")
+    keys = ("trials", "kills", "stopped_with_cause", "same_bits", "lost")
+    rows = [[row["fault"], *(str(row[key]) for key in keys)] for row in result["table"]]
+    rows.append(["together", *(str(sum(row[key] for row in result["table"])) for key in keys)])
+    table = markdown(
+        ["fault", "runs", "kills", "stopped with the cause named", "ended with the same bits", "lost"], rows
+    )
+    return f"{table}\n\n`{result['command']}`"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "lenet300": lambda: mnist("lenet300-mnist"),
     "lenet5": lambda: mnist("lenet5-mnist"),
@@ -334,6 +346,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "layer_memory": layer_memory,
     "blocked_layers": blocked_layers,
     "blocked_numerics": blocked_numerics,
+    "survival": survival,
 }
 
 

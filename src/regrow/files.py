@@ -13,18 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .checked import load_checked, save_checked
 from .sparsify import prunable, sparsify
 from .storage import Storage
 from .weights import plain_name, sparse_weights, unwrapped
 
-__all__ = ["load", "save", "write_atomically"]
+__all__ = ["load", "naming", "refuse_other_model", "save", "write_atomically"]
 
-_FORMAT = "regrow sparse model 1"
+_FORMAT = "regrow sparse model 2"
+_WITHOUT_CHECKSUM = "regrow sparse model 1"
 
 
 @contextmanager
-def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
+def write_atomically(path: str | os.PathLike[str], previous: Path | None = None) -> Iterator[Path]:
     """Yields a temporary path beside `path`, renamed to it once written; a failure leaves the old file as it was.
+
+    Args:
+        previous: the name that the old file gets, in the same folder; None: it goes.
 
     Example:
         >>> with write_atomically("summary.json") as temporary:
@@ -36,14 +41,33 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
+        with naming(path):
+            yield temporary
+            with open(temporary, "rb") as written:
+                os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())
+        if previous and path.exists():
+            os.replace(path, previous)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Lets an OSError that names no file, as those of a full disk, name this one.
+
+    Example:
+        >>> with naming("metrics.jsonl"), open("metrics.jsonl", "a") as file:
+        ...     count = file.write("{}")
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = os.fspath(path)
         raise
 
 
@@ -60,7 +84,7 @@ def save(path: str | os.PathLike[str], model: nn.Module) -> None:
         "state_dict": {plain_name(name): value for name, value in unwrapped(model).state_dict().items()},
     }
     with write_atomically(path) as temporary:
-        torch.save(content, temporary)
+        save_checked(content, temporary)
 
 
 def load(path: str | os.PathLike[str], model: nn.Module, *, storage: Storage | None = None) -> nn.Module:
@@ -74,8 +98,8 @@ def load(path: str | os.PathLike[str], model: nn.Module, *, storage: Storage | N
     """
     content = _read(path)
     state: dict[str, Any] = content["state_dict"]
+    refuse_other_model(path, model, state, content["sparse"])
     masks = {name: _mask(state, name, shape) for name, shape in content["sparse"].items()}
-    _check_fits(os.fspath(path), model, state, masks)
     if masks and not sparse_weights(model):
         if fixed := sorted(masks.keys() - prunable(model).keys()):
             raise ValueError(f"{fixed} are sparse in {os.fspath(path)}, but frozen here; freeze them after loading")
@@ -103,30 +127,40 @@ def _beside(name: str, buffer: str) -> str:
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    wrong = f"{os.fspath(path)} was not written by regrow.save, or is damaged"
     if not os.path.exists(path):
         raise FileNotFoundError(f"there is no {os.fspath(path)}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{wrong} ({type(error).__name__})") from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise ValueError(wrong)
+    content = load_checked(path, unchecked=_WITHOUT_CHECKSUM)
+    if not isinstance(content, dict) or content.get("format") not in (_FORMAT, _WITHOUT_CHECKSUM):
+        raise ValueError(f"{os.fspath(path)} was not written by regrow.save, or by that of a newer version")
     return content
 
 
-def _check_fits(path: str, model: nn.Module, state: Mapping[str, Any], masks: Mapping[str, Tensor]) -> None:
-    ours = sparse_weights(model)
-    if ours and sorted(ours) != sorted(masks):
-        raise ValueError(f"{path} holds another model: sparse there: {sorted(masks)}, sparse here: {sorted(ours)}")
+def refuse_other_model(
+    path: str | os.PathLike[str], model: nn.Module, state: Mapping[str, Any], sparse: Mapping[str, Iterable[int]]
+) -> None:
+    """Raises where a file holds the state of another model, however its sparse weights are stored; changes nothing.
+
+    Args:
+        path: of the file, for the message. state: a state dict without wrappers' prefixes.
+        sparse: the shape of each weight that is sparse there.
+
+    Raises:
+        ValueError: names and shapes of what differs.
+
+    Example:
+        >>> refuse_other_model("model.pt", make_model(), make_model().state_dict(), {})
+    """
+    place, ours = os.fspath(path), sparse_weights(model)
+    if ours and sorted(ours) != sorted(sparse):
+        raise ValueError(f"{place} holds another model: sparse there: {sorted(sparse)}, sparse here: {sorted(ours)}")
     here = {plain_name(name): _shape(value) for name, value in unwrapped(model).state_dict().items()}
     here = _without_storage(here, ours) | {name: tuple(weight.shape) for name, weight in ours.items()}
     there = {name: _shape(value) for name, value in state.items()}
-    there = _without_storage(there, masks) | {name: tuple(mask.shape) for name, mask in masks.items()}
+    there = _without_storage(there, sparse) | {name: tuple(shape) for name, shape in sparse.items()}
     differing = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
     if differing:
         details = ", ".join(f"{n} ({there.get(n)} there, {here.get(n)} here)" for n in differing[:5])
-        raise ValueError(f"{path} holds another model; {len(differing)} entries differ: {details}")
+        raise ValueError(f"{place} holds another model; {len(differing)} entries differ: {details}")
 
 
 def _without_storage(shapes: Mapping[str, Any], sparse: Iterable[str]) -> dict[str, Any]:

@@ -125,8 +125,7 @@ def test_a_failure_in_the_middle_keeps_the_old_file_and_leaves_no_other(tmp_path
     old = path.read_bytes()
 
     def fail(content, file):
-        with open(file, "wb") as half:
-            half.write(b"half of it")
+        file.write(b"half of it")
         raise failure
 
     monkeypatch.setattr(torch, "save", fail)

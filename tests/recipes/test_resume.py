@@ -9,16 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
+from recipes.comparing import assert_same_run, without_times
 from regrow.recipes import Interrupted, Reporter, RunError, Settings, UsageError, train
 from regrow.recipes.folder import RunFolder
 from regrow.recipes.position import Position
-
-TIMES = {"seconds", "topology_seconds", "train_seconds", "validation_seconds", "seconds_per_step", "peak_rss_mb"}
 
 KILLED_IN_EPOCH_3 = """
 import os, signal, sys
@@ -51,34 +48,6 @@ class Notes(Reporter):
 
     def note(self, text: str) -> None:
         self.notes.append(text)
-
-
-def without_times(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key not in TIMES}
-
-
-def flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Every leaf of a nested structure, by its path."""
-    if isinstance(value, dict | list | tuple):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        return {key: leaf for name, part in items for key, leaf in flat(part, f"{path}/{name}").items()}
-    return {path: value}
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    """Same summary, same lines and the same bits in the checkpoint, times apart."""
-    folders = RunFolder(one), RunFolder(other)
-    first, second = (without_times(folder.summary() or {}) for folder in folders)
-    assert first == second
-    for name in ("metrics.jsonl", "topology.jsonl"):
-        first_rows, second_rows = ([without_times(row) for row in folder.rows(name)] for folder in folders)
-        assert first_rows == second_rows
-    checkpoints = [folder.checkpoint() or {} for folder in folders]
-    states = [flat({part: state[part] for part in ("model", "optimizer", "updater", "rng")}) for state in checkpoints]
-    assert states[0].keys() == states[1].keys()
-    for path, leaf in states[0].items():
-        same = torch.equal(leaf, states[1][path]) if isinstance(leaf, torch.Tensor) else leaf == states[1][path]
-        assert same, path
 
 
 @pytest.fixture
@@ -223,5 +192,5 @@ def test_other_settings_are_refused_and_named(short: Callable[..., Settings], un
 
 def test_a_broken_checkpoint_is_explained(short: Callable[..., Settings], tmp_path: Path):
     (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(RunError, match="cannot be read as a checkpoint"):
+    with pytest.raises(RunError, match=r"checkpoint\.pt is damaged or cut short.*there is none before it"):
         train(short(), out=tmp_path, resume=True)

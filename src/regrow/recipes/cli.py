@@ -146,7 +146,8 @@ def train(
     """Trains one recipe and leaves a run folder.
 
     The folder holds summary.json, metrics.jsonl (a line an epoch), topology.jsonl (a line an update and layer),
-    topology.npz (the active sets at the end) and checkpoint.pt. Ctrl-C saves and says how to go on.
+    topology.npz (the active sets at the end) and checkpoint.pt; until the end also the checkpoint before it. Ctrl-C
+    saves and says how to go on.
 
     \b
     Examples:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import RunError
+from .errors import RunError, reason
 from .randomness import generator
 from .split import Data, Split
 
@@ -105,10 +105,6 @@ def _from_torchvision(kind: str, root: Path, train: bool) -> Any:
     except Exception as error:
         file = Path(_FILES[kind])
         raise RunError(
-            f"{kind} is not in {root} (looked for {root / file}) and could not be downloaded ({_reason(error)}); "
+            f"{kind} is not in {root} (looked for {root / file}) and could not be downloaded ({reason(error)}); "
             f"put its files there, or name the folder that holds {file.parts[0]}/ with --data-dir or REGROW_DATA"
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

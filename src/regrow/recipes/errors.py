@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["Interrupted", "RunError", "UsageError", "unknown"]
+__all__ = ["Interrupted", "RunError", "UsageError", "reason", "unknown"]
 
 
 class RunError(Exception):
@@ -37,3 +37,18 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     close = get_close_matches(name, known, 1)
     hint = f"did you mean {close[0]}? " if close else ""
     return UsageError(f"there is no {kind} {name!r}; {hint}the {kind}s are {', '.join(known)}")
+
+
+def reason(error: Exception) -> str:
+    """What an error of others says, on one line of at most 300 characters.
+
+    Example:
+        >>> reason(FileNotFoundError(2, "No such file or directory", "a.png"))
+        'No such file or directory: a.png'
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
+    text = str(error).strip()
+    if "Traceback (most recent call last)" in text:  # of a worker process of a DataLoader
+        text = text.rpartition("\n")[2]
+    return " ".join(text.split())[:300] or type(error).__name__

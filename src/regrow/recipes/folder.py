@@ -1,19 +1,20 @@
 """The files of a run: summary, metrics, topology and checkpoint, consistent whenever the run is killed.
 
-The jsonl files only grow; a checkpoint remembers how long they were, and resuming cuts them back to that.
+The jsonl files only grow; a checkpoint remembers how long they were, and resuming cuts them back to that. Until the run
+is finished the checkpoint before the last one is kept too, and takes its place where that is damaged.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from regrow.files import write_atomically
+import regrow
+from regrow.checked import DamagedFile, load_checked, save_checked
+from regrow.files import naming, write_atomically
 
 from .errors import RunError, UsageError
 from .settings import Settings, differing
@@ -25,7 +26,10 @@ TOPOLOGY = "topology.jsonl"
 TOPOLOGY_FILE = "topology.npz"
 SUMMARY = "summary.json"
 CHECKPOINT = "checkpoint.pt"
-FORMAT = 1
+PREVIOUS = "checkpoint-previous.pt"
+FORMAT = 2
+WITHOUT_CHECKSUM = 1
+"""The format of regrow 0.1."""
 
 
 class RunFolder:
@@ -42,7 +46,10 @@ class RunFolder:
     def summary(self) -> dict[str, Any] | None:
         """What a finished run came to; None before."""
         file = self.path / SUMMARY
-        return json.loads(file.read_text()) if file.exists() else None
+        try:
+            return json.loads(file.read_text()) if file.exists() else None
+        except ValueError as error:
+            raise RunError(f"{file} is damaged ({error}); delete it, and --resume makes it anew") from error
 
     def checkpoint(self) -> dict[str, Any] | None:
         """The last checkpoint, None where there is none."""
@@ -52,7 +59,7 @@ class RunFolder:
     def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Adds a line for each row, on the disk when this returns."""
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        with open(self.path / name, "a", encoding="utf-8") as file:
+        with naming(self.path / name), open(self.path / name, "a", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -62,27 +69,58 @@ class RunFolder:
         return [json.loads(line) for line in (self.path / name).read_text().splitlines()]
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Replaces the checkpoint; whoever looks sees the old one or the new one, whole."""
+        """Writes a checkpoint; the one before it goes under another name when the new one is whole and on the disk."""
         lengths = {name: os.path.getsize(self.path / name) for name in (METRICS, TOPOLOGY)}
-        with write_atomically(self.path / CHECKPOINT) as temporary:
-            torch.save({"format": FORMAT, "lengths": lengths, **state}, temporary)
+        with write_atomically(self.path / CHECKPOINT, previous=self.path / PREVIOUS) as temporary:
+            save_checked({"format": FORMAT, "regrow": regrow.__version__, "lengths": lengths, **state}, temporary)
+
+    def recover(self, say: Callable[[str], None]) -> dict[str, Any] | None:
+        """The last checkpoint, None where there is none; the one before takes its place where it is damaged or missing.
+
+        Args:
+            say: is told of that.
+
+        Raises:
+            RunError: both are damaged, or there is no other; nothing is changed.
+        """
+        last, previous = self.path / CHECKPOINT, self.path / PREVIOUS
+        if not previous.exists() and not last.exists():
+            return None
+        try:
+            return load_checkpoint(last)
+        except DamagedCheckpoint as error:
+            damage = str(error)
+        except FileNotFoundError:  # killed between two renames
+            damage = f"{last} is missing"
+        try:
+            state = load_checkpoint(previous)
+        except (DamagedCheckpoint, FileNotFoundError) as error:
+            other = str(error) if previous.exists() else "there is none before it"
+            raise RunError(f"{damage}; {other}; delete {self.path} and start anew") from error
+        os.replace(previous, last)
+        say(f"{damage}; going on from the checkpoint before it")
+        return state
 
     def keep(self, name: str, state: Mapping[str, Any]) -> None:
         """Writes tensors beside the checkpoint, whole or not at all."""
         with write_atomically(self.path / name) as temporary:
-            torch.save(dict(state), temporary)
+            save_checked({"format": FORMAT, "state": dict(state)}, temporary)
+
+    def kept(self, name: str) -> dict[str, Any]:
+        """What `keep` has written."""
+        content = load_tensors(self.path / name)
+        return content["state"] if content.get("format") == FORMAT else content  # of regrow 0.1: the tensors alone
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Writes summary.json, which marks the run as finished."""
+        """Writes summary.json, which marks the run as finished; one checkpoint is enough then."""
+        (self.path / PREVIOUS).unlink(missing_ok=True)
         with write_atomically(self.path / SUMMARY) as temporary:
             Path(temporary).write_text(json.dumps(summary, indent=2) + "\n")
 
     def cut_back(self, checkpoint: Mapping[str, Any] | None) -> None:
         """Makes the jsonl files as long as they were at the checkpoint; empty without one."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for kind in ("*.pt", SUMMARY, "topology*.npz"):
-            for leftover in self.path.glob(f".{kind}.*"):
-                leftover.unlink()  # half-written when the run was killed
+        self.clear()
         for name in (METRICS, TOPOLOGY):
             length = checkpoint["lengths"][name] if checkpoint else 0
             with open(self.path / name, "ab") as file:
@@ -93,22 +131,42 @@ class RunFolder:
                     )
                 file.truncate(length)
 
+    def clear(self) -> None:
+        """Deletes what was half-written when the run was killed."""
+        for kind in ("*.pt", "*.jsonl", SUMMARY, "topology*.npz"):
+            for leftover in self.path.glob(f".{kind}.*"):
+                leftover.unlink()
+
+
+class DamagedCheckpoint(RunError):
+    """A file of tensors that is not as it was written."""
+
+
+def load_tensors(file: Path) -> Any:
+    """What a file of a run holds: tensors and plain values only, so nothing in it is executed."""
+    try:
+        return load_checked(file, unchecked=WITHOUT_CHECKSUM)
+    except DamagedFile as error:
+        raise DamagedCheckpoint(str(error)) from error
+
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
-    """A checkpoint's content: tensors and plain values only, so nothing in it is executed."""
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise RunError(f"{file} cannot be read as a checkpoint ({type(error).__name__}); name another file") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    """A checkpoint's content, of this version or an older one."""
+    state = load_tensors(file)
+    number = state.get("format") if isinstance(state, dict) else None
+    if not isinstance(number, int):
         raise RunError(f"{file} is not a checkpoint of regrow train; a state dict is for regrow.load(path, model)")
+    if number > FORMAT:
+        raise RunError(f"{file} is of regrow {state.get('regrow')}, which is newer than this one; update regrow")
     return state
 
 
 def open_folder(
-    path: Path, settings: Settings, resume: bool, threads: int | None
+    path: Path, settings: Settings, resume: bool, threads: int | None, say: Callable[[str], None]
 ) -> tuple[RunFolder, dict[str, Any] | None]:
     """The folder of a run, and what has been stored of it: its summary, its last checkpoint, or None.
+
+    `say` is told when the last checkpoint is damaged and the one before it has taken its place.
 
     Raises:
         UsageError: something is there and `resume` is not set, or it is of a run with other settings.
@@ -118,7 +176,7 @@ def open_folder(
         raise UsageError(f"{path} is a file; name a folder with --out")
     if not resume and path.exists() and any(path.iterdir()):
         raise UsageError(f"{path} exists already; go on with --resume, or choose another folder with --out")
-    stored = folder.summary() or folder.checkpoint()
+    stored = folder.summary() or folder.recover(say)
     if stored:
         _refuse_other_settings(path, settings, threads, stored)
     return folder, stored

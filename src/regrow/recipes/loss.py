@@ -1,13 +1,49 @@
-"""The loss that all recipes train with."""
+"""The loss that all recipes train with, and its sum over an epoch."""
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["mean_loss"]
+__all__ = ["LossSum", "mean_loss"]
 
 
 def mean_loss(outputs: Tensor, labels: Tensor) -> Tensor:
     """Cross entropy in nats, mean over all labels; outputs (N, C) with labels (N,), or (N, T, C) with (N, T)."""
     return F.cross_entropy(outputs.flatten(0, -2), labels.flatten())
+
+
+class LossSum:
+    """Sums up losses on the device without waiting for it, and knows at which step the sum stopped being finite.
+
+    Args:
+        before: the sum of the epoch's steps before `step`. step: optimizer steps done.
+
+    Example:
+        >>> losses = LossSum(0.0, 40, torch.device("cpu"))
+        >>> for loss in (2.0, math.nan, 1.0):
+        ...     losses.add(torch.tensor(loss), examples=32)
+        >>> losses.lost_step
+        42
+    """
+
+    def __init__(self, before: float, step: int, device: torch.device):
+        self._sum = torch.tensor(before, device=device)
+        self._finite_steps = torch.tensor(step, device=device)
+
+    def add(self, loss: Tensor, examples: int) -> None:
+        """Adds the mean loss of the next step's examples."""
+        self._sum.add_(loss, alpha=examples)
+        self._finite_steps.add_(self._sum.isfinite())
+
+    @property
+    def sum(self) -> float:
+        return self._sum.item()
+
+    @property
+    def lost_step(self) -> int | None:
+        """The first step, from 1, whose loss is not finite; None: all are."""
+        return None if math.isfinite(self.sum) else int(self._finite_steps) + 1

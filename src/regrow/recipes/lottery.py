@@ -15,10 +15,11 @@ from torch import Tensor
 import regrow
 import regrow.topology as topology
 from regrow.allocation import initial_counts
+from regrow.files import write_atomically
 
 from . import models
 from .errors import UsageError
-from .folder import CHECKPOINT, METRICS, TOPOLOGY, TOPOLOGY_FILE, load_checkpoint, open_folder
+from .folder import CHECKPOINT, METRICS, TOPOLOGY, TOPOLOGY_FILE, RunFolder, load_checkpoint, open_folder
 from .methods import make_sparse
 from .progress import Reporter
 from .settings import Settings
@@ -62,21 +63,29 @@ def find_ticket(
     """
     if settings.density == 1:
         raise UsageError("a lottery ticket is sparse; give a density below 1, such as --density 0.05")
-    folder, stored = open_folder(out, settings, resume, how.get("threads"))
+    reporter = reporter or Reporter()
+    folder, stored = open_folder(out, settings, resume, how.get("threads"), reporter.note)
     if stored and "test_error" in stored:
-        (reporter or Reporter()).note(f"{out} is finished already")
+        reporter.note(f"{out} is finished already")
         return stored
+    folder.clear()
     ticket, summaries, last = Ticket(), [], out
     for number, density in enumerate(round_densities(settings.density)):
         of_round = replace(settings, density=density)
         last = out / f"round-{number}"
         summaries.append(train(of_round, out=last, resume=True, reporter=reporter, ticket=ticket, **how))
         ticket = _next_ticket(of_round, ticket, last, out, settings.density)
-    for name in (CHECKPOINT, METRICS, TOPOLOGY, TOPOLOGY_FILE):
-        shutil.copyfile(last / name, out / name)
+    _copy_files(last, out)
     summary = _together(summaries, settings.recipe.rewind_epochs)
     folder.finish(summary)
     return summary
+
+
+def _copy_files(last: Path, out: Path) -> None:
+    """The last round's files, but for its summary, as those of the whole training."""
+    for name in (CHECKPOINT, METRICS, TOPOLOGY, TOPOLOGY_FILE):
+        with write_atomically(out / name) as temporary:
+            shutil.copyfile(last / name, temporary)
 
 
 def _next_ticket(settings: Settings, ticket: Ticket, folder: Path, out: Path, final: float) -> Ticket:
@@ -94,7 +103,7 @@ def _next_ticket(settings: Settings, ticket: Ticket, folder: Path, out: Path, fi
         kept = weight.indices[topology.largest(scores[name], count)]
         masks[name] = torch.zeros(weight.numel, dtype=torch.bool).index_fill_(0, kept, True).view(weight.shape)
     epoch = settings.recipe.rewind_epochs
-    values = torch.load(out / "round-0" / REWIND, map_location="cpu", weights_only=True) if epoch else None
+    values = RunFolder(out / "round-0").kept(REWIND) if epoch else None
     return Ticket(masks, values, epoch)
 
 

@@ -61,6 +61,11 @@ class Session:
         return sum(w.active for w in regrow.sparse_weights(self.model).values()) if self.updater else self.prunable
 
     @property
+    def sparse_shapes(self) -> dict[str, list[int]]:
+        """The dense shape of each sparse weight, by its name."""
+        return {name: list(weight.shape) for name, weight in regrow.sparse_weights(self.model).items()}
+
+    @property
     def flop_density(self) -> float:
         return flop_density(self.model, self.flops) if self.updater else 1.0
 
@@ -87,6 +92,7 @@ class Session:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values: all that the next step depends on, besides position and settings."""
         return {
+            "sparse": self.sparse_shapes,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "updater": self.updater.state_dict() if self.updater else {},

@@ -6,7 +6,6 @@ network validates badly), save. The test set is looked at once, at the very end.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,15 +20,18 @@ import regrow
 from .config import learning_rate
 from .cost import StepCost
 from .data import data_root
-from .errors import Interrupted, RunError
+from .errors import Interrupted
+from .failures import named_causes, refuse_lost_loss
 from .folder import METRICS, TOPOLOGY, TOPOLOGY_FILE, RunFolder, open_folder
 from .interrupt import StopSignal
+from .loss import LossSum
 from .position import Position
 from .progress import Reporter
+from .saving import begin, restore, save
 from .session import Session, evaluate, make_session
 from .settings import Settings
 from .summarise import summarise
-from .ticket import REWIND, Ticket, rewind
+from .ticket import REWIND, Ticket
 from .topology_file import save_topology
 
 __all__ = ["train"]
@@ -66,6 +68,8 @@ def train(
     Raises:
         UsageError: the folder exists already, or holds a run with other settings.
         Interrupted: SIGINT or SIGTERM; the run is saved.
+        RunError: the loss is not finite, a disk is full, data or a checkpoint cannot be read, or a checkpoint is of
+            another model; the message names it, and the last good checkpoint stays.
 
     Example:
         >>> train(make_settings("digits-mlp", density=0.1))["test_error"]
@@ -77,13 +81,13 @@ def train(
         how = {"data_dir": data_dir, "threads": threads, "max_seconds": max_seconds, "topology_every": topology_every}
         return find_ticket(settings, Path(out or settings.folder()), resume=resume, reporter=reporter, **how)
     reporter = reporter or Reporter()
-    folder, stored = open_folder(Path(out or settings.folder()), settings, resume, threads)
+    folder, stored = open_folder(Path(out or settings.folder()), settings, resume, threads, reporter.note)
     if stored and "test_error" in stored:
         reporter.note(f"{folder.path} is finished already")
         return stored
-    with _threads(stored["threads"] if stored else threads or settings.recipe.threads):
+    with named_causes(folder), _threads(stored["threads"] if stored else threads or settings.recipe.threads):
         session = make_session(settings, data_root(data_dir), ticket.masks if ticket else None)
-        position = _restore(session, folder, stored, ticket)
+        position = restore(session, folder, stored) if stored else begin(session, folder, ticket)
         run = _Run(session, folder, position, reporter, max_seconds, topology_every)
         with StopSignal() as stop, reporter:
             run.all_epochs(stop)
@@ -98,27 +102,6 @@ def _threads(number: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _restore(session: Session, folder: RunFolder, checkpoint: dict[str, Any] | None, ticket: Ticket | None) -> Position:
-    """Where the run goes on. A new run is saved at once, so that its folder says whose it is."""
-    folder.cut_back(checkpoint)
-    if checkpoint:
-        session.load_state_dict(checkpoint)
-        return Position(**checkpoint["position"])
-    position = Position(flop_density_start=session.flop_density, step_flops_sum=0.0)
-    if ticket and ticket.values is not None:
-        rewind(session.model, ticket.values)
-        position.epoch = ticket.epoch
-        position.step = ticket.epoch * session.steps_per_epoch
-    _save(session, folder, position)
-    return position
-
-
-def _save(session: Session, folder: RunFolder, position: Position) -> None:
-    position.note_memory()
-    settings, threads = session.settings.as_dict(), torch.get_num_threads()
-    folder.save({"settings": settings, "threads": threads, "position": position.as_dict(), **session.state_dict()})
 
 
 @dataclass
@@ -139,7 +122,7 @@ class _Run:
             self._train_epoch(stop)
             if position.batch == session.steps_per_epoch and not stop.requested:
                 self._end_epoch()
-            _save(session, self.folder, position)
+            save(session, self.folder, position)
             if stop.requested:
                 where = f"step {position.step} of {session.total_steps}"
                 raise Interrupted(f"stopped at {where}; saved in {self.folder.path}")
@@ -149,7 +132,7 @@ class _Run:
         session, position = self.session, self.position
         if session.updater and position.step == 0:
             session.updater.expect_update(session.update_every)
-        loss_sum = torch.tensor(position.loss_sum, device=session.fabric.device)
+        loss = LossSum(position.loss_sum, position.step, session.fabric.device)
         cost = StepCost(session)
         began, updating = time.perf_counter(), position.topology_seconds
         train, seed, size = session.data.train, session.settings.seed, session.settings.recipe.batch_size
@@ -157,28 +140,25 @@ class _Run:
             _set_learning_rate(session, position.step)
             position.flop_density_sum += cost.flop_density
             position.step_flops_sum += cost.step_flops()
-            loss_sum.add_(session.step(index, moves), alpha=len(index))
+            loss.add(session.step(index, moves), len(index))
             position.step += 1
             position.batch += 1
             if position.batch < session.steps_per_epoch and self._update_is_due():
+                refuse_lost_loss(loss, session, position)
                 self._update_topology(session.updater)
                 cost.topology_changed()
             if position.batch % REPORT_EVERY == 1:
+                refuse_lost_loss(loss, session, position)
                 self.reporter.batch(position)
             if stop.requested:
                 break
-        position.loss_sum = loss_sum.item()
+        refuse_lost_loss(loss, session, position)
+        position.loss_sum = loss.sum
         position.epoch_seconds += time.perf_counter() - began - (position.topology_seconds - updating)
 
     def _end_epoch(self) -> None:
         """Validates, updates the topology, writes the epoch's lines."""
         session, position = self.session, self.position
-        loss = position.loss_sum / len(session.data.train)
-        if not math.isfinite(loss):
-            lr = session.settings.recipe.lr
-            raise RunError(
-                f"the loss is {loss} in epoch {position.epoch + 1}; train with less than lr={lr} (--set lr=…)"
-            )
         began = time.perf_counter()
         position.validation_error, position.validation_loss = evaluate(session, session.data.validation)
         position.validation_seconds += time.perf_counter() - began
@@ -186,7 +166,7 @@ class _Run:
         row = {
             "epoch": position.epoch + 1,
             "step": position.step,
-            "loss": loss,
+            "loss": position.loss_sum / len(session.data.train),
             "validation_error": position.validation_error,
             "validation_loss": position.validation_loss,
             "density": session.active / session.prunable,

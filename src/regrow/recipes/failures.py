@@ -1,0 +1,59 @@
+"""What ends a run against its will, in one line: the cause, the step, and the checkpoint that is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .errors import RunError, reason
+from .folder import CHECKPOINT, RunFolder
+from .loss import LossSum
+from .position import Position
+from .session import Session
+
+__all__ = ["named_causes", "refuse_lost_loss", "refuse_lost_weights"]
+
+
+@contextmanager
+def named_causes(folder: RunFolder) -> Iterator[None]:
+    """Within `with`, full disks, data that cannot be read and numbers that are not finite become a RunError."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{reason(error)}; put that right and go on with --resume; {_left(folder)}") from error
+    except FloatingPointError as error:
+        raise RunError(f"{reason(error)}; {_left(folder)}") from error
+
+
+def _left(folder: RunFolder) -> str:
+    """Which checkpoint there is; it has been read."""
+    try:
+        checkpoint = folder.checkpoint()
+    except (RunError, OSError) as error:
+        return reason(error)
+    if checkpoint is None:
+        return "there is no checkpoint yet"
+    return f"the last good checkpoint is that of step {checkpoint['position']['step']}, {folder.path / CHECKPOINT}"
+
+
+def refuse_lost_loss(loss: LossSum, session: Session, position: Position) -> None:
+    """Raises where a loss of the epoch under way was not finite."""
+    if loss.lost_step is not None:
+        raise FloatingPointError(f"the loss is not finite at {_when(loss.lost_step, position)}; {_remedy(session)}")
+
+
+def refuse_lost_weights(session: Session, position: Position) -> None:
+    """Raises where a weight is not finite, of which the next loss would tell too late for a checkpoint."""
+    lost = [name for name, weight in session.model.named_parameters() if not weight.isfinite().all()]
+    if lost:
+        names = ", ".join(lost[:3]) + (", …" if len(lost) > 3 else "")
+        raise FloatingPointError(f"not finite after {_when(position.step, position)}: {names}; {_remedy(session)}")
+
+
+def _when(step: int, position: Position) -> str:
+    epoch = position.epoch + (1 if position.batch else 0)
+    return f"step {step} (epoch {epoch})"
+
+
+def _remedy(session: Session) -> str:
+    return f"train with less than lr={session.settings.recipe.lr} (--set lr=…)"
