@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .distributed import mean_
 from .moments import Rule
 from .weights import SparseWeight, StagedGradient, put
 
@@ -79,6 +80,33 @@ class MissingMomentum:
         if self._source is None or self._source() is not gradient:
             return False
         return gradient._is_view() or gradient._version == self._version + 1
+
+    def backward_ended(self) -> None:
+        """In several processes: .grad is the mean over ranks from now on, and nothing else has been done to it yet."""
+        gradient = self.weight.parameter.grad
+        if not self.collecting or gradient is None:
+            return
+        if self._source is None:  # the weight was used on other ranks only
+            self._staged = StagedGradient()
+        self._before = gradient.detach().clone()
+        self._source = weakref.ref(gradient)
+        self._version = gradient._version
+
+    def average_staged(self) -> None:
+        """Makes what is staged the mean over ranks; all ranks call it, whatever they have."""
+        if not self.collecting:
+            return
+        own = StagedGradient() if self._staged is None or self._source is None else self._staged
+        self._staged = StagedGradient(mean_(own.multiplied_out(1.0, like=self.weight.new_moment())))
+
+    def average_moments(self, steps: int) -> None:
+        """Makes the moments means over ranks, where their rule allows it, after at most `steps` steps on any rank."""
+        self.steps = steps
+        if self.rule is None or not self.rule.linear or steps == 0:
+            return
+        self.moments = self.moments or {name: self.weight.new_moment() for name in self.rule.names}
+        for moment in self.moments.values():
+            mean_(moment)
 
     def measure(self) -> float | None:
         """What was done to the gradient since backward (clipping, unscaling), as a factor; before the optimizer steps.

@@ -51,6 +51,11 @@ class SparseWeight(ABC):
 
     @property
     @abstractmethod
+    def buffers(self) -> tuple[str, ...]:
+        """Names of the buffers of `module` that the storage keeps."""
+
+    @property
+    @abstractmethod
     def shape(self) -> torch.Size:
         """Dense shape of the weight."""
 

@@ -42,12 +42,12 @@ def _weight(name: str, module: nn.Module, attribute: str) -> SparseWeight:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The user's model inside DistributedDataParallel, DataParallel and torch.compile."""
+    """The user's model inside DistributedDataParallel, DataParallel, torch.compile and Lightning Fabric."""
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
+        elif isinstance(inner := getattr(model, "_orig_mod", getattr(model, "_forward_module", None)), nn.Module):
+            model = inner
         else:
             return model
 

@@ -142,6 +142,10 @@ class MaskedWeight(SparseWeight):
         return self._gradient_mask.parameter
 
     @property
+    def buffers(self) -> tuple[str, ...]:
+        return (f"{self.attribute}_mask",)
+
+    @property
     def shape(self) -> torch.Size:
         return self.mask.shape
 
