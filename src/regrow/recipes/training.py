@@ -21,11 +21,12 @@ import regrow
 from .config import learning_rate
 from .cost import StepCost
 from .data import data_root
-from .errors import Interrupted, RunError
-from .folder import METRICS, TOPOLOGY, TOPOLOGY_FILE, RunFolder, open_folder
+from .errors import Interrupted, RunError, UsageError
+from .folder import METRICS, TOPOLOGY, TOPOLOGY_FILE, Onlooker, RunFolder, open_folder
 from .interrupt import StopSignal
 from .position import Position
 from .progress import Reporter
+from .ranks import Ranks, launch
 from .session import Session, error_percent, make_session
 from .settings import Settings
 from .summarise import summarise
@@ -47,10 +48,16 @@ def train(
     threads: int | None = None,
     max_seconds: float | None = None,
     topology_every: int | None = None,
+    devices: int = 1,
+    nodes: int = 1,
+    strategy: str = "auto",
     reporter: Reporter | None = None,
     ticket: Ticket | None = None,
 ) -> dict[str, Any]:
     """Trains one run and returns its summary, which is also in summary.json of the run's folder.
+
+    With more than one process each takes its part of every batch; a program that torchrun has not started is then
+    started again for each of the others.
 
     Args:
         settings: from `make_settings`.
@@ -60,6 +67,7 @@ def train(
         max_seconds: end after the epoch in which so many seconds of training and validation are over, those before a
             resume included; schedules stay those of all epochs.
         topology_every: write the topology after each so many epochs, besides at the end, as topology-epochN.npz.
+        devices, nodes, strategy: see `launch`; when resuming as many processes as before.
         reporter: is told how the run goes.
         ticket: of a round of lottery tickets; without one, the method "lottery" trains all its rounds (`find_ticket`).
 
@@ -74,15 +82,20 @@ def train(
     if settings.method == "lottery" and ticket is None:
         from .lottery import find_ticket
 
+        if devices * nodes > 1:
+            raise UsageError("lottery tickets are trained in one process; leave out --devices and --nodes")
         how = {"data_dir": data_dir, "threads": threads, "max_seconds": max_seconds, "topology_every": topology_every}
         return find_ticket(settings, Path(out or settings.folder()), resume=resume, reporter=reporter, **how)
-    reporter = reporter or Reporter()
-    folder, stored = open_folder(Path(out or settings.folder()), settings, resume, threads)
+    fabric = launch(settings.recipe, devices, nodes, strategy)
+    ranks, path = Ranks(fabric), Path(out or settings.folder())
+    reporter = (reporter if ranks.first else None) or Reporter()
+    folder, stored = ranks.agree(lambda: open_folder(path, settings, resume, threads, ranks.number))
+    folder = folder if ranks.first else Onlooker(path)
     if stored and "test_error" in stored:
         reporter.note(f"{folder.path} is finished already")
         return stored
     with _threads(stored["threads"] if stored else threads or settings.recipe.threads):
-        session = make_session(settings, data_root(data_dir), ticket.masks if ticket else None)
+        session = make_session(settings, data_root(data_dir), ticket.masks if ticket else None, fabric)
         position = _restore(session, folder, stored, ticket)
         run = _Run(session, folder, position, reporter, max_seconds, topology_every)
         with StopSignal() as stop, reporter:
@@ -117,8 +130,10 @@ def _restore(session: Session, folder: RunFolder, checkpoint: dict[str, Any] | N
 
 def _save(session: Session, folder: RunFolder, position: Position) -> None:
     position.note_memory()
-    settings, threads = session.settings.as_dict(), torch.get_num_threads()
-    folder.save({"settings": settings, "threads": threads, "position": position.as_dict(), **session.state_dict()})
+    how = {"threads": torch.get_num_threads(), "processes": session.ranks.number}
+    settings = session.settings.as_dict()
+    folder.save({"settings": settings, **how, "position": position.as_dict(), **session.state_dict()})
+    session.ranks.wait()  # a process that ended sooner would take the others down
 
 
 @dataclass
@@ -137,10 +152,10 @@ class _Run:
         self.reporter.start(session.settings, position, session.steps_per_epoch)
         while not position.ended:
             self._train_epoch(stop)
-            if position.batch == session.steps_per_epoch and not stop.requested:
+            if position.batch == session.steps_per_epoch and not session.ranks.any(stop.requested):
                 self._end_epoch()
             _save(session, self.folder, position)
-            if stop.requested:
+            if session.ranks.any(stop.requested):
                 where = f"step {position.step} of {session.total_steps}"
                 raise Interrupted(f"stopped at {where}; saved in {self.folder.path}")
 
@@ -165,9 +180,9 @@ class _Run:
                 cost.topology_changed()
             if position.batch % REPORT_EVERY == 1:
                 self.reporter.batch(position)
-            if stop.requested:
+            if session.ranks.any(stop.requested):
                 break
-        position.loss_sum = loss_sum.item()
+        position.loss_sum = session.ranks.mean(loss_sum)
         position.epoch_seconds += time.perf_counter() - began - (position.topology_seconds - updating)
 
     def _end_epoch(self) -> None:
@@ -214,7 +229,7 @@ class _Run:
         if self.position.step >= self.session.total_steps:
             return True
         spent = self.position.seconds_of_training + self.position.validation_seconds
-        return self.max_seconds is not None and spent >= self.max_seconds
+        return self.max_seconds is not None and self.session.fabric.broadcast(spent >= self.max_seconds)
 
     def _update_is_due(self) -> bool:
         session, step = self.session, self.position.step
@@ -236,7 +251,7 @@ class _Run:
     def _save_topology(self, name: str) -> None:
         """Writes the active sets, with what made them, where there are any."""
         session, settings = self.session, self.session.settings
-        if session.updater:
+        if session.updater and session.ranks.first:
             about = {
                 "recipe": settings.recipe.name,
                 "model": settings.recipe.model,
@@ -256,7 +271,9 @@ class _Run:
     def finish(self) -> dict[str, Any]:
         """Looks at the test set, once, and writes topology and summary."""
         test_error = error_percent(self.session, self.session.data.test)
-        summary = summarise(self.session, self.position, self.folder.rows(METRICS), test_error)
+        summary = self.session.ranks.agree(
+            lambda: summarise(self.session, self.position, self.folder.rows(METRICS), test_error)
+        )
         self._save_topology(TOPOLOGY_FILE)
         wanted = round(summary["density"] * summary["prunable_weights"])
         if summary["active_weights"] != wanted:
