@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from regrow.weights import SparseWeight, among, unwrapped
+from regrow.weights import SparseWeight, among, is_sharded, unwrapped
 
 from .gradient_mean import GradientMean
 from .ranks import broadcast_, gather, several
@@ -31,7 +31,7 @@ def start_alike(model: nn.Module, weights: Mapping[str, SparseWeight], after_bac
     ours |= {id(weight.module._buffers[name]) for weight in weights.values() for name in weight.buffers}
     root = unwrapped(model)
     for tensor in (*root.parameters(), *root.buffers()):
-        if id(tensor) not in ours:
+        if id(tensor) not in ours and not is_sharded(tensor):
             broadcast_(tensor.detach())
     mean.start(weights, after_backward)
 

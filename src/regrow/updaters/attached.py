@@ -11,6 +11,7 @@ from torch import nn
 from regrow.distributed import start_alike
 from regrow.moments import check_shapes
 from regrow.optimizers import group_of, innermost, refuse_second, trained_weights, was_skipped
+from regrow.weights import shard_masks
 
 __all__ = ["Attached", "check_shapes_of", "check_steps", "row_of"]
 
@@ -31,6 +32,7 @@ class Attached:
         self.optimizer = optimizer
         self.step = 0
         self.history: list[dict[str, Any]] = []
+        shard_masks(model)
         self._weights = trained_weights(model, optimizer)
         self._hooks: list[Any] = []
         start_alike(model, self._weights, self._after_backward)

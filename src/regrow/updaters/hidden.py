@@ -20,7 +20,7 @@ from regrow.moments import LastGradient
 from regrow.momentum import MissingMomentum
 from regrow.optimizers import before_step, was_skipped
 from regrow.view import is_finite
-from regrow.weights import MaskedWeight
+from regrow.weights import MaskedWeight, ShardedWeight
 
 from .attached import Updating, check_steps, row_of
 from .exchange import refuse_not_finite
@@ -42,6 +42,8 @@ class HiddenValues(Updating):
         check_steps(total_steps, update_every)
         super().__init__(model, optimizer)
         for name, weight in self._weights.items():
+            if isinstance(weight, ShardedWeight):
+                raise ValueError(f"{type(self).__name__} keeps values of inactive weights, and {name} is sharded")
             if not isinstance(weight, MaskedWeight):
                 raise ValueError(
                     f"{type(self).__name__} keeps values of inactive weights, and {name} is stored compressed; use "
