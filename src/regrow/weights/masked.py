@@ -38,8 +38,8 @@ class GradientMask:
         self._mask_name = f"{attribute}_mask"
         self._module: weakref.ref[nn.Module] | None = None
         self._listener: weakref.WeakMethod[Any] | None = None
-        self._indices: tuple[Tensor, int, Tensor] | None = None
-        self._bits: tuple[Tensor, int, torch.dtype, Tensor] | None = None
+        self._indices: tuple[Tensor, tuple[int, int], Tensor] | None = None
+        self._bits: tuple[Tensor, tuple[int, int], torch.dtype, Tensor] | None = None
         self.attach(parameter)
 
     def attach(self, parameter: nn.Parameter) -> None:
@@ -78,6 +78,11 @@ class GradientMask:
         """As far as this process holds it."""
         return local(self.module._buffers[self._mask_name])
 
+    @property
+    def _version(self) -> tuple[int, int]:
+        """Changes whenever the mask does; operators of a DTensor do not count in what it holds."""
+        return self.module._buffers[self._mask_name]._version, self.mask._version
+
     def listen(self, listener: GradientListener | None) -> None:
         self._listener = None if listener is None else weakref.WeakMethod(listener)  # type: ignore[arg-type]
 
@@ -86,19 +91,19 @@ class GradientMask:
 
         An AND with these is exact for infinities and NaN, and in torch 2.14 six times faster than masked_fill_.
         """
-        mask = self.mask
+        mask, version = self.mask, self._version
         known = self._bits
-        if known is None or known[0] is not mask or known[1] != mask._version or known[2] != dtype:
-            self._bits = known = (mask, mask._version, dtype, -mask.to(_BITS_DTYPE[dtype.itemsize]))
+        if known is None or known[0] is not mask or known[1] != version or known[2] != dtype:
+            self._bits = known = (mask, version, dtype, -mask.to(_BITS_DTYPE[dtype.itemsize]))
         return known[3]
 
     @property
     def indices(self) -> Tensor:
         """Active positions, ascending; found once for each topology."""
-        mask = self.mask
+        mask, version = self.mask, self._version
         known = self._indices
-        if known is None or known[0] is not mask or known[1] != mask._version:
-            self._indices = known = (mask, mask._version, mask.reshape(-1).nonzero().squeeze(1))
+        if known is None or known[0] is not mask or known[1] != version:
+            self._indices = known = (mask, version, mask.reshape(-1).nonzero().squeeze(1))
         return known[2]
 
     def zero_inactive(self, tensor: Tensor) -> None:
