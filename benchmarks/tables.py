@@ -315,6 +315,24 @@ def blocked_numerics() -> str:
     return f"{markdown(head, rows)}\n\n`{result['command']}`"
 
 
+def distributed() -> str:
+    """Bytes of all-reduces in a step and in an update."""
+    result = read("distributed")
+    rows = [
+        [
+            row["network"],
+            row["storage"],
+            f"{row['density']:.0%}",
+            f"{row['step_bytes']:,}",
+            f"{row['weight_share']:.2%}",
+            f"{row['update_bytes']:,}",
+        ]
+        for row in result["rows"]
+    ]
+    head = ["network", "storage", "density", "bytes a step", "share of the dense weights", "bytes more at an update"]
+    return f"{markdown(head, rows)}\n\n`{result['command']}`: `results/distributed.json`."
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "lenet300": lambda: mnist("lenet300-mnist"),
     "lenet5": lambda: mnist("lenet5-mnist"),
@@ -334,6 +352,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "layer_memory": layer_memory,
     "blocked_layers": blocked_layers,
     "blocked_numerics": blocked_numerics,
+    "distributed": distributed,
 }
 
 

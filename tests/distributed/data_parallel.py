@@ -2,7 +2,9 @@
 
 import copy
 import itertools
+import re
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -327,6 +329,18 @@ def few_bytes_travel(rank, folder):
     assert sum(sent) <= 4 * weights + 100  # the update's momentum, once, and its counts
 
 
+def the_loop_of_the_page_runs(rank, folder):
+    page = Path(__file__).parents[2] / "docs" / "distributed.md"
+    loop, _ = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    torch.manual_seed(rank)
+    names = {"torch": torch, "regrow": regrow, "model": mlp(8, 12, 4, dtype=torch.float64)}
+    names["batches"] = [batch(step, (8,), 4, rank) for step in range(6)]
+    with patch("torch.distributed.init_process_group"):
+        exec(loop.replace("70_000", "6").replace("703", "2"), names)
+    assert regrow.summary(names["model"]).active == 7
+    assert_same_on_ranks(names["model"])
+
+
 SCENARIOS = [
     lenet5_masked,
     lenet5_compressed,
@@ -340,4 +354,5 @@ SCENARIOS = [
     ranks_that_differ_are_stopped,
     without_an_updater_nobody_keeps_ranks_alike,
     few_bytes_travel,
+    the_loop_of_the_page_runs,
 ]

@@ -1,5 +1,8 @@
 """Scenarios of FSDP2 with masked storage, each run by both ranks; `test_fully_sharded` asks what became of them."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed.checkpoint as checkpoint
@@ -88,6 +91,16 @@ def a_checkpoint_goes_on_to_the_same_bits(rank, folder):
         assert torch.equal(ours.full_tensor(), theirs.full_tensor())
 
 
+def the_model_of_the_page_trains(rank, folder):
+    page = Path(__file__).parents[2] / "docs" / "distributed.md"
+    _, block = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    torch.manual_seed(0)
+    names = {"torch": torch, "regrow": regrow, "fully_shard": fully_shard, "model": mlp(8, 12, 4, dtype=torch.float64)}
+    exec(block.replace("70_000", "6").replace("703", "2"), names)
+    go_on(names["model"], names["optimizer"], rank, range(6))
+    assert {row["step"] for row in names["updater"].history} == {2, 4}
+
+
 def compressed_weights_are_refused(rank, folder):
     model = fully_shard(regrow.sparsify(small(), 0.2, storage="compressed", seed=0), mesh=init_device_mesh("cpu", (2,)))
     with pytest.raises(ValueError, match=r"cannot be sharded.*masked"):
@@ -97,5 +110,6 @@ def compressed_weights_are_refused(rank, folder):
 SCENARIOS = [
     three_updates_are_those_of_one_process,
     a_checkpoint_goes_on_to_the_same_bits,
+    the_model_of_the_page_trains,
     compressed_weights_are_refused,
 ]

@@ -18,6 +18,7 @@ NAMES = [
     "ranks_that_differ_are_stopped",
     "without_an_updater_nobody_keeps_ranks_alike",
     "few_bytes_travel",
+    "the_loop_of_the_page_runs",
 ]
 
 

@@ -8,6 +8,7 @@ SCENARIOS = "fully_sharded"
 NAMES = [
     "three_updates_are_those_of_one_process",
     "a_checkpoint_goes_on_to_the_same_bits",
+    "the_model_of_the_page_trains",
     "compressed_weights_are_refused",
 ]
 

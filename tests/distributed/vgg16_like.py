@@ -1,4 +1,4 @@
-"""Scenarios with VGG16-like at a quarter of its width, each run by both ranks; `test_vgg16_like` has what came of them."""
+"""Scenarios with VGG16-like at a quarter of its width, each run by both ranks; `test_vgg16_like` has the outcomes."""
 
 import torch
 from data_parallel import assert_same_on_ranks, batch, compare, momentum, sgd
