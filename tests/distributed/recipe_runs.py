@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from data_parallel import alone
 
+import regrow
 from regrow.recipes import Interrupted, Reporter, UsageError, make_settings, train
 from regrow.recipes.folder import RunFolder
 from regrow.recipes.ranks import launch
@@ -93,10 +94,14 @@ def rank_0_alone_writes(rank, folder):
 
 
 def the_rest_of_a_batch_is_shared_out(rank, folder):
-    """Batches whose halves differ, and a last one of a single example: every example counts the same."""
+    """Batches whose halves differ, and a last one of a single example: every example counts the same.
+
+    A second updater, which is handed what Fabric has wrapped, changes nothing.
+    """
     settings = make_settings("digits-mlp", density=0.1, overrides=["batch_size=31"])
     with started(rank):
         session = make_session(settings, Path("."), fabric=launch(settings.recipe, devices=2))
+    regrow.Static(session.network, session.optimizer)
     with alone():
         single = make_session(settings, Path("."))
     for index in (torch.arange(31), torch.arange(31, 32)):

@@ -34,27 +34,31 @@ class GradientMean:
     def __init__(self) -> None:
         self._weights: dict[str, SparseWeight] = {}
         self._handles: list[Any] = []
-        self._then: weakref.WeakMethod[Any] | None = None
+        self._then: list[weakref.WeakMethod[Any]] = []
         self._queued = False
         self._synchronises = True
         self._seen: weakref.ref[DistributedDataParallel] | None = None
 
     @staticmethod
     def hang_on(model: nn.Module) -> GradientMean:
-        """One for the whole model, in the place of all that its parts have."""
-        GradientMean.take_off(model)
-        mean, root = GradientMean(), unwrapped(model)
-        root.register_forward_pre_hook(mean._before_forward)
-        root.register_forward_hook(mean._after_forward)
+        """The one of the whole model, new where it has none yet; it takes the place of those that parts have."""
+        root = unwrapped(model)
+        owners = [getattr(hook, "__self__", None) for hook in root._forward_hooks.values()]
+        mean = next((owner for owner in owners if isinstance(owner, GradientMean)), None)
+        GradientMean.take_off(model, all_but=mean)
+        if mean is None:
+            mean = GradientMean()
+            root.register_forward_pre_hook(mean._before_forward)
+            root.register_forward_hook(mean._after_forward)
         return mean
 
     @staticmethod
-    def take_off(model: nn.Module) -> None:
+    def take_off(model: nn.Module, all_but: GradientMean | None = None) -> None:
         for module in model.modules():
             for hooks in (module._forward_pre_hooks, module._forward_hooks):
                 for key, hook in list(hooks.items()):
                     owner = getattr(hook, "__self__", None)
-                    if isinstance(owner, GradientMean):
+                    if isinstance(owner, GradientMean) and owner is not all_but:
                         owner._stop()
                         del hooks[key]
 
@@ -63,10 +67,11 @@ class GradientMean:
 
         Args:
             weights: all sparse weights of the model.
-            then: a bound method, called after each backward pass for as long as its object lives.
+            then: a bound method, called after each backward pass for as long as its object lives; so are earlier ones.
         """
+        self._stop()
         self._weights = dict(weights)
-        self._then = weakref.WeakMethod(then)
+        self._then = [one for one in self._then if one() is not None] + [weakref.WeakMethod(then)]
         alive = weakref.ref(self)  # a cycle that runs through a parameter's hook would never be collected
 
         def arrived(parameter: Tensor) -> None:
@@ -118,8 +123,9 @@ class GradientMean:
         if self._synchronises:
             for dtype in (torch.float32, torch.float64):
                 _average([weight.parameter for weight in self._compressed() if weight.parameter.dtype == dtype])
-        if self._then is not None and (then := self._then()) is not None:
-            then()
+        for one in self._then:
+            if (then := one()) is not None:
+                then()
 
     def _compressed(self) -> list[SparseWeight]:
         return [weight for weight in self._weights.values() if weight.storage == "compressed"]

@@ -22,10 +22,11 @@ class ShardedState:
         updater: of a model that `fully_shard` has sharded.
 
     Example:
-        >>> from torch.distributed import checkpoint
-        >>> weights, moments = get_state_dict(model, optimizer)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        >>> updater = regrow.SparseMomentum(model, optimizer, total_steps=54_000, update_every=540)
+        >>> weights, moments = torch.distributed.checkpoint.state_dict.get_state_dict(model, optimizer)
         >>> state = {"model": weights, "optimizer": moments, "updater": ShardedState(updater)}
-        >>> checkpoint.save(state, checkpoint_id="step-1000")
+        >>> torch.distributed.checkpoint.save(state, checkpoint_id="begun")
     """
 
     def __init__(self, updater: Updater):
@@ -41,7 +42,7 @@ class ShardedState:
         return {"rest": stream.getvalue(), "moments": moments}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the model and the optimizer first."""
+        """Called by `torch.distributed.checkpoint.load`."""
         whole = torch.load(io.BytesIO(state["rest"]), weights_only=True)
         for name, missing in whole["missing"].items():
             if missing["steps"]:

@@ -143,7 +143,7 @@ class MaskedWeight(SparseWeight):
 
     @property
     def mask(self) -> Tensor:
-        """Boolean buffer of the dense shape, True where a weight is active."""
+        """Boolean buffer of the dense shape, True where a weight is active; of a sharded one, what is here of it."""
         return self._gradient_mask.mask
 
     @property
