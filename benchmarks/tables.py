@@ -327,6 +327,24 @@ def survival() -> str:
     return f"{table}\n\n`{result['command']}`"
 
 
+def distributed() -> str:
+    """Bytes of all-reduces in a step and in an update."""
+    result = read("distributed")
+    rows = [
+        [
+            row["network"],
+            row["storage"],
+            f"{row['density']:.0%}",
+            f"{row['step_bytes']:,}",
+            f"{row['weight_share']:.2%}",
+            f"{row['update_bytes']:,}",
+        ]
+        for row in result["rows"]
+    ]
+    head = ["network", "storage", "density", "bytes a step", "share of the dense weights", "bytes more at an update"]
+    return f"{markdown(head, rows)}\n\n`{result['command']}`: `results/distributed.json`."
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "lenet300": lambda: mnist("lenet300-mnist"),
     "lenet5": lambda: mnist("lenet5-mnist"),
@@ -347,6 +365,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "blocked_layers": blocked_layers,
     "blocked_numerics": blocked_numerics,
     "survival": survival,
+    "distributed": distributed,
 }
 
 

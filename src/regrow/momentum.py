@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .distributed import mean_
 from .moments import Rule
-from .weights import SparseWeight, StagedGradient, put
+from .weights import SparseWeight, StagedGradient, local
 
 __all__ = ["DEFAULT_WINDOW", "MissingMomentum", "window_of"]
 
@@ -80,6 +81,33 @@ class MissingMomentum:
             return False
         return gradient._is_view() or gradient._version == self._version + 1
 
+    def backward_ended(self) -> None:
+        """In several processes: .grad is the mean over ranks from now on, and nothing else has been done to it yet."""
+        gradient = self.weight.gradient
+        if not self.collecting or gradient is None:
+            return
+        if self._source is None:  # the weight was used on other ranks only
+            self._staged = StagedGradient()
+        self._before = gradient.detach().clone()
+        self._source = weakref.ref(gradient)
+        self._version = gradient._version
+
+    def average_staged(self) -> None:
+        """Makes what is staged the mean over ranks; all ranks call it, whatever they have."""
+        if not self.collecting or self.weight.averaged:
+            return
+        own = StagedGradient() if self._staged is None or self._source is None else self._staged
+        self._staged = StagedGradient(mean_(own.multiplied_out(1.0, like=self.weight.new_moment())))
+
+    def average_moments(self, steps: int) -> None:
+        """Makes the moments means over ranks, where their rule allows it, after at most `steps` steps on any rank."""
+        self.steps = steps
+        if self.rule is None or not self.rule.linear or self.weight.averaged or steps == 0:
+            return
+        self.moments = self.moments or {name: self.weight.new_moment() for name in self.rule.names}
+        for moment in self.moments.values():
+            mean_(moment)
+
     def measure(self) -> float | None:
         """What was done to the gradient since backward (clipping, unscaling), as a factor; before the optimizer steps.
 
@@ -88,7 +116,7 @@ class MissingMomentum:
         gradient scalers do not look. A gradient that is gone is dropped.
         """
         self._factor = None
-        gradient = self.weight.parameter.grad
+        gradient = self.weight.gradient
         if gradient is None:
             self.drop()
         if gradient is None or self._staged is None or self._source is None:
@@ -104,7 +132,7 @@ class MissingMomentum:
             self._factor = 1.0  # the weights are lost; the next update will say so
         elif overlap > 0 and finite:
             self._factor = size / overlap
-        elif size > 0 or self.weight.take(self._before).any():  # type: ignore[arg-type]
+        elif size > 0 or self._before.take(self.weight.sample(self._before.numel())).any():  # type: ignore[union-attr]
             self._factor = 0.0
         return self._factor
 
@@ -175,19 +203,19 @@ class MissingMomentum:
         if len(own) == len(self.moments):
             age = float(state.get("step", self.steps))
             for name, values in self.rule.aged(own, age, self.steps, group, full=True).items():
-                put(self.moments[name], indices, values)
+                self.weight.place(self.moments[name], indices, values)
 
     def scores(self, group: Mapping[str, Any]) -> Tensor:
         """|M| at every position, shape (numel,); 0 where nothing has been collected."""
         if self.rule is None or not self.moments:
             return torch.zeros(self.weight.numel, device=self.weight.parameter.device)
-        return self.rule.score(self.moments, max(self.steps, 1), group).abs().reshape(-1)
+        return self.weight.whole(self.rule.score(self.moments, max(self.steps, 1), group)).abs()
 
     def grown_state(self, positions: Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Tensor]:
         """Optimizer state with which weights at `positions` enter."""
         if self.rule is None or not self.moments or self.steps == 0:
             return {}
-        moments = {name: moment.take(positions) for name, moment in self.moments.items()}
+        moments = {name: self.weight.pick(moment, positions) for name, moment in self.moments.items()}
         return self.rule.aged(moments, self.steps, float(state.get("step", self.steps)), group, self.window is None)
 
     def after_update(self) -> None:
@@ -197,11 +225,20 @@ class MissingMomentum:
             self.release()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "saw_gradient": self.saw_gradient, "moments": dict(self.moments)}
+        return {
+            "steps": self.steps,
+            "saw_gradient": self.saw_gradient,
+            "moments": {name: self.weight.pack(m) for name, m in self.moments.items()},
+        }
+
+    def all_moments(self) -> dict[str, Any]:
+        """The moments as `state_dict` has them; zeros where there are none yet."""
+        names = self.rule.names if self.rule else ()
+        return {name: self.weight.pack(self.moments.get(name, self.weight.new_moment())) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         like = self.weight.parameter
         self.release()
         self.steps = state["steps"]
         self.saw_gradient = state["saw_gradient"]
-        self.moments = {name: value.to(like.device).clone() for name, value in state["moments"].items()}
+        self.moments = {name: local(value).to(like.device).clone() for name, value in state["moments"].items()}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from .weights import SparseWeight, sparse_weights
+from .weights import SparseWeight, is_sharded, sparse_weights
 
 __all__ = ["before_step", "group_of", "groups_of", "innermost", "refuse_second", "trained_weights", "was_skipped"]
 
@@ -32,6 +32,8 @@ def trained_weights(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     weights = sparse_weights(model)
     if not weights:
         raise ValueError("the model has no sparse weights; call model = regrow.sparsify(model, density) first")
+    if sharded := [n for n, w in weights.items() if w.storage == "compressed" and is_sharded(w.parameter)]:
+        raise ValueError(f"{', '.join(sharded)}: compressed weights cannot be sharded; use sparsify(storage='masked')")
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     absent = [name for name, weight in weights.items() if id(weight.parameter) not in held]
     if absent:

@@ -14,6 +14,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from . import topology
 from .allocation import initial_counts
+from .distributed import GradientMean, leave_to_ddp, leave_to_us
 from .nn.blocked import Conversion, trace
 from .random import seeded_generator
 from .storage import Storage, compress, keep_blocked, leave_blocked, replace_module, why_masked
@@ -99,6 +100,8 @@ def sparsify(
             layer.tune = tune
             model = replace_module(model, place.module, layer)
     keep_blocked(unwrapped(model))
+    GradientMean.hang_on(model)
+    leave_to_us(model)
     return model
 
 
@@ -144,6 +147,8 @@ def densify(model: nn.Module) -> nn.Module:
         >>> torch.save(plain.state_dict(), "dense.pt")
     """
     model = copy.deepcopy(model)
+    leave_to_ddp(model)
+    GradientMean.take_off(model)
     for weight in sparse_weights(model).values():
         if isinstance(weight, MaskedWeight):
             unmask_parameter(weight)

@@ -25,7 +25,12 @@ def make_model():
 
 ROOT = Path(regrow.__file__).parent
 MODULES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem != "__init__")
-MODULES += sorted(f"updaters.{path.stem}" for path in (ROOT / "updaters").glob("*.py") if path.stem != "__init__")
+MODULES += sorted(
+    f"{package}.{path.stem}"
+    for package in ("distributed", "updaters")
+    for path in (ROOT / package).glob("*.py")
+    if path.stem != "__init__"
+)
 NO_EXAMPLE = {"flops", "Summary", "SparseWeight", "load"}  # a module, results; save shows load
 DENSE_MODEL = {"regrow", "regrow.updaters.sparse_momentum.SparseMomentum"}  # these make `model` sparse themselves
 

@@ -19,6 +19,7 @@ LOW = {
     "criteria",
     "random",
     "weights",
+    "distributed",
     "optimizers",
     "moments",
     "momentum",
@@ -26,7 +27,7 @@ LOW = {
     "sharing",
     "view",
 }
-PACKAGES = {"ops": set(), "nn": {"ops"}, "weights": {"nn"}, "updaters": LOW}
+PACKAGES = {"ops": set(), "nn": {"ops"}, "weights": {"nn"}, "distributed": {"weights"}, "updaters": LOW}
 ALLOWED = {
     "topology": set(),
     "allocation": {"topology"},
@@ -38,9 +39,9 @@ ALLOWED = {
     "storage": {"nn"},
     "optimizers": {"weights"},
     "moments": {"weights"},
-    "momentum": {"moments", "weights"},
+    "momentum": {"distributed", "moments", "weights"},
     "flops": {"nn", "weights"},
-    "sparsify": {"topology", "allocation", "nn", "random", "storage", "weights"},
+    "sparsify": {"topology", "allocation", "distributed", "nn", "random", "storage", "weights"},
     "saliency": {"sparsify"},
     "checked": set(),
     "files": {"checked", "sparsify", "storage", "weights"},

@@ -48,6 +48,9 @@ TRAIN_FLAGS = [
     "--max-seconds",
     "--topology-every",
     "--threads",
+    "--devices",
+    "--nodes",
+    "--strategy",
     "--set",
 ]
 COMPARE_FLAGS = [

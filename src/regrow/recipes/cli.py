@@ -138,6 +138,13 @@ def train(
         int | None, typer.Option(min=1, metavar="EPOCHS", help="Write topology-epochN.npz, besides the one at the end.")
     ] = None,
     threads: ThreadsOption = None,
+    devices: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Processes on this machine, each with its part of a batch.")
+    ] = 1,
+    nodes: Annotated[int, typer.Option(min=1, metavar="N", help="Machines, each with so many processes.")] = 1,
+    strategy: Annotated[
+        str, typer.Option(metavar="KIND", help="ddp, or auto: ddp for more than one process.")
+    ] = "auto",
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe; may be given several times."),
@@ -153,10 +160,11 @@ def train(
     Examples:
       regrow train lenet300-mnist --method dense --seed 3 --set lr=0.05 --resume
       regrow train vgg16-d-cifar10 --density 0.05 --epochs 20 --flops-budget 0.1
+      regrow train lenet300-mnist --density 0.05 --devices 2 --strategy ddp
     """
     from regrow import ops
 
-    from .command import resume_command
+    from .command import is_rank_0, resume_command
     from .progress import terminal_reporter
     from .settings import make_settings
     from .tables import print_summary
@@ -184,12 +192,14 @@ def train(
         "max_seconds": max_seconds,
         "topology_every": topology_every,
     }
+    several: dict[str, Any] = {"devices": devices, "nodes": nodes, "strategy": strategy}
     ops.keep_pages()  # or every large activation is mapped anew, dense or sparse
     try:
-        summary = run(settings, out=folder, resume=resume, reporter=terminal_reporter(), **how)
+        summary = run(settings, out=folder, resume=resume, reporter=terminal_reporter(), **how, **several)
     except Interrupted as stop:
-        raise Interrupted(f"{stop}; go on with: {resume_command(settings, out=out, **how)}") from None
-    print_summary(summary, folder)
+        raise Interrupted(f"{stop}; go on with: {resume_command(settings, out=out, **how, **several)}") from None
+    if is_rank_0():
+        print_summary(summary, folder)
 
 
 app.command()(compare)

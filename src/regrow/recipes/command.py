@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from .errors import RunError
 if TYPE_CHECKING:
     from .settings import Settings
 
-__all__ = ["Command", "bench_command", "compare_command", "resume_command", "setting_text"]
+__all__ = ["Command", "bench_command", "compare_command", "is_rank_0", "resume_command", "setting_text"]
 
 INTERRUPTED = 130
 
@@ -31,12 +32,18 @@ class Command(TyperGroup):
         except Exception as error:
             if "--debug" in given and exit_code(error) == 1:
                 raise
-            typer.echo(describe(error), err=True)
+            if is_rank_0() or not isinstance(error, RunError):  # which all ranks have
+                typer.echo(describe(error), err=True)
             sys.exit(exit_code(error))
         except KeyboardInterrupt:
             typer.echo("stopped", err=True)
             sys.exit(INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def is_rank_0() -> bool:
+    """Whether this process speaks for all that train together; torchrun and Fabric number them in the environment."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 
 
 def exit_code(error: Exception) -> int:
@@ -74,7 +81,8 @@ def resume_command(settings: Settings, **how: object) -> str:
         words += ["--density", f"{settings.density!r}"]
     words += _options({"storage": settings.storage}, {"storage": "auto"})
     words += _options({"seed": settings.seed}, {"seed": 0})
-    words += _options({name.replace("_", "-"): value for name, value in how.items()}, {})
+    defaults = {"devices": 1, "nodes": 1, "strategy": "auto"}
+    words += _options({name.replace("_", "-"): value for name, value in how.items()}, defaults)
     words += _overrides(settings)
     return shlex.join([*words, "--resume"])
 

@@ -37,9 +37,12 @@ def _left(folder: RunFolder) -> str:
 
 
 def refuse_lost_loss(loss: LossSum, session: Session, position: Position) -> None:
-    """Raises where a loss of the epoch under way was not finite."""
-    if loss.lost_step is not None:
-        raise FloatingPointError(f"the loss is not finite at {_when(loss.lost_step, position)}; {_remedy(session)}")
+    """Raises where a loss of the epoch under way was not finite, on any rank; all ranks ask at the same steps."""
+    step = loss.lost_step
+    if session.ranks.any(step is not None):
+        raise FloatingPointError(
+            f"the loss is not finite at {_when(step or position.step, position)}; {_remedy(session)}"
+        )
 
 
 def refuse_lost_weights(session: Session, position: Position) -> None:

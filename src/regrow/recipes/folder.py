@@ -19,7 +19,7 @@ from regrow.files import naming, write_atomically
 from .errors import RunError, UsageError
 from .settings import Settings, differing
 
-__all__ = ["METRICS", "TOPOLOGY", "TOPOLOGY_FILE", "RunFolder", "open_folder"]
+__all__ = ["METRICS", "TOPOLOGY", "TOPOLOGY_FILE", "Onlooker", "RunFolder", "open_folder"]
 
 METRICS = "metrics.jsonl"
 TOPOLOGY = "topology.jsonl"
@@ -150,6 +150,25 @@ def load_tensors(file: Path) -> Any:
         raise DamagedCheckpoint(str(error)) from error
 
 
+class Onlooker(RunFolder):
+    """The folder for all ranks but the first: nothing is written."""
+
+    def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        pass
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        pass
+
+    def keep(self, name: str, state: Mapping[str, Any]) -> None:
+        pass
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        pass
+
+    def cut_back(self, checkpoint: Mapping[str, Any] | None) -> None:
+        pass
+
+
 def load_checkpoint(file: Path) -> dict[str, Any]:
     """A checkpoint's content, of this version or an older one."""
     state = load_tensors(file)
@@ -162,7 +181,12 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
 
 
 def open_folder(
-    path: Path, settings: Settings, resume: bool, threads: int | None, say: Callable[[str], None]
+    path: Path,
+    settings: Settings,
+    resume: bool,
+    threads: int | None,
+    say: Callable[[str], None],
+    processes: int = 1,
 ) -> tuple[RunFolder, dict[str, Any] | None]:
     """The folder of a run, and what has been stored of it: its summary, its last checkpoint, or None.
 
@@ -178,14 +202,18 @@ def open_folder(
         raise UsageError(f"{path} exists already; go on with --resume, or choose another folder with --out")
     stored = folder.summary() or folder.recover(say)
     if stored:
-        _refuse_other_settings(path, settings, threads, stored)
+        _refuse_other_settings(path, settings, threads, processes, stored)
     return folder, stored
 
 
-def _refuse_other_settings(path: Path, settings: Settings, threads: int | None, stored: Mapping[str, Any]) -> None:
+def _refuse_other_settings(
+    path: Path, settings: Settings, threads: int | None, processes: int, stored: Mapping[str, Any]
+) -> None:
     differences = differing(settings, stored["settings"])
     if threads is not None and threads != stored["threads"]:
         differences.append(f"threads: {stored['threads']} there, {threads} now")
+    if processes != (before := stored.get("processes", 1)):
+        differences.append(f"processes: {before} there, {processes} now")
     if differences:
         raise UsageError(
             f"{path} holds a run with other settings ({'; '.join(differences)}); "

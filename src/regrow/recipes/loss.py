@@ -19,6 +19,9 @@ def mean_loss(outputs: Tensor, labels: Tensor) -> Tensor:
 class LossSum:
     """Sums up losses on the device without waiting for it, and knows at which step the sum stopped being finite.
 
+    Attributes:
+        total: the sum so far, ().
+
     Args:
         before: the sum of the epoch's steps before `step`. step: optimizer steps done.
 
@@ -31,19 +34,15 @@ class LossSum:
     """
 
     def __init__(self, before: float, step: int, device: torch.device):
-        self._sum = torch.tensor(before, device=device)
+        self.total = torch.tensor(before, device=device)
         self._finite_steps = torch.tensor(step, device=device)
 
     def add(self, loss: Tensor, examples: int) -> None:
         """Adds the mean loss of the next step's examples."""
-        self._sum.add_(loss, alpha=examples)
-        self._finite_steps.add_(self._sum.isfinite())
-
-    @property
-    def sum(self) -> float:
-        return self._sum.item()
+        self.total.add_(loss, alpha=examples)
+        self._finite_steps.add_(self.total.isfinite())
 
     @property
     def lost_step(self) -> int | None:
         """The first step, from 1, whose loss is not finite; None: all are."""
-        return None if math.isfinite(self.sum) else int(self._finite_steps) + 1
+        return None if math.isfinite(self.total) else int(self._finite_steps) + 1

@@ -22,8 +22,10 @@ def save(session: Session, folder: RunFolder, position: Position) -> None:
     """Writes a checkpoint; one that holds weights which are not finite is never written."""
     refuse_lost_weights(session, position)
     position.note_memory()
-    settings, threads = session.settings.as_dict(), torch.get_num_threads()
-    folder.save({"settings": settings, "threads": threads, "position": position.as_dict(), **session.state_dict()})
+    how = {"threads": torch.get_num_threads(), "processes": session.ranks.number}
+    settings = session.settings.as_dict()
+    folder.save({"settings": settings, **how, "position": position.as_dict(), **session.state_dict()})
+    session.ranks.wait()  # a process that ended sooner would take the others down
 
 
 def begin(session: Session, folder: RunFolder, ticket: Ticket | None) -> Position:

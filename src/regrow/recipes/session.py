@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,8 @@ from regrow.flops import flop_density, flops_per_weight
 from . import models
 from .loss import mean_loss
 from .methods import Examples, make_sparse, make_updater, prunable_weights, update_interval
-from .randomness import rng_state, set_rng_state
+from .randomness import generator, rng_state, set_rng_state
+from .ranks import Ranks, launch
 from .settings import Settings
 from .split import Data, Ordered
 
@@ -30,6 +32,7 @@ class Session:
 
     settings: Settings
     fabric: Fabric
+    ranks: Ranks
     model: nn.Module
     network: nn.Module
     optimizer: optim.Optimizer
@@ -77,12 +80,16 @@ class Session:
     def step(self, index: Tensor, moves: Tensor | None = None) -> Tensor:
         """One optimizer step on the training examples of `index`, cropped and flipped by `moves` (see `Split.batch`).
 
+        Each rank takes its part of them.
+
         Returns:
-            Their mean loss, detached.
+            Their mean loss, detached; of several ranks, a number of which that is the mean over ranks.
         """
+        index, moves, share = self.ranks.part(index, moves)
         x, y = self.data.train.batch(index, moves)
         self.optimizer.zero_grad()
         loss = mean_loss(self.network(x), y)
+        loss = loss if share == 1 else loss * share
         self.fabric.backward(loss)
         if self.settings.recipe.clip_norm is not None:
             self.fabric.clip_gradients(self.network, self.optimizer, max_norm=self.settings.recipe.clip_norm)
@@ -90,22 +97,23 @@ class Session:
         return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values: all that the next step depends on, besides position and settings."""
-        return {
-            "sparse": self.sparse_shapes,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "updater": self.updater.state_dict() if self.updater else {},
-            "rng": rng_state(),
-        }
+        """Tensors and plain values: all that the next step depends on, besides position and settings; for rank 0.
+
+        Model and optimizer are the same on all ranks; what the others have of their own is in `ranks`.
+        """
+        own = {"updater": self.updater.state_dict() if self.updater else {}, "rng": rng_state()}
+        others = self.ranks.gather(own)[1:]
+        same = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {"sparse": self.sparse_shapes, **same, **own, "ranks": others}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores in the order model, optimizer, updater, for each needs what the one before brings."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        own = state if self.ranks.first else state["ranks"][self.ranks.rank - 1]
         if self.updater:
-            self.updater.load_state_dict(state["updater"])
-        set_rng_state(state["rng"])
+            self.updater.load_state_dict(own["updater"])
+        set_rng_state(own["rng"])
 
 
 def steps_per_epoch(data: Data, settings: Settings) -> int:
@@ -113,19 +121,22 @@ def steps_per_epoch(data: Data, settings: Settings) -> int:
     return -(-len(data.train) // settings.recipe.batch_size)
 
 
-def make_session(settings: Settings, root: Path, masks: Mapping[str, Tensor] | None = None) -> Session:
+def make_session(
+    settings: Settings, root: Path, masks: Mapping[str, Tensor] | None = None, fabric: Fabric | None = None
+) -> Session:
     """Everything a run needs, freshly made: the same settings give the same session, to the bit.
 
     Args:
         root: where the data sets are, see `data_root`.
         masks: active sets by parameter name to start from, instead of random ones.
+        fabric: of `launch`; None: of this process alone.
     """
     recipe = settings.recipe
     data = recipe.data(root, settings.seed, recipe.validation_fraction)
     if recipe.images is not None:
         data = data._replace(train=data.train.first(recipe.images))
-    fabric = Fabric(accelerator=recipe.accelerator, devices=1, precision=recipe.precision)  # type: ignore[arg-type]
-    fabric.launch()
+    fabric = fabric or launch(recipe)
+    ranks = Ranks(fabric)
     seed_everything(settings.seed, verbose=False)
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     dense = models.build(recipe.model, recipe.classes).to(memory_format=memory_format)
@@ -137,7 +148,11 @@ def make_session(settings: Settings, root: Path, masks: Mapping[str, Tensor] | N
     network = fabric.setup_module(model)
     data = data.to(fabric.device, memory_format)
     flops = flops_per_weight(model, data.train.batch(torch.arange(2, device=fabric.device))[0]) if updater else {}
-    return Session(settings, fabric, model, network, optimizer, updater, data, total_steps, parameters, prunable, flops)
+    if not ranks.first:  # rank 0 draws what a run in one process does
+        torch.manual_seed(generator(settings.seed, "rank", ranks.rank).initial_seed())
+    return Session(
+        settings, fabric, ranks, model, network, optimizer, updater, data, total_steps, parameters, prunable, flops
+    )
 
 
 def make_optimizer(model: nn.Module, settings: Settings) -> optim.Optimizer:
@@ -158,13 +173,18 @@ class Evaluation(NamedTuple):
 
 @torch.no_grad()
 def evaluate(session: Session, split: Ordered, batch_size: int = 256) -> Evaluation:
-    """Looks at all examples of a split, in eval mode."""
-    session.network.eval()
-    wrong, loss, labels = [], [], 0
-    for x, y in split.batches(batch_size):
-        outputs = session.network(x)
-        wrong.append((outputs.argmax(-1) != y).sum())
-        loss.append(mean_loss(outputs, y).double() * y.numel())
-        labels += y.numel()
-    session.network.train()
-    return Evaluation(100 * int(torch.stack(wrong).sum()) / labels, float(torch.stack(loss).sum()) / labels)
+    """Looks at all examples of a split, in eval mode; each rank at its batches."""
+    ranks, model = session.ranks, session.model
+    ranks.same_statistics(model)
+    model.eval()
+    wrong, labels = torch.zeros(2, dtype=torch.int64, device=session.fabric.device)
+    loss = torch.zeros((), dtype=torch.float64, device=session.fabric.device)
+    with session.fabric.autocast():  # not through the wrapper, which has ranks wait for each other in each batch
+        for x, y in islice(split.batches(batch_size), ranks.rank, None, ranks.number):
+            outputs = model(x)
+            wrong += (outputs.argmax(-1) != y).sum()
+            labels += y.numel()
+            loss += mean_loss(outputs, y).double() * y.numel()
+    model.train()
+    number = ranks.sum(labels)
+    return Evaluation(100 * ranks.sum(wrong) / number, ranks.mean(loss) * ranks.number / number)

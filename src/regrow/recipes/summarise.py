@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import regrow
+from regrow.distributed import gradient_bytes
 
 from .position import Position
 from .session import Evaluation, Session
@@ -28,10 +29,12 @@ def summarise(
     `topology_seconds` the part of it spent in `updater.update()`; `seconds_per_step` the median over epochs of the
     mean step, updates left out. `flop_density_mean` is the mean over optimizer steps. `train_flops` are those of all
     steps, each counted by `flops.step_flops` with the topology and the window it had, over those of a whole dense run;
-    None where the run began before they were counted. `peak_rss_mb` is of the process.
+    None where the run began before they were counted. `allreduce_bytes` are those of the gradients that each process
+    sends in a step, with the topology at the end, and what a dense network would send. `peak_rss_mb` is of the process.
     """
     settings, steps = session.settings, position.step
     position.note_memory()
+    sent = gradient_bytes(session.model) if session.ranks.number > 1 else None
     per_step = median(row["seconds"] for row in metrics) / session.steps_per_epoch
     return {
         "recipe": settings.recipe.name,
@@ -60,6 +63,9 @@ def summarise(
         "seconds_per_step": per_step,
         "peak_rss_mb": position.peak_rss_mb,
         "threads": torch.get_num_threads(),
+        "processes": session.ranks.number,
+        "allreduce_bytes": sent.sparse + sent.other if sent else 0,
+        "allreduce_bytes_dense": sent.dense if sent else 0,
         "torch": str(torch.__version__),
         "regrow": regrow.__version__,
         "settings": settings.as_dict(),

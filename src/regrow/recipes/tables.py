@@ -49,6 +49,9 @@ def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
         f"{1000 * summary['topology_seconds'] / max(summary['updates'], 1):.1f} ms a topology update",
         f"in {folder}",
     ]
+    if summary.get("processes", 1) > 1:
+        sent, dense = summary["allreduce_bytes"], summary["allreduce_bytes_dense"]
+        lines.insert(3, f"{summary['processes']} processes, {sent:,} bytes of gradients a step, dense {dense:,}")
     console().print("\n".join(lines), markup=False, soft_wrap=True)
 
 

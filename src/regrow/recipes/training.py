@@ -20,13 +20,14 @@ import regrow
 from .config import learning_rate
 from .cost import StepCost
 from .data import data_root
-from .errors import Interrupted
+from .errors import Interrupted, UsageError
 from .failures import named_causes, refuse_lost_loss
-from .folder import METRICS, TOPOLOGY, TOPOLOGY_FILE, RunFolder, open_folder
+from .folder import METRICS, TOPOLOGY, TOPOLOGY_FILE, Onlooker, RunFolder, open_folder
 from .interrupt import StopSignal
 from .loss import LossSum
 from .position import Position
 from .progress import Reporter
+from .ranks import Ranks, launch
 from .saving import begin, restore, save
 from .session import Session, evaluate, make_session
 from .settings import Settings
@@ -49,10 +50,16 @@ def train(
     threads: int | None = None,
     max_seconds: float | None = None,
     topology_every: int | None = None,
+    devices: int = 1,
+    nodes: int = 1,
+    strategy: str = "auto",
     reporter: Reporter | None = None,
     ticket: Ticket | None = None,
 ) -> dict[str, Any]:
     """Trains one run and returns its summary, which is also in summary.json of the run's folder.
+
+    With more than one process each takes its part of every batch; a program that torchrun has not started is then
+    started again for each of the others.
 
     Args:
         settings: from `make_settings`.
@@ -62,6 +69,7 @@ def train(
         max_seconds: end after the epoch in which so many seconds of training and validation are over, those before a
             resume included; schedules stay those of all epochs.
         topology_every: write the topology after each so many epochs, besides at the end, as topology-epochN.npz.
+        devices, nodes, strategy: see `launch`; when resuming as many processes as before.
         reporter: is told how the run goes.
         ticket: of a round of lottery tickets; without one, the method "lottery" trains all its rounds (`find_ticket`).
 
@@ -78,15 +86,20 @@ def train(
     if settings.method == "lottery" and ticket is None:
         from .lottery import find_ticket
 
+        if devices * nodes > 1:
+            raise UsageError("lottery tickets are trained in one process; leave out --devices and --nodes")
         how = {"data_dir": data_dir, "threads": threads, "max_seconds": max_seconds, "topology_every": topology_every}
         return find_ticket(settings, Path(out or settings.folder()), resume=resume, reporter=reporter, **how)
-    reporter = reporter or Reporter()
-    folder, stored = open_folder(Path(out or settings.folder()), settings, resume, threads, reporter.note)
+    fabric = launch(settings.recipe, devices, nodes, strategy)
+    ranks, path = Ranks(fabric), Path(out or settings.folder())
+    reporter = (reporter if ranks.first else None) or Reporter()
+    folder, stored = ranks.agree(lambda: open_folder(path, settings, resume, threads, reporter.note, ranks.number))
+    folder = folder if ranks.first else Onlooker(path)
     if stored and "test_error" in stored:
         reporter.note(f"{folder.path} is finished already")
         return stored
     with named_causes(folder), _threads(stored["threads"] if stored else threads or settings.recipe.threads):
-        session = make_session(settings, data_root(data_dir), ticket.masks if ticket else None)
+        session = make_session(settings, data_root(data_dir), ticket.masks if ticket else None, fabric)
         position = restore(session, folder, stored) if stored else begin(session, folder, ticket)
         run = _Run(session, folder, position, reporter, max_seconds, topology_every)
         with StopSignal() as stop, reporter:
@@ -120,10 +133,10 @@ class _Run:
         self.reporter.start(session.settings, position, session.steps_per_epoch)
         while not position.ended:
             self._train_epoch(stop)
-            if position.batch == session.steps_per_epoch and not stop.requested:
+            if position.batch == session.steps_per_epoch and not session.ranks.any(stop.requested):
                 self._end_epoch()
             save(session, self.folder, position)
-            if stop.requested:
+            if session.ranks.any(stop.requested):
                 where = f"step {position.step} of {session.total_steps}"
                 raise Interrupted(f"stopped at {where}; saved in {self.folder.path}")
 
@@ -150,10 +163,10 @@ class _Run:
             if position.batch % REPORT_EVERY == 1:
                 refuse_lost_loss(loss, session, position)
                 self.reporter.batch(position)
-            if stop.requested:
+            if session.ranks.any(stop.requested):
                 break
         refuse_lost_loss(loss, session, position)
-        position.loss_sum = loss.sum
+        position.loss_sum = session.ranks.mean(loss.total)
         position.epoch_seconds += time.perf_counter() - began - (position.topology_seconds - updating)
 
     def _end_epoch(self) -> None:
@@ -195,7 +208,7 @@ class _Run:
         if self.position.step >= self.session.total_steps:
             return True
         spent = self.position.seconds_of_training + self.position.validation_seconds
-        return self.max_seconds is not None and spent >= self.max_seconds
+        return self.max_seconds is not None and self.session.fabric.broadcast(spent >= self.max_seconds)
 
     def _update_is_due(self) -> bool:
         session, step = self.session, self.position.step
@@ -217,7 +230,7 @@ class _Run:
     def _save_topology(self, name: str) -> None:
         """Writes the active sets, with what made them, where there are any."""
         session, settings = self.session, self.session.settings
-        if session.updater:
+        if session.updater and session.ranks.first:
             about = {
                 "recipe": settings.recipe.name,
                 "model": settings.recipe.model,
@@ -238,7 +251,9 @@ class _Run:
     def finish(self) -> dict[str, Any]:
         """Looks at the test set, once, and writes topology and summary."""
         test = evaluate(self.session, self.session.data.test)
-        summary = summarise(self.session, self.position, self.folder.rows(METRICS), test)
+        summary = self.session.ranks.agree(
+            lambda: summarise(self.session, self.position, self.folder.rows(METRICS), test)
+        )
         self._save_topology(TOPOLOGY_FILE)
         wanted = round(summary["density"] * summary["prunable_weights"])
         if summary["active_weights"] != wanted:

@@ -8,6 +8,7 @@ from .gradual import GMP, Han
 from .granet import GraNet
 from .mest import MEST
 from .rigl import RigL, RigLITOP
+from .sharded_state import ShardedState
 from .sparse_momentum import SparseMomentum
 from .static import Static
 from .surgery import DNS
@@ -26,6 +27,7 @@ __all__ = [
     "Han",
     "RigL",
     "RigLITOP",
+    "ShardedState",
     "SparseMomentum",
     "Static",
     "TopKAST",

@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from regrow.distributed import start_alike
 from regrow.moments import check_shapes
 from regrow.optimizers import group_of, innermost, refuse_second, trained_weights, was_skipped
+from regrow.weights import shard_masks
 
-__all__ = ["Attached", "check_shapes_of", "check_steps", "refuse_several_processes", "row_of"]
+__all__ = ["Attached", "check_shapes_of", "check_steps", "row_of"]
 
 
 class Attached:
-    """Hangs on the optimizer that trains a sparse model.
+    """Hangs on the optimizer that trains a sparse model; in several processes, gives all of them rank 0's model.
 
     Attributes:
         step: optimizer steps seen; steps that the optimizer skipped do not count.
@@ -30,18 +32,27 @@ class Attached:
         self.optimizer = optimizer
         self.step = 0
         self.history: list[dict[str, Any]] = []
+        shard_masks(model)
         self._weights = trained_weights(model, optimizer)
         self._hooks: list[Any] = []
+        start_alike(model, self._weights, self._after_backward)
 
     def _hang(self) -> None:
         """Hangs on the optimizer; the last thing that a constructor does, so that a refusal changes nothing."""
         self._hooks.append(self.optimizer.register_step_post_hook(self._after_step))
+
+    def _after_backward(self) -> None:
+        """Called in several processes when a backward pass has ended, and gradients are means over ranks."""
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if not was_skipped(optimizer):
             for weight in self._weights.values():
                 weight.enforce()
             self.step += 1
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._weights.values())).parameter.device
 
     def _group(self, name: str) -> Mapping[str, Any]:
         return group_of(self.optimizer, self._weights[name])
@@ -97,15 +108,3 @@ def check_steps(total_steps: int, update_every: int | None) -> None:
 def check_shapes_of(optimizer: torch.optim.Optimizer, weights: Sequence[Any]) -> None:
     for weight in weights:
         check_shapes(optimizer, weight)
-
-
-def refuse_several_processes() -> None:
-    if (
-        torch.distributed.is_available()
-        and torch.distributed.is_initialized()
-        and torch.distributed.get_world_size() > 1
-    ):
-        raise RuntimeError(
-            f"{torch.distributed.get_world_size()} processes: topology updates over several ranks are not there yet, "
-            "and ranks on their own would choose different topologies; train in one process, or with regrow.Static"
-        )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 
+import torch
 from torch import nn
 
+from regrow.distributed import mean_
 from regrow.flops import FlopsMeter
 from regrow.weights import SparseWeight
 
@@ -39,6 +41,12 @@ class Costs:
                 f"{owner} shares by FLOPs, but saw no forward pass of {', '.join(names)}; make "
                 "the updater before the first batch, and before a compiled model has run, or share by momentum alone"
             )
+
+    def agree(self, device: torch.device) -> None:
+        """Makes them means over ranks, whose batches may have had other shapes."""
+        if self.per_weight:
+            means = mean_(torch.tensor(list(self.per_weight.values()), dtype=torch.float64, device=device))
+            self.per_weight = dict(zip(self.per_weight, means.tolist(), strict=True))
 
     def left(self, budget: float, weights: Mapping[str, SparseWeight], updated: Collection[str]) -> float:
         """The FLOPs of a budget, a FLOP density, less those of layers that this update leaves alone."""

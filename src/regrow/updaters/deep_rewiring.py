@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from regrow.distributed import refuse_differing, same_generator
 from regrow.optimizers import was_skipped
 from regrow.random import seeded_generator
 from regrow.weights import SparseWeight
 
-from .attached import Updating, check_shapes_of, check_steps, refuse_several_processes, row_of
+from .attached import Updating, check_shapes_of, check_steps, row_of
 from .exchange import refuse_not_finite
 
 __all__ = ["DeepRewiring"]
@@ -66,11 +67,10 @@ class DeepRewiring(Updating):
         if scope not in ("network", "layer"):
             raise ValueError(f"scope={scope!r} is unknown; use 'network' or 'layer'")
         super().__init__(model, optimizer)
-        refuse_several_processes()
         check_shapes_of(self.optimizer, list(self._weights.values()))
         self.total_steps, self.update_every = total_steps, update_every
         self._l1, self._noise, self._scope = l1, noise, scope
-        self._generator = seeded_generator(seed)
+        self._generator = same_generator(seeded_generator(seed), self._device)
         self._signs = {name: weight.values.signbit() for name, weight in self._weights.items()}
         """True where a connection is negative, in the order of `indices`."""
         self._rewired = dict.fromkeys(self._weights, (0, 0))
@@ -92,6 +92,7 @@ class DeepRewiring(Updating):
         ]
         self._rewired, self._steps = dict.fromkeys(self._weights, (0, 0)), 0
         self.history += rows
+        refuse_differing(self._weights, self.step, self._generator)
         return rows
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:

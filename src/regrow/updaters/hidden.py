@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 import regrow.topology as topology
+from regrow.distributed import refuse_differing, several
 from regrow.moments import LastGradient
 from regrow.momentum import MissingMomentum
 from regrow.optimizers import before_step, was_skipped
 from regrow.view import is_finite
-from regrow.weights import MaskedWeight
+from regrow.weights import MaskedWeight, ShardedWeight
 
-from .attached import Updating, check_steps, refuse_several_processes, row_of
+from .attached import Updating, check_steps, row_of
 from .exchange import refuse_not_finite
 
 __all__ = ["HiddenValues", "largest_mask"]
@@ -40,8 +41,9 @@ class HiddenValues(Updating):
     ):
         check_steps(total_steps, update_every)
         super().__init__(model, optimizer)
-        refuse_several_processes()
         for name, weight in self._weights.items():
+            if isinstance(weight, ShardedWeight):
+                raise ValueError(f"{type(self).__name__} keeps values of inactive weights, and {name} is sharded")
             if not isinstance(weight, MaskedWeight):
                 raise ValueError(
                     f"{type(self).__name__} keeps values of inactive weights, and {name} is stored compressed; use "
@@ -99,6 +101,7 @@ class HiddenValues(Updating):
             return []
         rows = [self._show(name, chosen[name], values[name]) for name in self._weights]
         self.history += rows
+        refuse_differing(self._weights, self.step)
         return rows
 
     def remove(self) -> None:
@@ -146,6 +149,9 @@ class HiddenValues(Updating):
     @torch.no_grad()
     def _before_step(self) -> None:
         """Puts hidden values and their gradients into the parameters."""
+        if several():
+            for one in self._gradients.values():
+                one.average_staged()
         factors = [f for one in self._gradients.values() if (f := one.measure()) is not None]
         self._common_factor = factors[0] if factors else 1.0
         for name, weight in self._masked().items():
@@ -155,6 +161,10 @@ class HiddenValues(Updating):
             if gradient is not None and weight.parameter.grad is not None:
                 seen = torch.where(weight.mask, weight.parameter.grad, gradient)
                 weight.parameter.grad.copy_(self._gradient(name, seen, values))
+
+    def _after_backward(self) -> None:
+        for one in self._gradients.values():
+            one.backward_ended()
 
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:

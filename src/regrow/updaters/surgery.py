@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from regrow.allocation import initial_counts
+from regrow.distributed import same_generator
 from regrow.random import seeded_generator
 from regrow.schedule import cubic_density
 
@@ -68,7 +69,7 @@ class DNS(HiddenValues):
         super().__init__(model, optimizer, total_steps=total_steps, update_every=update_every)
         self._margin, self._decay = margin, decay
         self._reached = False
-        self._generator = seeded_generator(seed)
+        self._generator = same_generator(seeded_generator(seed), self._device)
         self._attach()
 
     def _active_after_update(

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from regrow.criteria import GrowScore, Importance, PruneScore, magnitude
+from regrow.distributed import largest, refuse_differing, same_generator, several
 from regrow.moments import LastGradient, Rule, optimizer_rule
 from regrow.momentum import MissingMomentum, window_of
 from regrow.optimizers import before_step, groups_of, was_skipped
@@ -26,7 +27,7 @@ from regrow.sharing import (
 from regrow.view import LayerView
 from regrow.weights import SparseWeight
 
-from .attached import Updating, check_shapes_of, check_steps, refuse_several_processes, row_of
+from .attached import Updating, check_shapes_of, check_steps, row_of
 from .costs import Costs
 from .exchange import Exchange, Move
 from .gradients import ActiveGradients
@@ -125,7 +126,6 @@ class Updater(Updating):
         if collect not in (None, "momentum", "gradient"):
             raise ValueError(f"collect={collect!r} is unknown; use 'momentum', 'gradient' or None")
         super().__init__(model, optimizer)
-        refuse_several_processes()
         self.total_steps = total_steps
         self.update_every = update_every
         self._end = step_at(stop_fraction, total_steps)
@@ -134,7 +134,7 @@ class Updater(Updating):
         self._exchange = Exchange(prune, grow, share, share_rule, amount, target, per_neuron, max_density)
         rules = self._rules(collect, uses_momentum)
         self._inherits = inherit and collect == "momentum"
-        self._generator = seeded_generator(seed)
+        self._generator = same_generator(seeded_generator(seed), self._device)
         self._next_update = update_every
         self._common_factor, self._unscale = 1.0, 1.0
         self._costs = Costs(model, needs_flops)
@@ -179,6 +179,8 @@ class Updater(Updating):
             return []
         if self.step == 0:
             raise RuntimeError("update() before the first optimizer step: nothing has been learnt yet")
+        if several():
+            self._agree()
         rate = self._schedule(self.step)
         layers = [
             self._view(weight, self._missing[name])
@@ -196,7 +198,18 @@ class Updater(Updating):
             missing.after_update()
         if self._gradients:
             self._gradients.drop()
+        refuse_differing(self._weights, self.step, self._generator)
         return rows
+
+    def _agree(self) -> None:
+        """Takes together what ranks have collected apart, before anything is chosen."""
+        collected = list(self._missing.values())
+        numbers = [number for missing in collected for number in (missing.saw_gradient, missing.steps)]
+        agreed = iter(largest(numbers, self._device))
+        for missing in collected:
+            missing.saw_gradient = bool(next(agreed))
+            missing.average_moments(next(agreed))
+        self._costs.agree(self._device)
 
     def remove(self) -> None:
         super().remove()
@@ -205,7 +218,10 @@ class Updater(Updating):
         self._costs.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs beside the model's and the optimizer's state; tensors and plain values only."""
+        """All that a resumed run needs beside the model's and the optimizer's state; tensors and plain values only.
+
+        In several processes it is the rank's own: between updates it holds what this rank has collected.
+        """
         state: dict[str, Any] = {
             "step": self.step,
             "next_update": self._next_update,
@@ -252,6 +268,10 @@ class Updater(Updating):
             if absent := {"steps", "saw_gradient", "moments"} - missing.keys():
                 raise ValueError(f"this updater state is damaged: {name} lacks {sorted(absent)}")
 
+    def _after_backward(self) -> None:
+        for missing in self._missing.values():
+            missing.backward_ended()
+
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if was_skipped(optimizer):
             for missing in self._missing.values():
@@ -270,6 +290,10 @@ class Updater(Updating):
 
     def _before_step(self) -> None:
         """Sees what was done to the gradients since backward; a layer that cannot tell takes another's word for it."""
+        if several():
+            for missing in self._missing.values():
+                if missing.rule is not None and not missing.rule.linear:
+                    missing.average_staged()
         scale = getattr(self.optimizer, "grad_scale", None)  # a fused optimizer unscales on its own
         factors = [factor for missing in self._missing.values() if (factor := missing.measure()) is not None]
         self._common_factor = factors[0] if factors else 1.0

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .staged import StagedGradient
 
-__all__ = ["GradientListener", "SparseWeight", "among", "per_element_state", "put"]
+__all__ = ["GradientListener", "SparseWeight", "among", "is_sharded", "local", "per_element_state", "put"]
 
 GradientListener = Callable[[Tensor], None]
 """Called with the parameter's .grad each time it has been accumulated, before inactive entries are zeroed."""
@@ -32,12 +32,14 @@ class SparseWeight(ABC):
         window_batch: examples of a batch from which `stage` has the dense gradient; None: all. Masked storage has it
             from all at no cost.
         writes_after_listener: how often the storage itself writes to .grad after a listener has seen it.
+        averaged: whether a listener sees means over ranks; else it sees what its own rank has.
     """
 
     storage: str
     why: str
     writes_after_listener: int
     window_batch: int | None = None
+    averaged: bool = False
 
     def __init__(self, name: str, module: nn.Module, attribute: str):
         self.name = name
@@ -48,6 +50,16 @@ class SparseWeight(ABC):
     def parameter(self) -> nn.Parameter:
         """The parameter that the optimizer trains."""
         return self.module._parameters[self.attribute]  # type: ignore[return-value]
+
+    @property
+    def gradient(self) -> Tensor | None:
+        """The parameter's .grad, as far as this process holds it."""
+        return self.parameter.grad
+
+    @property
+    @abstractmethod
+    def buffers(self) -> tuple[str, ...]:
+        """Names of the buffers of `module` that the storage keeps."""
 
     @property
     @abstractmethod
@@ -127,7 +139,23 @@ class SparseWeight(ABC):
 
     @abstractmethod
     def new_moment(self) -> Tensor:
-        """Zeros of the dense shape."""
+        """Zeros of the dense shape, as far as this process holds it."""
+
+    def whole(self, moment: Tensor) -> Tensor:
+        """A tensor like `new_moment` at all positions, shape (numel,)."""
+        return moment.reshape(-1)
+
+    def pick(self, moment: Tensor, positions: Tensor) -> Tensor:
+        """A tensor like `new_moment` at some positions."""
+        return moment.take(positions)
+
+    def place(self, moment: Tensor, positions: Tensor, values: Tensor | float | bool) -> None:
+        """Writes to some positions of a tensor like `new_moment`."""
+        put(moment, positions, values)
+
+    def pack(self, moment: Tensor) -> Any:
+        """A tensor like `new_moment` for a checkpoint."""
+        return moment
 
     @abstractmethod
     def stage(self, staged: StagedGradient | None, gradient: Tensor, more: bool) -> StagedGradient:
@@ -162,6 +190,16 @@ def per_element_state(parameter: Tensor, state: Mapping[str, Any]) -> dict[str, 
         for name, value in state.items()
         if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0
     }
+
+
+def is_sharded(tensor: Any) -> bool:
+    """Whether a tensor is a DTensor, of which this process holds a part."""
+    return hasattr(tensor, "_local_tensor")
+
+
+def local(tensor: Any) -> Any:
+    """What this process holds of a tensor: the tensor that DTensor's own operators write to, or the tensor itself."""
+    return tensor._local_tensor if is_sharded(tensor) else tensor
 
 
 def put(tensor: Tensor, positions: Tensor, values: Tensor | float | bool) -> None:

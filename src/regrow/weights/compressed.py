@@ -41,6 +41,10 @@ class CompressedWeight(SparseWeight):
         return self.module.why
 
     @property
+    def buffers(self) -> tuple[str, ...]:
+        return "indices", "tuned"
+
+    @property
     def shape(self) -> torch.Size:
         return self.module.dense_shape
 

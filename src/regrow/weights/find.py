@@ -6,9 +6,10 @@ from torch import nn
 
 from regrow.nn import SparseLayer
 
-from .base import SparseWeight
+from .base import SparseWeight, is_sharded
 from .compressed import CompressedWeight
 from .masked import MARK, MaskedWeight
+from .sharded import ShardedWeight
 
 __all__ = ["plain_name", "sparse_weights", "unwrapped"]
 
@@ -38,16 +39,17 @@ def sparse_weights(model: nn.Module) -> dict[str, SparseWeight]:
 def _weight(name: str, module: nn.Module, attribute: str) -> SparseWeight:
     if isinstance(module, SparseLayer):
         return CompressedWeight(name, module)
-    return MaskedWeight(name, module, attribute)
+    kind = ShardedWeight if is_sharded(module._buffers[f"{attribute}_mask"]) else MaskedWeight
+    return kind(name, module, attribute)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The user's model inside DistributedDataParallel, DataParallel and torch.compile."""
+    """The user's model inside DistributedDataParallel, DataParallel, torch.compile and Lightning Fabric."""
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
+        elif isinstance(inner := getattr(model, "_orig_mod", getattr(model, "_forward_module", None)), nn.Module):
+            model = inner
         else:
             return model
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import GradientListener, SparseWeight, among, per_element_state, put
+from .base import GradientListener, SparseWeight, among, is_sharded, local, per_element_state
 from .staged import StagedGradient
 
 __all__ = ["MARK", "GradientMask", "MaskedWeight", "mask_parameter", "unmask_parameter"]
@@ -39,8 +39,8 @@ class GradientMask:
         self._mask_name = f"{attribute}_mask"
         self._module: weakref.ref[nn.Module] | None = None
         self._listener: weakref.WeakMethod[Any] | None = None
-        self._indices: tuple[Tensor, int, Tensor] | None = None
-        self._bits: tuple[Tensor, int, torch.dtype, Tensor] | None = None
+        self._indices: tuple[Tensor, tuple[int, int], Tensor] | None = None
+        self._bits: tuple[Tensor, tuple[int, int], torch.dtype, Tensor] | None = None
         self.attach(parameter)
 
     def attach(self, parameter: nn.Parameter) -> None:
@@ -66,13 +66,23 @@ class GradientMask:
         """The parameter as the module has it now, hooked."""
         parameter = self.module._parameters[self.attribute]
         hooks = parameter._post_accumulate_grad_hooks
-        if hooks is None or self._handle.id not in hooks:
+        if self._is_ours(parameter) and (hooks is None or self._handle.id not in hooks):
             self.attach(parameter)
         return parameter
 
+    def _is_ours(self, parameter: Tensor) -> bool:
+        """Not the gathered parameter that FSDP2 puts in the place of the sharded one while layers compute."""
+        return is_sharded(parameter) == is_sharded(self.module._buffers[self._mask_name])
+
     @property
     def mask(self) -> Tensor:
-        return self.module._buffers[self._mask_name]
+        """As far as this process holds it."""
+        return local(self.module._buffers[self._mask_name])
+
+    @property
+    def _version(self) -> tuple[int, int]:
+        """Changes whenever the mask does; operators of a DTensor do not count in what it holds."""
+        return self.module._buffers[self._mask_name]._version, self.mask._version
 
     def listen(self, listener: GradientListener | None) -> None:
         self._listener = None if listener is None else weakref.WeakMethod(listener)  # type: ignore[arg-type]
@@ -82,28 +92,28 @@ class GradientMask:
 
         An AND with these is exact for infinities and NaN, and in torch 2.14 six times faster than masked_fill_.
         """
-        mask = self.mask
+        mask, version = self.mask, self._version
         known = self._bits
-        if known is None or known[0] is not mask or known[1] != mask._version or known[2] != dtype:
-            self._bits = known = (mask, mask._version, dtype, -mask.to(_BITS_DTYPE[dtype.itemsize]))
+        if known is None or known[0] is not mask or known[1] != version or known[2] != dtype:
+            self._bits = known = (mask, version, dtype, -mask.to(_BITS_DTYPE[dtype.itemsize]))
         return known[3]
 
     @property
     def indices(self) -> Tensor:
         """Active positions, ascending; found once for each topology."""
-        mask = self.mask
+        mask, version = self.mask, self._version
         known = self._indices
-        if known is None or known[0] is not mask or known[1] != mask._version:
-            self._indices = known = (mask, mask._version, mask.reshape(-1).nonzero().squeeze(1))
+        if known is None or known[0] is not mask or known[1] != version:
+            self._indices = known = (mask, version, mask.reshape(-1).nonzero().squeeze(1))
         return known[2]
 
     def zero_inactive(self, tensor: Tensor) -> None:
         bits = self.bits(tensor.dtype)
-        tensor.detach().view(bits.dtype).bitwise_and_(bits)
+        local(tensor).detach().view(bits.dtype).bitwise_and_(bits)
 
     def __call__(self, parameter: Tensor) -> None:
-        gradient = parameter.grad
-        if gradient is None:
+        gradient = local(parameter.grad)
+        if gradient is None or not self._is_ours(parameter):
             return
         listener = self._listener() if self._listener is not None else None
         if listener is not None:
@@ -134,13 +144,21 @@ class MaskedWeight(SparseWeight):
 
     @property
     def mask(self) -> Tensor:
-        """Boolean buffer of the dense shape, True where a weight is active."""
+        """Boolean buffer of the dense shape, True where a weight is active; of a sharded one, what is here of it."""
         return self._gradient_mask.mask
 
     @property
     def parameter(self) -> nn.Parameter:
         """The parameter that the optimizer trains, dense."""
         return self._gradient_mask.parameter
+
+    @property
+    def gradient(self) -> Tensor | None:
+        return local(self.parameter.grad)
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        return (f"{self.attribute}_mask",)
 
     @property
     def shape(self) -> torch.Size:
@@ -159,7 +177,7 @@ class MaskedWeight(SparseWeight):
 
     @torch.no_grad()
     def write(self, values: Tensor) -> None:
-        put(self.parameter, self.indices, values)
+        self.place(self.parameter, self.indices, values)
 
     @torch.no_grad()
     def move(
@@ -175,13 +193,13 @@ class MaskedWeight(SparseWeight):
         entered = grown[newcomers]
         left = pruned[~among(pruned, grown, self.numel)]
         for name, tensor in per_element_state(parameter, state).items():
-            put(tensor, pruned if restart else left, 0)
-            put(tensor, entered, grown_state[name][newcomers] if name in grown_state else 0)
-        put(parameter, pruned, 0)
+            self.place(tensor, pruned if restart else left, 0)
+            self.place(tensor, entered, grown_state[name][newcomers] if name in grown_state else 0)
+        self.place(parameter, pruned, 0)
         if parameter.grad is not None:
-            put(parameter.grad.detach(), left, 0)
-        put(mask, left, False)
-        put(mask, entered, True)
+            self.place(parameter.grad.detach(), left, 0)
+        self.place(mask, left, False)
+        self.place(mask, entered, True)
 
     def listen(self, listener: GradientListener | None) -> None:
         self._gradient_mask.listen(listener)
@@ -206,7 +224,7 @@ class MaskedWeight(SparseWeight):
         return super().gradient_positions if needed is None or not self.collecting else needed
 
     def new_moment(self) -> Tensor:
-        return torch.zeros_like(self.parameter)
+        return torch.zeros_like(local(self.parameter))
 
     def stage(self, staged: StagedGradient | None, gradient: Tensor, more: bool) -> StagedGradient:
         """Inactive entries of .grad are this micro-batch's alone, active ones the sum of all micro-batches."""

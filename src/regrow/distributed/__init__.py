@@ -1,0 +1,24 @@
+"""Training in several processes that hold one network: gradients are averaged, and topologies are the same everywhere.
+
+`docs/distributed.md` says how it is used. Nothing here does anything in a single process.
+"""
+
+from .gradient_mean import GradientMean
+from .ignoring import leave_to_ddp, leave_to_us
+from .ranks import largest, mean_, several
+from .topologies import refuse_differing, same_generator, start_alike
+from .traffic import Traffic, gradient_bytes
+
+__all__ = [
+    "GradientMean",
+    "Traffic",
+    "gradient_bytes",
+    "largest",
+    "leave_to_ddp",
+    "leave_to_us",
+    "mean_",
+    "refuse_differing",
+    "same_generator",
+    "several",
+    "start_alike",
+]

@@ -1,0 +1,157 @@
+"""The mean over ranks of the gradients of compressed weights, taken when backward ends.
+
+One all-reduce of all active gradients, after those of DistributedDataParallel. It happens in each backward pass through
+the model, whichever layers the pass has reached: where a rank does not use a weight, its gradient counts as 0.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd import Variable
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_leaves
+
+from regrow.weights import SparseWeight, unwrapped
+
+from .ignoring import refuse_reducer
+from .ranks import mean_, several
+
+__all__ = ["GradientMean"]
+
+
+class GradientMean:
+    """Hangs on a sparse model; `start` has it work. Until then it refuses to train in several processes.
+
+    Copies of a model get one that has not been started.
+    """
+
+    def __init__(self) -> None:
+        self._weights: dict[str, SparseWeight] = {}
+        self._handles: list[Any] = []
+        self._then: list[weakref.WeakMethod[Any]] = []
+        self._queued = False
+        self._synchronises = True
+        self._seen: weakref.ref[DistributedDataParallel] | None = None
+
+    @staticmethod
+    def hang_on(model: nn.Module) -> GradientMean:
+        """The one of the whole model, new where it has none yet; it takes the place of those that parts have."""
+        root = unwrapped(model)
+        owners = [getattr(hook, "__self__", None) for hook in root._forward_hooks.values()]
+        mean = next((owner for owner in owners if isinstance(owner, GradientMean)), None)
+        GradientMean.take_off(model, all_but=mean)
+        if mean is None:
+            mean = GradientMean()
+            root.register_forward_pre_hook(mean._before_forward)
+            root.register_forward_hook(mean._after_forward)
+        return mean
+
+    @staticmethod
+    def take_off(model: nn.Module, all_but: GradientMean | None = None) -> None:
+        for module in model.modules():
+            for hooks in (module._forward_pre_hooks, module._forward_hooks):
+                for key, hook in list(hooks.items()):
+                    owner = getattr(hook, "__self__", None)
+                    if isinstance(owner, GradientMean) and owner is not all_but:
+                        owner._stop()
+                        del hooks[key]
+
+    def start(self, weights: Mapping[str, SparseWeight], then: Callable[[], None]) -> None:
+        """Takes means from now on.
+
+        Args:
+            weights: all sparse weights of the model.
+            then: a bound method, called after each backward pass for as long as its object lives; so are earlier ones.
+        """
+        self._stop()
+        self._weights = dict(weights)
+        self._then = [one for one in self._then if one() is not None] + [weakref.WeakMethod(then)]
+        alive = weakref.ref(self)  # a cycle that runs through a parameter's hook would never be collected
+
+        def arrived(parameter: Tensor) -> None:
+            if (mean := alive()) is not None:
+                mean._expect_end()
+
+        self._handles = [w.parameter.register_post_accumulate_grad_hook(arrived) for w in weights.values()]
+
+    def _stop(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._weights, self._handles = {}, []
+
+    def _before_forward(self, module: nn.Module, inputs: Any) -> None:
+        if torch.compiler.is_compiling() or not several() or not torch.is_grad_enabled():
+            return
+        if not self._weights and module.training:
+            raise RuntimeError(
+                f"{dist.get_world_size()} processes train a sparse model that no updater keeps alike; make one after "
+                "init_process_group, such as regrow.Static(model, optimizer), which changes nothing"
+            )
+        self._queued = False  # a backward pass may have failed
+        reducer = DistributedDataParallel._get_active_ddp_module()
+        self._synchronises = reducer is None or reducer.require_backward_grad_sync
+        if reducer is not None and (self._seen is None or self._seen() is not reducer):
+            refuse_reducer(reducer, {weight.name: weight.parameter for weight in self._compressed()})
+            self._seen = weakref.ref(reducer)
+
+    def _after_forward(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if torch.compiler.is_compiling() or not self._weights or not torch.is_grad_enabled():
+            return
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
+                tensor.register_hook(lambda gradient: self._expect_end())
+
+    def _expect_end(self) -> None:
+        """Has `_end` called when the backward pass that is under way has ended, DistributedDataParallel's end included.
+
+        It ends in a callback of the pass, too; what a callback adds comes after those that are there.
+        """
+        if not self._queued:
+            self._queued = True
+            queue = Variable._execution_engine.queue_callback  # type: ignore[attr-defined]
+            queue(lambda: queue(self._end))
+
+    @torch.no_grad()
+    def _end(self) -> None:
+        self._queued = False
+        if self._synchronises:
+            for dtype in (torch.float32, torch.float64):
+                _average([weight.parameter for weight in self._compressed() if weight.parameter.dtype == dtype])
+        for one in self._then:
+            if (then := one()) is not None:
+                then()
+
+    def _compressed(self) -> list[SparseWeight]:
+        return [weight for weight in self._weights.values() if weight.storage == "compressed"]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return GradientMean, ()
+
+
+def _average(parameters: list[nn.Parameter]) -> None:
+    """Replaces gradients by their means over ranks; None stays only where no rank has one."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    if not trained:
+        return
+    present = trained[0].new_tensor([parameter.grad is not None for parameter in trained])
+    flat = torch.cat([*(_gradient(parameter).reshape(-1) for parameter in trained), present])
+    *means, present = mean_(flat).split([*(parameter.numel() for parameter in trained), len(trained)])
+    for parameter, mean, there in zip(trained, means, present.tolist(), strict=True):
+        if parameter.grad is not None:
+            gradient = parameter.grad.detach()
+            with torch.autograd._unsafe_preserve_version_counter(
+                gradient
+            ):  # by which micro-batches are told from steps
+                gradient.copy_(mean.view_as(gradient))
+        elif there:
+            parameter.grad = mean.view_as(parameter).clone()
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach()

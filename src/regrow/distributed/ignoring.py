@@ -1,0 +1,65 @@
+"""What DistributedDataParallel leaves to regrow.
+
+Its reducer takes the parameters as they are when a model is wrapped, and cannot bear one whose length changes; and it
+would send masks and indices, which are the same everywhere, at every forward pass.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from regrow.weights import sparse_weights, unwrapped
+
+__all__ = ["leave_to_ddp", "leave_to_us", "refuse_reducer"]
+
+_LIST = "_ddp_params_and_buffers_to_ignore"
+"""Where DistributedDataParallel looks for names, in the module that it wraps and in no other."""
+
+
+def leave_to_us(model: nn.Module) -> None:
+    """Has DistributedDataParallel leave compressed weights, their indices and all masks of `model` alone.
+
+    `sparsify` does so for the model that it is given. Where that is part of another module, and the other one is what
+    is wrapped, call this with the other one before; a LightningModule does so at the end of its `__init__`.
+
+    Example:
+        >>> class Module(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.net = regrow.sparsify(make_model(), density=0.05)
+        ...         regrow.distributed.leave_to_us(self)
+    """
+    model = unwrapped(model)
+    setattr(model, _LIST, sorted({*getattr(model, _LIST, ()), *_ours(model)}))
+
+
+def leave_to_ddp(model: nn.Module) -> None:
+    """Takes back what `leave_to_us` has done."""
+    if rest := sorted(set(getattr(model, _LIST, ())) - _ours(model)):
+        setattr(model, _LIST, rest)
+    elif hasattr(model, _LIST):
+        delattr(model, _LIST)
+
+
+def _ours(model: nn.Module) -> set[str]:
+    paths = {id(module): path for path, module in model.named_modules()}
+    names: set[str] = set()
+    for weight in sparse_weights(model).values():
+        path = paths[id(weight.module)]
+        own = [*weight.buffers, *([weight.attribute] if weight.storage == "compressed" else [])]
+        names |= {f"{path}.{name}" for name in own}
+        names |= set(own if not path else [])  # of the root itself DDP asks for "weight" here, for ".weight" there
+    return names
+
+
+def refuse_reducer(reducer: DistributedDataParallel, parameters: dict[str, nn.Parameter]) -> None:
+    """Raises RuntimeError where the reducer of a wrapper has taken one of these compressed parameters."""
+    taken = {id(parameter) for parameter in reducer._module_parameters}
+    for name, parameter in parameters.items():
+        if id(parameter) in taken:
+            kind = type(reducer.module).__name__
+            raise RuntimeError(
+                f"DistributedDataParallel averages {name}, whose length changes at topology updates; call "
+                f"regrow.distributed.leave_to_us(module) with the {kind} that is wrapped, before it is wrapped"
+            )

@@ -1,0 +1,48 @@
+"""Collectives over the ranks of the default process group. All ranks call them, or those that do wait for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["broadcast_", "gather", "largest", "mean_", "several"]
+
+
+def several() -> bool:
+    """Whether this process trains together with others."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+@torch.no_grad()
+def mean_(tensor: Tensor) -> Tensor:
+    """Replaces a tensor by its mean over ranks, which has the same bits everywhere."""
+    tensor.div_(dist.get_world_size())
+    whole = tensor.contiguous()
+    dist.all_reduce(whole)
+    return tensor if whole is tensor else tensor.copy_(whole)
+
+
+@torch.no_grad()
+def broadcast_(tensor: Tensor) -> Tensor:
+    """Replaces a tensor by that of rank 0, of the same shape and dtype."""
+    whole = tensor.contiguous()
+    dist.broadcast(whole.view(torch.uint8) if whole.dtype == torch.bool else whole, src=0)
+    return tensor if whole is tensor else tensor.copy_(whole)
+
+
+def largest(numbers: Sequence[int], device: torch.device) -> list[int]:
+    """The largest of each number over ranks."""
+    tensor = torch.tensor(numbers, device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return tensor.tolist()
+
+
+def gather(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """The numbers of every rank, int64, shape (ranks, len(numbers))."""
+    own = torch.tensor(numbers, device=device)
+    rows = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(rows, own)
+    return torch.stack(rows)

@@ -1,0 +1,31 @@
+"""Two ranks train what one process would."""
+
+import pytest
+
+pytest.importorskip("lightning_fabric", reason="the recipes need: pip install 'regrow[recipes]'")
+
+SCENARIOS = "data_parallel"
+NAMES = [
+    "lenet5_masked",
+    "lenet5_compressed",
+    "made_before_or_after_wrapping_with_either_optimizer",
+    "every_method",
+    "gradients_are_accumulated",
+    "unused_parameters_count_as_zeros",
+    "a_nested_net_is_refused_with_the_remedy_that_works",
+    "nothing_dense_is_trained",
+    "bfloat16_and_batch_norm",
+    "ranks_that_differ_are_stopped",
+    "without_an_updater_nobody_keeps_ranks_alike",
+    "few_bytes_travel",
+    "the_loop_of_the_page_runs",
+]
+
+
+def test_all_scenarios_are_asked_for(ranks):
+    assert list(ranks) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_ranks(ranks, name):
+    assert ranks[name] is None, "\n".join(ranks[name])
