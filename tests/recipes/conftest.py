@@ -23,6 +23,7 @@ from regrow.recipes.split import Data, Split
 PREPARE = Path(__file__).resolve().parents[3] / "shared" / "data" / "prepare.sh"
 MNIST = Path("MNIST") / "raw" / "train-images-idx3-ubyte"
 CIFAR10 = Path("cifar-10-batches-py") / "data_batch_1"
+IMAGENETTE = Path("imagenette224") / "train"
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +52,11 @@ def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def cifar10_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _laid_out(CIFAR10, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def imagenette_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _laid_out(IMAGENETTE, tmp_path_factory)
 
 
 @pytest.fixture

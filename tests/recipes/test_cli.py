@@ -48,6 +48,9 @@ TRAIN_FLAGS = [
     "--max-seconds",
     "--topology-every",
     "--threads",
+    "--workers",
+    "--skip-corrupt",
+    "--deterministic",
     "--set",
 ]
 COMPARE_FLAGS = [

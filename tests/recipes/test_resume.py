@@ -19,6 +19,7 @@ from regrow.recipes.folder import RunFolder
 from regrow.recipes.position import Position
 
 TIMES = {"seconds", "topology_seconds", "train_seconds", "validation_seconds", "seconds_per_step", "peak_rss_mb"}
+TIMES |= {"data_wait_share"}
 
 KILLED_IN_EPOCH_3 = """
 import os, signal, sys

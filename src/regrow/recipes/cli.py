@@ -138,6 +138,19 @@ def train(
         int | None, typer.Option(min=1, metavar="EPOCHS", help="Write topology-epochN.npz, besides the one at the end.")
     ] = None,
     threads: ThreadsOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="N", help="Processes that read image files; default: as many as threads, at most 8."
+        ),
+    ] = None,
+    skip_corrupt: Annotated[
+        bool,
+        typer.Option("--skip-corrupt", help="Name and leave out images that cannot be decoded; else they end the run."),
+    ] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Deterministic algorithms alone: the same bits in each repetition.")
+    ] = False,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe; may be given several times."),
@@ -182,6 +195,9 @@ def train(
         "threads": threads,
         "max_seconds": max_seconds,
         "topology_every": topology_every,
+        "workers": workers,
+        "skip_corrupt": skip_corrupt,
+        "deterministic": deterministic,
     }
     ops.keep_pages()  # or every large activation is mapped anew, dense or sparse
     try:

@@ -61,7 +61,7 @@ def describe(error: Exception) -> str:
 
 
 def resume_command(settings: Settings, **how: object) -> str:
-    """The command that goes on with a run, for a shell; `how` are options of `train`, None where not given.
+    """The command that goes on with a run, for a shell; `how` are options of `train`, None or False where not given.
 
     Example:
         >>> resume_command(make_settings("digits-mlp", density=0.1))
@@ -74,7 +74,7 @@ def resume_command(settings: Settings, **how: object) -> str:
         words += ["--density", f"{settings.density!r}"]
     words += _options({"storage": settings.storage}, {"storage": "auto"})
     words += _options({"seed": settings.seed}, {"seed": 0})
-    words += _options({name.replace("_", "-"): value for name, value in how.items()}, {})
+    words += _options({name: value for name, value in how.items() if value is not False}, {})
     words += _overrides(settings)
     return shlex.join([*words, "--resume"])
 

@@ -41,10 +41,12 @@ class Recipe:
 
     Attributes:
         name: as typed after `regrow train`. about: one line for `regrow list`.
-        model: of the dense network, for `models.build`. data: (root, seed, validation fraction) -> Data.
+        model, classes: of the dense network, for `models.build`. data: (root, seed, validation fraction) -> Data.
         lr_drops: steps at which `lr` is multiplied by `lr_drop_factor`, in a schedule of `schedule_steps` steps that
             is stretched or compressed to the length of the run (drops stay at the same fractions).
         warmup_epochs: epochs in which the learning rate rises linearly from nearly 0.
+        label_smoothing: share of each label that is spread evenly over all classes in training, at least 0 and below 1
+            (Szegedy et al. 2016, arXiv:1512.00567, section 7).
         validation_fraction: share of the training set held out at random.
         images: how many of the training images are used, the same ones for every seed; None: all.
         update_every: steps between topology updates; None: one at the end of each epoch. There is none after the last
@@ -75,6 +77,7 @@ class Recipe:
     nesterov: bool = True
     weight_decay: float = 5e-4
     warmup_epochs: float = 0.0
+    label_smoothing: float = 0.0
     validation_fraction: float = 0.1
     images: int | None = None
     update_every: int | None = None
@@ -94,6 +97,7 @@ class Recipe:
     channels_last: bool = False
     precision: str = "32-true"
     accelerator: str = "auto"
+    classes: int = 10
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -107,6 +111,7 @@ class Recipe:
         _require(self.lr > 0, "lr", self.lr, "above 0")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
+        _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "at least 0 and below 1")
         _require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
         _require(0 < self.validation_fraction < 1, "validation_fraction", self.validation_fraction, "between 0 and 1")
 
@@ -171,7 +176,7 @@ def setting_names() -> list[str]:
         >>> "weight_decay" in setting_names()
         True
     """
-    fixed = ("name", "about", "model", "threads")
+    fixed = ("name", "about", "model", "classes", "threads")
     return [field.name for field in fields(Recipe) if field.type in _PARSERS and field.name not in fixed]
 
 

@@ -106,7 +106,7 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
 
 
 def open_folder(
-    path: Path, settings: Settings, resume: bool, threads: int | None
+    path: Path, settings: Settings, resume: bool, threads: int | None, deterministic: bool = False
 ) -> tuple[RunFolder, dict[str, Any] | None]:
     """The folder of a run, and what has been stored of it: its summary, its last checkpoint, or None.
 
@@ -120,14 +120,18 @@ def open_folder(
         raise UsageError(f"{path} exists already; go on with --resume, or choose another folder with --out")
     stored = folder.summary() or folder.checkpoint()
     if stored:
-        _refuse_other_settings(path, settings, threads, stored)
+        _refuse_other_settings(path, settings, threads, deterministic, stored)
     return folder, stored
 
 
-def _refuse_other_settings(path: Path, settings: Settings, threads: int | None, stored: Mapping[str, Any]) -> None:
+def _refuse_other_settings(
+    path: Path, settings: Settings, threads: int | None, deterministic: bool, stored: Mapping[str, Any]
+) -> None:
     differences = differing(settings, stored["settings"])
     if threads is not None and threads != stored["threads"]:
         differences.append(f"threads: {stored['threads']} there, {threads} now")
+    if deterministic and not stored.get("deterministic"):
+        differences.append("deterministic: not there, now")
     if differences:
         raise UsageError(
             f"{path} holds a run with other settings ({'; '.join(differences)}); "

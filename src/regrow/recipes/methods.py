@@ -18,7 +18,7 @@ from .errors import UsageError
 
 if TYPE_CHECKING:
     from .settings import Settings
-    from .split import Split
+    from .split import AnySplit
 
 __all__ = ["METHODS", "Examples", "Method", "make_sparse", "make_updater", "prunable_weights", "update_interval"]
 
@@ -27,7 +27,7 @@ __all__ = ["METHODS", "Examples", "Method", "make_sparse", "make_updater", "prun
 class Examples:
     """Training examples by which methods at initialisation judge weights: the same ones for every method of a seed."""
 
-    split: Split
+    split: AnySplit
     seed: int
 
     def batches(self, size: int = 128, number: int = 1) -> list[tuple[Tensor, Tensor]]:

@@ -112,7 +112,8 @@ class ProgressBar(Reporter):
 
 def figures(row: dict[str, Any]) -> str:
     """The numbers of an epoch in a line."""
-    return f"loss {row['loss']:.4f}  validation error {row['validation_error']:.2f} %  density {row['density']:.3g}"
+    errors = f"loss {row['loss']:.4f}  validation error {row['validation_error']:.2f} %"
+    return f"{errors}  density {row['density']:.3g}  data wait {row['data_wait_share']:.0%}"
 
 
 def terminal_reporter() -> Reporter:

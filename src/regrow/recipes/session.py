@@ -16,10 +16,12 @@ import regrow
 from regrow.flops import flop_density, flops_per_weight
 
 from . import models
+from .errors import RunError
 from .methods import Examples, make_sparse, make_updater, prunable_weights, update_interval
 from .randomness import rng_state, set_rng_state
+from .reading import Reading
 from .settings import Settings
-from .split import Data, Split
+from .split import AnySplit, Data
 
 __all__ = ["Session", "error_percent", "make_session"]
 
@@ -70,14 +72,17 @@ class Session:
         return "+".join(kinds) or "dense"
 
     def step(self, index: Tensor, moves: Tensor | None = None) -> Tensor:
-        """One optimizer step on the training examples of `index`, cropped and flipped by `moves` (see `Split.batch`).
+        """`learn` on the training examples of `index`, augmented by `moves` (see `AnySplit.batch`)."""
+        return self.learn(*self.data.train.batch(index, moves))
+
+    def learn(self, x: Tensor, y: Tensor) -> Tensor:
+        """One optimizer step on a batch.
 
         Returns:
-            Their mean loss, detached.
+            Its mean loss, detached.
         """
-        x, y = self.data.train.batch(index, moves)
         self.optimizer.zero_grad()
-        loss = F.cross_entropy(self.network(x), y)
+        loss = F.cross_entropy(self.network(x), y, label_smoothing=self.settings.recipe.label_smoothing)
         self.fabric.backward(loss)
         self.optimizer.step()
         return loss.detach()
@@ -105,22 +110,32 @@ def steps_per_epoch(data: Data, settings: Settings) -> int:
     return -(-len(data.train) // settings.recipe.batch_size)
 
 
-def make_session(settings: Settings, root: Path, masks: Mapping[str, Tensor] | None = None) -> Session:
+def make_session(
+    settings: Settings, root: Path, masks: Mapping[str, Tensor] | None = None, reading: Reading | None = None
+) -> Session:
     """Everything a run needs, freshly made: the same settings give the same session, to the bit.
 
     Args:
         root: where the data sets are, see `data_root`.
         masks: active sets by parameter name to start from, instead of random ones.
+        reading: of data sets that are files; default as `Reading` has it.
+
+    Raises:
+        RunError: the data set is not there, or is none for the recipe.
     """
     recipe = settings.recipe
-    data = recipe.data(root, settings.seed, recipe.validation_fraction)
+    data = recipe.data(root, settings.seed, recipe.validation_fraction).reading(reading or Reading())
+    if (found := int(data.train.y.max()) + 1) > recipe.classes:
+        raise RunError(
+            f"the data set has {found} classes, {recipe.name} {recipe.classes}; name another with --data-dir"
+        )
     if recipe.images is not None:
         data = data._replace(train=data.train.first(recipe.images))
     fabric = Fabric(accelerator=recipe.accelerator, devices=1, precision=recipe.precision)  # type: ignore[arg-type]
     fabric.launch()
     seed_everything(settings.seed, verbose=False)
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    dense = models.build(recipe.model).to(memory_format=memory_format)
+    dense = models.build(recipe.model, recipe.classes).to(memory_format=memory_format)
     parameters, prunable = sum(p.numel() for p in dense.parameters()), prunable_weights(dense, recipe.dense)
     model = fabric.to_device(make_sparse(dense, settings, masks, Examples(data.train, settings.seed)))
     optimizer = make_optimizer(model, settings)
@@ -146,9 +161,9 @@ def make_optimizer(model: nn.Module, settings: Settings) -> optim.Optimizer:
 
 
 @torch.no_grad()
-def error_percent(session: Session, split: Split, batch_size: int = 256) -> float:
-    """The share of a split that the network gets wrong, in percent, in eval mode."""
+def error_percent(session: Session, split: AnySplit, batch_size: int = 256) -> float:
+    """The share of a split that the network gets wrong, in percent, in eval mode; files left out do not count."""
     session.network.eval()
-    wrong = torch.stack([(session.network(x).argmax(1) != y).sum() for x, y in split.batches(batch_size)]).sum()
+    wrong = torch.cat([session.network(x).argmax(1) != y for x, y in split.batches(batch_size)])
     session.network.train()
-    return 100 * int(wrong) / len(split)
+    return 100 * int(wrong.sum()) / len(wrong)

@@ -21,16 +21,19 @@ import regrow
 from .config import learning_rate
 from .cost import StepCost
 from .data import data_root
+from .determinism import deterministic_algorithms
 from .errors import Interrupted, RunError
 from .folder import METRICS, TOPOLOGY, TOPOLOGY_FILE, RunFolder, open_folder
 from .interrupt import StopSignal
 from .position import Position
 from .progress import Reporter
+from .reading import Reading
 from .session import Session, error_percent, make_session
 from .settings import Settings
 from .summarise import summarise
 from .ticket import REWIND, Ticket, rewind
 from .topology_file import save_topology
+from .waiting import Waiting
 
 __all__ = ["train"]
 
@@ -47,6 +50,9 @@ def train(
     threads: int | None = None,
     max_seconds: float | None = None,
     topology_every: int | None = None,
+    workers: int | None = None,
+    skip_corrupt: bool = False,
+    deterministic: bool = False,
     reporter: Reporter | None = None,
     ticket: Ticket | None = None,
 ) -> dict[str, Any]:
@@ -60,6 +66,8 @@ def train(
         max_seconds: end after the epoch in which so many seconds of training and validation are over, those before a
             resume included; schedules stay those of all epochs.
         topology_every: write the topology after each so many epochs, besides at the end, as topology-epochN.npz.
+        workers, skip_corrupt: of a data set that is files, see `Reading`.
+        deterministic: use torch's deterministic algorithms alone (docs/determinism.md); when resuming as the run does.
         reporter: is told how the run goes.
         ticket: of a round of lottery tickets; without one, the method "lottery" trains all its rounds (`find_ticket`).
 
@@ -75,14 +83,18 @@ def train(
         from .lottery import find_ticket
 
         how = {"data_dir": data_dir, "threads": threads, "max_seconds": max_seconds, "topology_every": topology_every}
+        how |= {"workers": workers, "skip_corrupt": skip_corrupt, "deterministic": deterministic}
         return find_ticket(settings, Path(out or settings.folder()), resume=resume, reporter=reporter, **how)
     reporter = reporter or Reporter()
-    folder, stored = open_folder(Path(out or settings.folder()), settings, resume, threads)
+    folder, stored = open_folder(Path(out or settings.folder()), settings, resume, threads, deterministic)
     if stored and "test_error" in stored:
         reporter.note(f"{folder.path} is finished already")
         return stored
-    with _threads(stored["threads"] if stored else threads or settings.recipe.threads):
-        session = make_session(settings, data_root(data_dir), ticket.masks if ticket else None)
+    reading = Reading(workers, skip_corrupt, reporter.note)
+    if stored:
+        threads, deterministic = stored["threads"], stored.get("deterministic", False)
+    with _threads(threads or settings.recipe.threads), deterministic_algorithms(deterministic):
+        session = make_session(settings, data_root(data_dir), ticket.masks if ticket else None, reading)
         position = _restore(session, folder, stored, ticket)
         run = _Run(session, folder, position, reporter, max_seconds, topology_every)
         with StopSignal() as stop, reporter:
@@ -117,8 +129,9 @@ def _restore(session: Session, folder: RunFolder, checkpoint: dict[str, Any] | N
 
 def _save(session: Session, folder: RunFolder, position: Position) -> None:
     position.note_memory()
-    settings, threads = session.settings.as_dict(), torch.get_num_threads()
-    folder.save({"settings": settings, "threads": threads, "position": position.as_dict(), **session.state_dict()})
+    how = {"threads": torch.get_num_threads(), "deterministic": torch.are_deterministic_algorithms_enabled()}
+    settings = session.settings.as_dict()
+    folder.save({"settings": settings, **how, "position": position.as_dict(), **session.state_dict()})
 
 
 @dataclass
@@ -153,11 +166,13 @@ class _Run:
         cost = StepCost(session)
         began, updating = time.perf_counter(), position.topology_seconds
         train, seed, size = session.data.train, session.settings.seed, session.settings.recipe.batch_size
-        for index, moves in train.epoch_batches(seed, position.epoch, size, first=position.batch):
+        batches = Waiting(train.load(train.epoch_batches(seed, position.epoch, size, first=position.batch)))
+        for x, y in batches:
+            drawn = min(size, len(train) - position.batch * size)  # a file left out counts as the mean of its batch
             _set_learning_rate(session, position.step)
             position.flop_density_sum += cost.flop_density
             position.step_flops_sum += cost.step_flops()
-            loss_sum.add_(session.step(index, moves), alpha=len(index))
+            loss_sum.add_(session.learn(x, y), alpha=drawn)
             position.step += 1
             position.batch += 1
             if position.batch < session.steps_per_epoch and self._update_is_due():
@@ -168,6 +183,7 @@ class _Run:
             if stop.requested:
                 break
         position.loss_sum = loss_sum.item()
+        position.epoch_wait_seconds += batches.seconds
         position.epoch_seconds += time.perf_counter() - began - (position.topology_seconds - updating)
 
     def _end_epoch(self) -> None:
@@ -198,6 +214,7 @@ class _Run:
             "prune_rate": position.prune_rate,
             "seconds": position.epoch_seconds,
             "topology_seconds": position.epoch_topology_seconds,
+            "data_wait_share": position.epoch_wait_seconds / position.epoch_seconds,
             "train_seconds": position.seconds_of_training,
             "validation_seconds": position.validation_seconds,
         }
