@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ pytest.importorskip("typer", reason="the recipes need: pip install 'regrow[recip
 
 from regrow import ops
 from regrow.recipes import Recipe, Settings, make_settings, models
+from regrow.recipes.cell_process import Place
+from regrow.recipes.executors import executor
 from regrow.recipes.split import Data, Split
 
 PREPARE = Path(__file__).resolve().parents[3] / "shared" / "data" / "prepare.sh"
@@ -57,6 +59,16 @@ def cifar10_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def imagenette_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _laid_out(IMAGENETTE, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def ray_place() -> Iterator[Callable[[], Place]]:
+    """Makes places of a Ray cluster of two processors on this machine."""
+    ray = pytest.importorskip("ray", reason="sweeps over machines need: pip install 'regrow[ray]'")
+    ray.init(num_cpus=2, num_gpus=0, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    with executor("ray", 2, threads=1) as chosen:
+        yield chosen.place
+    ray.shutdown()
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ def compare_command(recipe: str, given: Mapping[str, Any]) -> str:
         >>> compare_command("digits-mlp", {"seeds": "3", "vary": ["momentum=0.5,0.9"], "jobs": None})
         'regrow compare digits-mlp --seeds 3 --vary momentum=0.5,0.9'
     """
-    defaults = {"storage": "auto", "jobs": 2, "threads": 1}
+    defaults = {"storage": "auto", "executor": "processes", "threads": 1}
     return shlex.join(["regrow", "compare", recipe, *_options(given, defaults)])
 
 
