@@ -345,6 +345,31 @@ def distributed() -> str:
     return f"{markdown(head, rows)}\n\n`{result['command']}`: `results/distributed.json`."
 
 
+IMAGENET_IMAGES = 1_281_167
+
+
+def imagenet_throughput() -> str:
+    """Hours of the recipe's training steps on ImageNet, and the processes that keep them fed."""
+    if not (ROOT / "results" / "imagenet_throughput.json").exists():
+        return "Not measured yet: `python benchmarks/imagenet_throughput.py`, on a quiet machine, writes the figures."
+    result = read("imagenet_throughput")
+    reading = result["reading"]
+    rows = [
+        [
+            row["kind"],
+            f"{row['step_ms']:.0f} ms",
+            f"{row['images_per_second']:.1f}",
+            f"{result['epochs'] * IMAGENET_IMAGES / row['images_per_second'] / 3600:,.0f}",
+            f"{row['images_per_second'] / reading['images_per_second']:.2f}",
+            f"{row['noise']:.0%}",
+        ]
+        for row in result["steps"]
+    ]
+    head = ["network", f"step of {result['steps'][0]['batch']} images", "images a second"]
+    table = markdown([*head, f"hours of {result['epochs']} epochs", "cores that read", "noise"], rows)
+    return f"{table}\n\n{_where(result)}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "lenet300": lambda: mnist("lenet300-mnist"),
     "lenet5": lambda: mnist("lenet5-mnist"),
@@ -366,6 +391,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "blocked_numerics": blocked_numerics,
     "survival": survival,
     "distributed": distributed,
+    "imagenet_throughput": imagenet_throughput,
 }
 
 

@@ -11,6 +11,7 @@ from regrow.recipes.folder import TOPOLOGY_FILE, RunFolder
 from regrow.recipes.topology_file import load_topology
 
 TIMES = {"seconds", "topology_seconds", "train_seconds", "validation_seconds", "seconds_per_step", "peak_rss_mb"}
+TIMES |= {"data_wait_share"}
 
 
 def files(folder: Path) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,14 @@ pytest.importorskip("typer", reason="the recipes need: pip install 'regrow[recip
 
 from regrow import ops
 from regrow.recipes import Recipe, Settings, make_settings, models
+from regrow.recipes.cell_process import Place
+from regrow.recipes.executors import executor
 from regrow.recipes.split import Data, Split
 
 PREPARE = Path(__file__).resolve().parents[3] / "shared" / "data" / "prepare.sh"
 MNIST = Path("MNIST") / "raw" / "train-images-idx3-ubyte"
 CIFAR10 = Path("cifar-10-batches-py") / "data_batch_1"
+IMAGENETTE = Path("imagenette224") / "train"
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +54,24 @@ def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def cifar10_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _laid_out(CIFAR10, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def imagenette_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _laid_out(IMAGENETTE, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def ray_place() -> Iterator[Callable[[], Place]]:
+    """Makes places of a Ray cluster of two processors on this machine."""
+    ray = pytest.importorskip("ray", reason="sweeps over machines need: pip install 'regrow[ray]'")
+    try:
+        ray.init(num_cpus=2, num_gpus=0, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    except Exception as error:  # it gives up after half a minute
+        pytest.skip(f"Ray does not start here: {error}")
+    with executor("ray", 2, threads=1) as chosen:
+        yield chosen.place
+    ray.shutdown()
 
 
 @pytest.fixture

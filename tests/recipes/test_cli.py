@@ -51,6 +51,9 @@ TRAIN_FLAGS = [
     "--devices",
     "--nodes",
     "--strategy",
+    "--workers",
+    "--skip-corrupt",
+    "--deterministic",
     "--set",
 ]
 COMPARE_FLAGS = [
@@ -63,6 +66,7 @@ COMPARE_FLAGS = [
     "--storage",
     "--out",
     "--data-dir",
+    "--executor",
     "--jobs",
     "--threads",
 ]
@@ -270,6 +274,7 @@ def test_ctrl_c_says_how_to_go_on_and_that_command_does(monkeypatch: pytest.Monk
         (["compare", "digits-mlp", "--vary", "lr=0.1,0.10"], "leave one out"),
         (["compare", "digits-mlp", "--storage", "tape"], "the storages are auto, masked, compressed"),
         (["compare", "digits-mlp", "--jobs", "0"], "regrow compare --help"),
+        (["compare", "digits-mlp", "--executor", "slurm"], "the executors are processes, ray"),
         (["bench"], "regrow bench --help"),
         (["bench", "layers", "--cases", "linear:64"], "linear:IN->OUT then bBATCH"),
         (["bench", "layers", "--cases", "conv3x3:4->4@8s0"], "sSTRIDE"),

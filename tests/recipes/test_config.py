@@ -31,6 +31,16 @@ def test_published_cifar10_protocol():
         assert drops == pytest.approx([0.1, 0.01, 0.001])
 
 
+def test_published_imagenet_protocol():
+    recipe = get_recipe("resnet50-imagenet")
+    assert (recipe.epochs, recipe.batch_size, recipe.classes, recipe.label_smoothing) == (100, 256, 1000, 0.1)
+    assert (recipe.momentum, recipe.nesterov, recipe.weight_decay, recipe.prune_rate) == (0.9, True, 1e-4, 0.2)
+    an_epoch = 4955
+    at = {0: 0.1 / 5 / an_epoch, 2.5: 0.05, 5: 0.1, 29.9: 0.1, 30: 0.01, 60: 0.001, 90: 0.0001}
+    rates = [learning_rate(recipe, round(epoch * an_epoch), 100 * an_epoch) for epoch in at]
+    assert rates == pytest.approx(list(at.values()), rel=1e-3)
+
+
 @pytest.mark.parametrize(("total", "first_drop"), [(54_000, 25_000), (540, 250), (1_080, 500)])
 def test_learning_rate_drops_at_the_same_fraction_whatever_the_length(total: int, first_drop: int):
     recipe = get_recipe("lenet300-mnist")
@@ -70,7 +80,17 @@ def test_an_unknown_key_lists_the_valid_ones(assignment: str):
 
 @pytest.mark.parametrize(
     "assignment",
-    ["lr=fast", "epochs=1.5", "nesterov=maybe", "epochs=0", "lr=-1", "window=few", "images=0", "warmup_epochs=41"],
+    [
+        "lr=fast",
+        "epochs=1.5",
+        "nesterov=maybe",
+        "epochs=0",
+        "lr=-1",
+        "window=few",
+        "images=0",
+        "warmup_epochs=41",
+        "label_smoothing=1",
+    ],
 )
 def test_a_bad_value_is_named(assignment: str):
     with pytest.raises(UsageError, match=assignment.partition("=")[0]):

@@ -10,11 +10,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from regrow.recipes.cell_process import CellProcess, Place
+from regrow.recipes.errors import RunError
+from regrow.recipes.executors import executor
 from regrow.recipes.grid import BUSY, Cell, Outcome, run_grid
 
 FINISH = "import sys; open(sys.argv[1] + '/summary.json', 'w').write('{\"test_error\": 4.5}')"
@@ -41,20 +45,29 @@ class Program(Cell):
         return [sys.executable, "-c", self.words[0], str(self.folder)]
 
 
+MakePlace = Callable[[], Place]
+
+
 def program(folder: Path, name: str, text: str) -> Program:
     return Program(name, folder / name, (text,))
 
 
-def run(cells: list[Program], jobs: int = 2) -> tuple[Outcome, int]:
+def run(cells: list[Program], jobs: int = 2, place: MakePlace = CellProcess) -> tuple[Outcome, int]:
     """The outcome, and how often `after` was called."""
     calls: list[Outcome] = []
-    return run_grid(cells, jobs, calls.append), len(calls)
+    return run_grid(cells, jobs, calls.append, place), len(calls)
 
 
-def test_a_failed_run_is_shown_with_its_reason_and_does_not_stop_the_rest(tmp_path: Path, capsys):
+@pytest.fixture(params=["processes", "ray"])
+def place(request: pytest.FixtureRequest) -> MakePlace:
+    """Makes places of each executor."""
+    return CellProcess if request.param == "processes" else request.getfixturevalue("ray_place")
+
+
+def test_a_failed_run_is_shown_with_its_reason_and_does_not_stop_the_rest(tmp_path: Path, capsys, place: MakePlace):
     texts = {"bad": FAIL, "killed": KILLED, "good": FINISH, "better": FINISH}
     cells = [program(tmp_path, name, text) for name, text in texts.items()]
-    outcome, calls = run(cells)
+    outcome, calls = run(cells, place=place)
     assert calls == 4
     assert not outcome.stopped
     assert {str(cell): why for cell, why in outcome.failed.items()} == {
@@ -79,7 +92,7 @@ def test_finished_runs_are_kept_and_failed_ones_tried_again(tmp_path: Path, caps
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_lets_runs_save_themselves_and_starts_no_more(tmp_path: Path, number: int):
+def test_a_signal_lets_runs_save_themselves_and_starts_no_more(tmp_path: Path, number: int, place: MakePlace):
     cells = [program(tmp_path, name, SAVE_ON_SIGTERM) for name in ("first", "second")]
     before = signal.getsignal(number)
 
@@ -91,7 +104,7 @@ def test_a_signal_lets_runs_save_themselves_and_starts_no_more(tmp_path: Path, n
     pause = threading.Event()
     thread = threading.Thread(target=stop_once_it_runs)
     thread.start()
-    outcome, _ = run(cells, jobs=1)
+    outcome, _ = run(cells, jobs=1, place=place)
     thread.join()
     assert outcome == Outcome({}, stopped=True)
     assert (tmp_path / "first" / "saved").exists()
@@ -99,13 +112,13 @@ def test_a_signal_lets_runs_save_themselves_and_starts_no_more(tmp_path: Path, n
     assert signal.getsignal(number) is before
 
 
-def test_a_run_that_another_process_trains_is_left_alone(tmp_path: Path):
+def test_a_run_that_another_process_trains_is_left_alone(tmp_path: Path, place: MakePlace):
     cell = program(tmp_path, "cell", FINISH)
     with open(cell.log, "ab") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
-        outcome, _ = run([cell])
+        outcome, _ = run([cell], place=place)
     assert outcome.failed == {cell: BUSY}
-    assert not cell.folder.exists()
+    assert cell.summary is None
 
 
 LEFT_BEHIND = """
@@ -139,3 +152,24 @@ def test_the_share_that_is_done_is_read_from_the_epochs(tmp_path: Path):
     assert cell.done == 0.75
     (tmp_path / "summary.json").write_text(json.dumps({"test_error": 1.0}))
     assert cell.done == 1
+
+
+def test_a_run_on_a_machine_that_is_lost_has_failed(tmp_path: Path, ray_place: MakePlace):
+    kill_the_actor = "import os, signal; os.kill(os.getppid(), signal.SIGKILL)"
+    cells = [program(tmp_path, "lost", kill_the_actor), program(tmp_path, "good", FINISH)]
+    outcome, _ = run(cells, place=ray_place)
+    (reason,) = outcome.failed.values()
+    assert reason.startswith("FAILED, lost the machine that ran it: ")
+
+
+def test_a_cluster_has_as_many_jobs_as_it_has_room_for(ray_place: MakePlace):
+    with executor("ray", None, threads=1) as two, executor("ray", None, threads=2) as one:
+        assert (two.jobs, one.jobs) == (2, 1)
+    with executor("ray", 7, threads=1) as chosen:
+        assert chosen.jobs == 7
+
+
+def test_without_ray_the_remedy_is_given(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(RunError, match=r"pip install 'regrow\[ray\]'"), executor("ray", None, threads=1):
+        pass

@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_labels_are_what_follows():
-    split = TextSplit(torch.arange(41), block=8)
+    split = TextSplit.whole(torch.arange(41), block=8)
     assert len(split) == 5
     x, y = split.batch(torch.tensor([0, 4]))
     assert torch.equal(x, torch.stack([torch.arange(8), torch.arange(32, 40)]))
@@ -37,7 +37,7 @@ def test_labels_are_what_follows():
 
 
 def test_windows_of_an_epoch_are_moved_at_random_by_the_seed():
-    split = TextSplit(torch.arange(4001), block=8)
+    split = TextSplit.whole(torch.arange(4001), block=8)
     moves = split.epoch_moves(0, 0)
     assert moves is not None
     assert moves.shape == (500, 1)
@@ -50,8 +50,8 @@ def test_windows_of_an_epoch_are_moved_at_random_by_the_seed():
 
 def test_the_text_is_cut_into_three(root: Path):
     data = shakespeare(root, 0, 0.1)
-    assert [len(part.tokens) for part in data] == [6840, 760, 400]
-    assert int(torch.cat([part.tokens for part in data]).max()) == len(LETTERS) - 1
+    assert [len(part.y) for part in data] == [6840, 760, 400]
+    assert int(torch.cat([part.y for part in data]).max()) == len(LETTERS) - 1
     assert len(data.train.first(10)) == 10
     with pytest.raises(UsageError, match="images=54 must be at most 53"):
         data.train.first(54)

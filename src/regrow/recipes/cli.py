@@ -145,6 +145,19 @@ def train(
     strategy: Annotated[
         str, typer.Option(metavar="KIND", help="ddp, or auto: ddp for more than one process.")
     ] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="N", help="Processes that read image files; default: as many as threads, at most 8."
+        ),
+    ] = None,
+    skip_corrupt: Annotated[
+        bool,
+        typer.Option("--skip-corrupt", help="Name and leave out images that cannot be decoded; else they end the run."),
+    ] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Deterministic algorithms alone: the same bits in each repetition.")
+    ] = False,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe; may be given several times."),
@@ -191,6 +204,9 @@ def train(
         "threads": threads,
         "max_seconds": max_seconds,
         "topology_every": topology_every,
+        "workers": workers,
+        "skip_corrupt": skip_corrupt,
+        "deterministic": deterministic,
     }
     several: dict[str, Any] = {"devices": devices, "nodes": nodes, "strategy": strategy}
     ops.keep_pages()  # or every large activation is mapped anew, dense or sparse

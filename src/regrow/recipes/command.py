@@ -68,7 +68,7 @@ def describe(error: Exception) -> str:
 
 
 def resume_command(settings: Settings, **how: object) -> str:
-    """The command that goes on with a run, for a shell; `how` are options of `train`, None where not given.
+    """The command that goes on with a run, for a shell; `how` are options of `train`, None or False where not given.
 
     Example:
         >>> resume_command(make_settings("digits-mlp", density=0.1))
@@ -82,7 +82,7 @@ def resume_command(settings: Settings, **how: object) -> str:
     words += _options({"storage": settings.storage}, {"storage": "auto"})
     words += _options({"seed": settings.seed}, {"seed": 0})
     defaults = {"devices": 1, "nodes": 1, "strategy": "auto"}
-    words += _options({name.replace("_", "-"): value for name, value in how.items()}, defaults)
+    words += _options({name: value for name, value in how.items() if value is not False}, defaults)
     words += _overrides(settings)
     return shlex.join([*words, "--resume"])
 
@@ -104,7 +104,7 @@ def compare_command(recipe: str, given: Mapping[str, Any]) -> str:
         >>> compare_command("digits-mlp", {"seeds": "3", "vary": ["momentum=0.5,0.9"], "jobs": None})
         'regrow compare digits-mlp --seeds 3 --vary momentum=0.5,0.9'
     """
-    defaults = {"storage": "auto", "jobs": 2, "threads": 1}
+    defaults = {"storage": "auto", "executor": "processes", "threads": 1}
     return shlex.join(["regrow", "compare", recipe, *_options(given, defaults)])
 
 

@@ -15,6 +15,7 @@ from .bench_common import words
 from .command import compare_command
 from .comparison import Comparison, claim_folder, make_comparison
 from .errors import Interrupted, RunError
+from .executors import executor
 from .finished import bring_back, keep
 from .grid import Outcome, run_grid
 from .tables import console
@@ -48,12 +49,14 @@ def run_compare(recipe: str, given: Mapping[str, Any]) -> None:
         threads=given["threads"],
         data_dir=given["data_dir"],
     )
-    claim_folder(out, comparison)
-    bring_back(out, comparison.cells)
-    command = compare_command(recipe, given)
-    pages = _Pages(comparison, out, command)
-    pages.write(Outcome())
-    _finish(pages, run_grid(comparison.cells, given["jobs"], pages.write))
+    with executor(given["executor"], given["jobs"], given["threads"]) as chosen:
+        claim_folder(out, comparison)
+        bring_back(out, comparison.cells)
+        command = compare_command(recipe, given)
+        pages = _Pages(comparison, out, command)
+        pages.write(Outcome())
+        outcome = run_grid(comparison.cells, chosen.jobs, pages.write, chosen.place)
+    _finish(pages, outcome)
 
 
 class _Pages:

@@ -39,7 +39,16 @@ def compare(
         typer.Option(metavar="DIR", help="Folder of runs, tables and plots; default: runs/compare/RECIPE."),
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="As for `regrow train`.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Runs side by side.")] = 2,
+    executor: Annotated[
+        str,
+        typer.Option(metavar="KIND", help="processes of this machine, or ray: a cluster, RAY_ADDRESS or a local one."),
+    ] = "processes",
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Runs side by side; default: 2 processes, or what the cluster has room for."
+        ),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, metavar="N", help="Threads of torch of each run.")] = 1,
 ) -> None:
     """Trains a recipe with several methods, densities and seeds, and leaves a leaderboard and plots.
@@ -51,7 +60,7 @@ def compare(
     \b
     Examples:
       regrow compare lenet300-mnist --methods dense,static,sparse-momentum --densities 0.01,0.05 --seeds 5 --out table
-      regrow compare digits-mlp --methods sparse-momentum --densities 0.1 --vary momentum=0.5,0.9 --out sensitivity
+      regrow compare digits-mlp --densities 0.1 --vary momentum=0.5,0.9 --executor ray --out sensitivity
     """
     from .compare import run_compare
 
@@ -63,5 +72,12 @@ def compare(
         "set": set_,
         "epochs": epochs,
     }
-    given |= {"storage": storage, "out": out, "data_dir": data_dir, "jobs": jobs, "threads": threads}
+    given |= {
+        "storage": storage,
+        "out": out,
+        "data_dir": data_dir,
+        "executor": executor,
+        "jobs": jobs,
+        "threads": threads,
+    }
     run_compare(recipe, given)

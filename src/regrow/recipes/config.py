@@ -51,6 +51,8 @@ class Recipe:
         optimizer: "sgd", or "adamw", whose betas are `momentum` and `beta2`.
         clip_norm: largest norm of the gradient; None: as it comes.
         warmup_epochs: epochs in which the learning rate rises linearly from nearly 0.
+        label_smoothing: share of each label that is spread evenly over all classes in training, at least 0 and below 1
+            (Szegedy et al. 2016, arXiv:1512.00567, section 7).
         validation_fraction: share of the training set held out at random.
         images: how many of the training images are used, the same ones for every seed; None: all.
         update_every: steps between topology updates; None: one at the end of each epoch. There is none after the last
@@ -76,7 +78,6 @@ class Recipe:
     lr: float
     lr_drops: tuple[int, ...]
     schedule_steps: int
-    classes: int = 10
     lr_drop_factor: float = 0.1
     momentum: float = 0.9
     nesterov: bool = True
@@ -86,6 +87,7 @@ class Recipe:
     clip_norm: float | None = None
     lr_schedule: str = "steps"
     warmup_epochs: float = 0.0
+    label_smoothing: float = 0.0
     validation_fraction: float = 0.1
     images: int | None = None
     update_every: int | None = None
@@ -105,6 +107,7 @@ class Recipe:
     channels_last: bool = False
     precision: str = "32-true"
     accelerator: str = "auto"
+    classes: int = 10
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -122,6 +125,7 @@ class Recipe:
         _require(self.lr_schedule in LR_SCHEDULES, "lr_schedule", self.lr_schedule, " or ".join(LR_SCHEDULES))
         _require(0 <= self.beta2 < 1, "beta2", self.beta2, "at least 0 and below 1")
         _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "above 0, or none")
+        _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "at least 0 and below 1")
         _require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
         _require(0 < self.validation_fraction < 1, "validation_fraction", self.validation_fraction, "between 0 and 1")
 

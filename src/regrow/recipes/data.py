@@ -6,18 +6,21 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
 from .errors import RunError, reason
+from .images import ImageFiles, ImageSplit
 from .randomness import generator
 from .split import Data, Split
 
-__all__ = ["cifar10", "data_root", "digits", "mnist"]
+__all__ = ["cifar10", "data_root", "digits", "image_folder", "mnist"]
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 """As published; these deviations are means over images, smaller than those over all pixels."""
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _FILES = {"MNIST": "MNIST/raw/train-images-idx3-ubyte", "CIFAR10": "cifar-10-batches-py/data_batch_1"}
 """A file of each data set of torchvision, by which a person can tell where it is looked for."""
@@ -78,12 +81,59 @@ def cifar10(root: Path, seed: int, validation_fraction: float) -> Data:
     full, test = _from_torchvision("CIFAR10", root, train=True), _from_torchvision("CIFAR10", root, train=False)
     train, validation = _held_out(len(full.targets), 0, validation_fraction)
     x, y = _pixels(full)
-    mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in (CIFAR10_MEAN, CIFAR10_STD))
+    mean, std = _of_pixels(CIFAR10_MEAN), _of_pixels(CIFAR10_STD)
     return Data(
         Split(x[train], y[train], mean, std, augmented=True),
         Split(x[validation], y[validation], mean, std),
         Split(*_pixels(test), mean, std),
     )
+
+
+def image_folder(name: str, size: int, smallest_crop: float, root: Path, seed: int, validation_fraction: float) -> Data:
+    """Photographs in root/name/train/CLASS/ and root/name/val/CLASS/, any number of classes; val/ is the test set.
+
+    Training images are cropped at random, of any shape from 3:4 to 4:3, and flipped; of the others the centre is taken.
+    The validation set is part of train/, the same for every seed. Normalised by ImageNet's channels.
+
+    Args:
+        size: of the images that the network gets, in pixels. smallest_crop: as a share of the photograph's area.
+
+    Raises:
+        RunError: the folders are not there, or hold different classes.
+    """
+    full, test = (_photographs(root / name / part) for part in ("train", "val"))
+    if full.classes != test.classes:
+        odd = sorted(set(full.classes) ^ set(test.classes))
+        raise RunError(f"{root / name}: train/ and val/ must hold the same classes; {odd[0]} is in one of them alone")
+    train, validation = _held_out(len(full.samples), 0, validation_fraction)
+    mean, std = _of_pixels(IMAGENET_MEAN), _of_pixels(IMAGENET_STD)
+
+    def split(dataset: Any, index: Tensor, augmented: bool = False) -> ImageSplit:
+        below = len(os.path.join(dataset.root, ""))
+        files = numpy.array([os.fsencode(dataset.samples[i][0][below:]) for i in index.tolist()])
+        images = ImageFiles(Path(dataset.root), files, size, smallest_crop)
+        return ImageSplit(images, torch.tensor(dataset.targets)[index], mean, std, augmented)
+
+    everything = torch.arange(len(test.samples))
+    return Data(split(full, train, augmented=True), split(full, validation), split(test, everything))
+
+
+def _photographs(folder: Path) -> Any:
+    """The files of a folder that has one for each class."""
+    from torchvision.datasets import ImageFolder
+
+    try:
+        return ImageFolder(str(folder))
+    except FileNotFoundError as error:
+        raise RunError(
+            f"there are no images in {folder} ({reason(error)}); it needs a folder of them for each class: "
+            f"name the folder that holds {folder.parent.name}/ with --data-dir or REGROW_DATA"
+        ) from error
+
+
+def _of_pixels(share: tuple[float, float, float]) -> Tensor:
+    """A value of each channel as (3, 1, 1), in units of pixels from 0 to 255."""
+    return 255 * torch.tensor(share).view(3, 1, 1)
 
 
 def _pixels(dataset: Any) -> tuple[Tensor, Tensor]:

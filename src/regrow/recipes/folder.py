@@ -187,6 +187,7 @@ def open_folder(
     threads: int | None,
     say: Callable[[str], None],
     processes: int = 1,
+    deterministic: bool = False,
 ) -> tuple[RunFolder, dict[str, Any] | None]:
     """The folder of a run, and what has been stored of it: its summary, its last checkpoint, or None.
 
@@ -202,18 +203,25 @@ def open_folder(
         raise UsageError(f"{path} exists already; go on with --resume, or choose another folder with --out")
     stored = folder.summary() or folder.recover(say)
     if stored:
-        _refuse_other_settings(path, settings, threads, processes, stored)
+        _refuse_other_settings(path, settings, threads, processes, deterministic, stored)
     return folder, stored
 
 
 def _refuse_other_settings(
-    path: Path, settings: Settings, threads: int | None, processes: int, stored: Mapping[str, Any]
+    path: Path,
+    settings: Settings,
+    threads: int | None,
+    processes: int,
+    deterministic: bool,
+    stored: Mapping[str, Any],
 ) -> None:
     differences = differing(settings, stored["settings"])
     if threads is not None and threads != stored["threads"]:
         differences.append(f"threads: {stored['threads']} there, {threads} now")
     if processes != (before := stored.get("processes", 1)):
         differences.append(f"processes: {before} there, {processes} now")
+    if deterministic and not stored.get("deterministic"):
+        differences.append("deterministic: not there, now")
     if differences:
         raise UsageError(
             f"{path} holds a run with other settings ({'; '.join(differences)}); "

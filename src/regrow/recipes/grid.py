@@ -1,4 +1,4 @@
-"""A grid of training runs, side by side, each one `regrow train` in a process of its own.
+"""A grid of training runs, side by side, each one `regrow train` in a process of its own (see `executors`).
 
 Finished runs are kept, stopped ones go on from their checkpoint, failed ones are shown and do not stop the rest: run
 the same grid again until it is whole.
@@ -6,10 +6,8 @@ the same grid again until it is whole.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -19,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .cell_process import CellProcess, Place
 from .grid_progress import GridProgress, terminal_progress
 from .interrupt import StopSignal
 from .progress import clock
@@ -45,8 +44,12 @@ class Cell:
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        file = self.folder / "summary.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        return json.loads(self.finished.read_text()) if self.finished.exists() else None
+
+    @property
+    def finished(self) -> Path:
+        """The file that a run ends with."""
+        return self.folder / "summary.json"
 
     @property
     def log(self) -> Path:
@@ -56,7 +59,7 @@ class Cell:
     @property
     def done(self) -> float:
         """Share of its epochs that are done, 0 to 1."""
-        if (self.folder / "summary.json").exists():
+        if self.finished.exists():
             return 1.0
         metrics = self.folder / "metrics.jsonl"
         if self.epochs is None or not metrics.exists():
@@ -83,6 +86,7 @@ def run_grid(
     cells: Sequence[Cell],
     jobs: int,
     after: Callable[[Outcome], None],
+    place: Callable[[], Place] = CellProcess,
     progress: GridProgress | None = None,
 ) -> Outcome:
     """Runs the cells that are not finished yet; a line for each that ends.
@@ -92,13 +96,14 @@ def run_grid(
     Args:
         cells: the whole grid. jobs: runs side by side, at least 1.
         after: is called after each cell, for what is written as the grid grows.
+        place: makes the place of each run; default a process on this machine.
         progress: default a bar on a terminal, lines elsewhere.
     """
     todo = [cell for cell in cells if cell.summary is None]
     outcome = Outcome()
     with progress or terminal_progress() as shown, StopSignal() as stop:
         shown.start(todo, f"{len(cells)} runs, {len(cells) - len(todo)} finished before, {jobs} at a time")
-        with closing(_Processes(todo, jobs, stop, shown.tick).results()) as results:
+        with closing(_Places(todo, jobs, stop, shown.tick, place).results()) as results:
             for cell, code, seconds in results:
                 text = _describe(cell, code, stop.requested)
                 if cell.summary is None and text != STOPPED:
@@ -130,14 +135,15 @@ def _reason(log: Path, code: int) -> str:
 
 
 @dataclass
-class _Processes:
-    """Runs cells side by side, and ends their processes when it is told to end."""
+class _Places:
+    """Runs cells side by side, and ends them when it is told to end."""
 
     cells: Sequence[Cell]
     jobs: int
     stop: StopSignal
     tick: Callable[[], None]
-    processes: set[subprocess.Popen[bytes]] = field(default_factory=set)
+    place: Callable[[], Place]
+    taken: set[Place] = field(default_factory=set)
 
     def results(self) -> Generator[tuple[Cell, int | None, float], None, None]:
         """Yields (cell, exit code, seconds) in this thread as cells end; the code is None of one that cannot start."""
@@ -159,26 +165,16 @@ class _Processes:
 
     def _tell(self) -> None:
         """Each run finishes its step and saves itself; told again, it ends at once."""
-        for process in list(self.processes):
-            process.send_signal(signal.SIGTERM)
+        for place in list(self.taken):
+            place.stop()
 
     def _run(self, cell: Cell) -> tuple[Cell, int | None, float]:
-        began = time.monotonic()
         if self.stop.requested:
             return cell, INTERRUPTED, 0.0
-        cell.folder.parent.mkdir(parents=True, exist_ok=True)
-        with open(cell.log, "ab") as log:
-            try:  # the run holds the lock as long as it has the log, also when this process is gone
-                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return cell, None, 0.0
-            if cell.summary is None:
-                # in a session of its own, so that Ctrl-C reaches it once, through _tell()
-                process = subprocess.Popen(cell.command, stdout=log, stderr=log, start_new_session=True)
-                self.processes.add(process)
-                if self.stop.requested:  # meanwhile
-                    process.send_signal(signal.SIGTERM)
-                code = process.wait()
-                self.processes.discard(process)
-                return cell, code, time.monotonic() - began
-        return cell, 0, 0.0
+        began = time.monotonic()
+        place = self.place()
+        self.taken.add(place)
+        try:
+            return cell, place.run(cell.command, cell.log, cell.finished), time.monotonic() - began
+        finally:
+            self.taken.discard(place)

@@ -42,6 +42,6 @@ def _layers(state: dict[str, Any]) -> str:
         names = [f"{name}  {tuple(value.shape)}" for name, value in state["model"].items()]
         return "\n".join(["dense: all weights are active", *names])
     settings = Settings(get_recipe(stored["recipe"]), stored["method"], stored["density"], stored["storage"])
-    model = make_sparse(models.build(settings.recipe.model), settings)
+    model = make_sparse(models.build(settings.recipe.model, settings.recipe.classes), settings)
     model.load_state_dict(state["model"])
     return str(regrow.summary(model))

@@ -11,9 +11,14 @@ from torch import Tensor
 __all__ = ["LossSum", "mean_loss"]
 
 
-def mean_loss(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy in nats, mean over all labels; outputs (N, C) with labels (N,), or (N, T, C) with (N, T)."""
-    return F.cross_entropy(outputs.flatten(0, -2), labels.flatten())
+def mean_loss(outputs: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross entropy in nats, mean over all labels.
+
+    Args:
+        outputs, labels: (N, C) and (N,), or of sequences (N, T, C) and (N, T).
+        smoothing: share of each label that is spread evenly over all classes.
+    """
+    return F.cross_entropy(outputs.flatten(0, -2), labels.flatten(), label_smoothing=smoothing)
 
 
 class LossSum:

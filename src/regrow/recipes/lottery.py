@@ -64,7 +64,8 @@ def find_ticket(
     if settings.density == 1:
         raise UsageError("a lottery ticket is sparse; give a density below 1, such as --density 0.05")
     reporter = reporter or Reporter()
-    folder, stored = open_folder(out, settings, resume, how.get("threads"), reporter.note)
+    same = {"deterministic": how.get("deterministic", False)}
+    folder, stored = open_folder(out, settings, resume, how.get("threads"), reporter.note, **same)
     if stored and "test_error" in stored:
         reporter.note(f"{out} is finished already")
         return stored
@@ -92,7 +93,7 @@ def _next_ticket(settings: Settings, ticket: Ticket, folder: Path, out: Path, fi
     """The largest weights that a round ended with, as many as the next one has."""
     densities = round_densities(final)
     following = next((density for density in densities if density < settings.density), final)
-    model = make_sparse(models.build(settings.recipe.model), settings, ticket.masks)
+    model = make_sparse(models.build(settings.recipe.model, settings.recipe.classes), settings, ticket.masks)
     model.load_state_dict(load_checkpoint(folder / CHECKPOINT)["model"])
     weights = regrow.sparse_weights(model)
     scores = {name: weight.values.abs() for name, weight in weights.items()}
@@ -115,6 +116,8 @@ def _together(summaries: Sequence[Mapping[str, Any]], rewound: int) -> dict[str,
     flops = sum(summary["flop_density_mean"] * summary["steps"] for summary in summaries) / first["steps"]
     sums["epochs"] -= later * rewound
     sums["steps"] -= later * rewound * (first["steps"] // first["epochs"])
+    waited = sum(run["data_wait_share"] * (run["train_seconds"] - run["topology_seconds"]) for run in summaries)
+    sums["data_wait_share"] = waited / (sums["train_seconds"] - sums["topology_seconds"])
     memory = max(summary["peak_rss_mb"] for summary in summaries)
     start = first["flop_density_start"]
     return {**summaries[-1], **sums, "flop_density_mean": flops, "flop_density_start": start, "peak_rss_mb": memory}

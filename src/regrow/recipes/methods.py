@@ -19,7 +19,7 @@ from .loss import mean_loss
 
 if TYPE_CHECKING:
     from .settings import Settings
-    from .split import Ordered
+    from .split import AnySplit
 
 __all__ = ["METHODS", "Examples", "Method", "make_sparse", "make_updater", "prunable_weights", "update_interval"]
 
@@ -28,7 +28,7 @@ __all__ = ["METHODS", "Examples", "Method", "make_sparse", "make_updater", "prun
 class Examples:
     """Training examples by which methods at initialisation judge weights: the same ones for every method of a seed."""
 
-    split: Ordered
+    split: AnySplit
     seed: int
 
     def batches(self, size: int = 128, number: int = 1) -> list[tuple[Tensor, Tensor]]:

@@ -19,7 +19,9 @@ class Position:
         epoch: epochs finished. batch: batches done of the epoch under way. step: optimizer steps done.
         loss_sum, epoch_seconds, epoch_topology_seconds, prune_rate: of the epoch under way; seconds of its steps
             without topology updates, and the prune rate of its last update.
-        train_seconds: of the finished epochs' steps. topology_seconds, validation_seconds: since the start.
+        epoch_wait_seconds: those of them in which the step had no batch yet.
+        train_seconds, wait_seconds: of the finished epochs' steps, as above.
+        topology_seconds, validation_seconds: since the start.
         flop_density_sum, step_flops_sum: over all steps, of `flops.flop_density` and `flops.step_flops`; the latter is
             NaN in a run that began before it was counted. ended: before the last epoch, for its time was over.
     """
@@ -31,8 +33,10 @@ class Position:
     loss_sum: float = 0.0
     epoch_seconds: float = 0.0
     epoch_topology_seconds: float = 0.0
+    epoch_wait_seconds: float = 0.0
     prune_rate: float | None = None
     train_seconds: float = 0.0
+    wait_seconds: float = 0.0
     topology_seconds: float = 0.0
     validation_seconds: float = 0.0
     flop_density_start: float = 1.0
@@ -51,8 +55,9 @@ class Position:
     def next_epoch(self) -> None:
         """Closes the epoch under way."""
         self.train_seconds += self.epoch_seconds
+        self.wait_seconds += self.epoch_wait_seconds
         self.epoch, self.batch = self.epoch + 1, 0
-        self.loss_sum = self.epoch_seconds = self.epoch_topology_seconds = 0.0
+        self.loss_sum = self.epoch_seconds = self.epoch_topology_seconds = self.epoch_wait_seconds = 0.0
         self.prune_rate = None
 
     def note_memory(self) -> None:

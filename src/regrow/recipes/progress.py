@@ -113,7 +113,7 @@ class ProgressBar(Reporter):
 def figures(row: dict[str, Any]) -> str:
     """The numbers of an epoch in a line."""
     validation = f"validation error {row['validation_error']:.2f} %, loss {row['validation_loss']:.4f}"
-    return f"loss {row['loss']:.4f}  {validation}  density {row['density']:.3g}"
+    return f"loss {row['loss']:.4f}  {validation}  density {row['density']:.3g}  data wait {row['data_wait_share']:.0%}"
 
 
 def terminal_reporter() -> Reporter:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .config import Recipe
 from .errors import RunError, UsageError, unknown
+from .split import Drawn
 
 __all__ = ["STRATEGIES", "Ranks", "launch"]
 
@@ -95,18 +96,19 @@ class Ranks:
         """Returns when all ranks have come here."""
         self._fabric.barrier()
 
-    def part(self, index: Tensor, moves: Tensor | None) -> tuple[Tensor, Tensor | None, float]:
-        """This rank's part of a batch, and by what its mean loss counts in the mean over ranks.
-
-        Parts differ by one example at most; a rank for which none is left takes the first one, which counts 0.
-        """
+    def part(self, index: Tensor, moves: Tensor | None) -> Drawn:
+        """This rank's part of a batch. Parts differ by one example at most; where none is left, it is the first one."""
         if self.number == 1:
-            return index, moves, 1.0
+            return index, moves
         own = index.tensor_split(self.number)[self.rank]
         if not len(own):
-            return index[:1], None if moves is None else moves[:1], 0.0
-        share = len(own) * self.number / len(index)
-        return own, None if moves is None else moves.tensor_split(self.number)[self.rank], share
+            return index[:1], None if moves is None else moves[:1]
+        return own, None if moves is None else moves.tensor_split(self.number)[self.rank]
+
+    def share(self, examples: int) -> float:
+        """By what the mean loss of this rank's part of a batch counts in the mean over ranks; 0 where none is left."""
+        own = len(range(self.rank, examples, self.number))
+        return own * self.number / examples
 
     def same_statistics(self, model: nn.Module) -> None:
         """Gives all ranks rank 0's floating-point buffers: the statistics of batch norms, which each has of its own."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +15,14 @@ import regrow
 from regrow.flops import flop_density, flops_per_weight
 
 from . import models
+from .errors import RunError
 from .loss import mean_loss
 from .methods import Examples, make_sparse, make_updater, prunable_weights, update_interval
 from .randomness import generator, rng_state, set_rng_state
 from .ranks import Ranks, launch
+from .reading import Reading
 from .settings import Settings
-from .split import Data, Ordered
+from .split import AnySplit, Data
 
 __all__ = ["Evaluation", "Session", "evaluate", "make_session"]
 
@@ -78,21 +79,23 @@ class Session:
         return "+".join(kinds) or "dense"
 
     def step(self, index: Tensor, moves: Tensor | None = None) -> Tensor:
-        """One optimizer step on the training examples of `index`, cropped and flipped by `moves` (see `Split.batch`).
+        """`learn` on the training examples of `index`, augmented by `moves`, see `AnySplit.batch`; each rank its part."""
+        share = self.ranks.share(len(index))
+        return self.learn(*self.data.train.batch(*self.ranks.part(index, moves)), share)
 
-        Each rank takes its part of them.
+    def learn(self, x: Tensor, y: Tensor, share: float = 1.0) -> Tensor:
+        """One optimizer step on a batch, or on this rank's part of one, of which the loss counts as `share`.
 
         Returns:
-            Their mean loss, detached; of several ranks, a number of which that is the mean over ranks.
+            Its mean loss times `share`, detached: of several ranks, a number of which that is the mean over ranks.
         """
-        index, moves, share = self.ranks.part(index, moves)
-        x, y = self.data.train.batch(index, moves)
         self.optimizer.zero_grad()
-        loss = mean_loss(self.network(x), y)
+        recipe = self.settings.recipe
+        loss = mean_loss(self.network(x), y, recipe.label_smoothing)
         loss = loss if share == 1 else loss * share
         self.fabric.backward(loss)
-        if self.settings.recipe.clip_norm is not None:
-            self.fabric.clip_gradients(self.network, self.optimizer, max_norm=self.settings.recipe.clip_norm)
+        if recipe.clip_norm is not None:
+            self.fabric.clip_gradients(self.network, self.optimizer, max_norm=recipe.clip_norm)
         self.optimizer.step()
         return loss.detach()
 
@@ -122,7 +125,11 @@ def steps_per_epoch(data: Data, settings: Settings) -> int:
 
 
 def make_session(
-    settings: Settings, root: Path, masks: Mapping[str, Tensor] | None = None, fabric: Fabric | None = None
+    settings: Settings,
+    root: Path,
+    masks: Mapping[str, Tensor] | None = None,
+    fabric: Fabric | None = None,
+    reading: Reading | None = None,
 ) -> Session:
     """Everything a run needs, freshly made: the same settings give the same session, to the bit.
 
@@ -130,9 +137,17 @@ def make_session(
         root: where the data sets are, see `data_root`.
         masks: active sets by parameter name to start from, instead of random ones.
         fabric: of `launch`; None: of this process alone.
+        reading: of data sets that are files; default as `Reading` has it.
+
+    Raises:
+        RunError: the data set is not there, or is none for the recipe.
     """
     recipe = settings.recipe
-    data = recipe.data(root, settings.seed, recipe.validation_fraction)
+    data = recipe.data(root, settings.seed, recipe.validation_fraction).reading(reading or Reading())
+    if (found := int(data.train.y.max()) + 1) > recipe.classes:
+        raise RunError(
+            f"the data set has {found} classes, {recipe.name} {recipe.classes}; name another with --data-dir"
+        )
     if recipe.images is not None:
         data = data._replace(train=data.train.first(recipe.images))
     fabric = fabric or launch(recipe)
@@ -172,15 +187,15 @@ class Evaluation(NamedTuple):
 
 
 @torch.no_grad()
-def evaluate(session: Session, split: Ordered, batch_size: int = 256) -> Evaluation:
-    """Looks at all examples of a split, in eval mode; each rank at its batches."""
+def evaluate(session: Session, split: AnySplit, batch_size: int = 256) -> Evaluation:
+    """Looks at all examples of a split, in eval mode; each rank at its batches; files left out do not count."""
     ranks, model = session.ranks, session.model
     ranks.same_statistics(model)
     model.eval()
     wrong, labels = torch.zeros(2, dtype=torch.int64, device=session.fabric.device)
     loss = torch.zeros((), dtype=torch.float64, device=session.fabric.device)
     with session.fabric.autocast():  # not through the wrapper, which has ranks wait for each other in each batch
-        for x, y in islice(split.batches(batch_size), ranks.rank, None, ranks.number):
+        for x, y in split.batches(batch_size, first=ranks.rank, every=ranks.number):
             outputs = model(x)
             wrong += (outputs.argmax(-1) != y).sum()
             labels += y.numel()

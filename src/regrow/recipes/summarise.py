@@ -25,10 +25,10 @@ def summarise(
 
     Errors are in percent, losses are means in nats. `density` is the one asked for, `parameters` counts those of the
     dense network, biases included. `train_seconds` is the time of all training steps and topology updates, without
-    validation, test and checkpoints;
-    `topology_seconds` the part of it spent in `updater.update()`; `seconds_per_step` the median over epochs of the
-    mean step, updates left out. `flop_density_mean` is the mean over optimizer steps. `train_flops` are those of all
-    steps, each counted by `flops.step_flops` with the topology and the window it had, over those of a whole dense run;
+    validation, test and checkpoints; `topology_seconds` the part of it spent in `updater.update()`; `data_wait_share`
+    the part of the steps' time, 0 to 1, in which they waited for a batch; `seconds_per_step` the median over epochs of
+    the mean step, updates left out. `flop_density_mean` is the mean over optimizer steps. `train_flops` are those of
+    all steps, each counted by `flops.step_flops` with the topology and the window it had, over those of a whole dense run;
     None where the run began before they were counted. `allreduce_bytes` are those of the gradients that each process
     sends in a step, with the topology at the end, and what a dense network would send. `peak_rss_mb` is of the process.
     """
@@ -60,12 +60,14 @@ def summarise(
         "train_seconds": position.seconds_of_training,
         "topology_seconds": position.topology_seconds,
         "validation_seconds": position.validation_seconds,
+        "data_wait_share": position.wait_seconds / position.train_seconds,
         "seconds_per_step": per_step,
         "peak_rss_mb": position.peak_rss_mb,
         "threads": torch.get_num_threads(),
         "processes": session.ranks.number,
         "allreduce_bytes": sent.sparse + sent.other if sent else 0,
         "allreduce_bytes_dense": sent.dense if sent else 0,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "torch": str(torch.__version__),
         "regrow": regrow.__version__,
         "settings": settings.as_dict(),

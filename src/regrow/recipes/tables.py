@@ -46,7 +46,8 @@ def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
         f"test error {summary['test_error']:.2f} %, validation error {summary['validation_error']:.2f} %",
         f"{active:,} of {prunable:,} weights active, FLOP density {summary['flop_density_mean']:.3g} on average",
         f"{clock(summary['train_seconds'])} of training, {1000 * summary['seconds_per_step']:.2f} ms a step, "
-        f"{1000 * summary['topology_seconds'] / max(summary['updates'], 1):.1f} ms a topology update",
+        f"{1000 * summary['topology_seconds'] / max(summary['updates'], 1):.1f} ms a topology update, "
+        f"{summary.get('data_wait_share', 0):.0%} of the steps' time waiting for data",
         f"in {folder}",
     ]
     if summary.get("processes", 1) > 1:

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .errors import RunError, UsageError
+from .errors import RunError
 from .randomness import generator
-from .split import Data, Ordered
+from .split import AnySplit, Batch, Data
 
 __all__ = ["TextSplit", "shakespeare"]
 
@@ -22,49 +22,46 @@ TEST_SHARE = 0.05
 
 
 @dataclass(frozen=True)
-class TextSplit(Ordered):
-    """A text as windows of `block` tokens; what follows each token is its label.
+class TextSplit(AnySplit):
+    """Windows of a text; what follows each token is its label.
 
     Attributes:
-        tokens: (L,) int64, L > block. block: tokens of a window.
+        y: (L,) int64, the tokens. starts: (N,) int64, where windows begin. block: tokens of a window, less than L.
     """
 
-    tokens: Tensor
+    y: Tensor
+    starts: Tensor
     block: int = BLOCK
 
-    @property
-    def device(self) -> torch.device:
-        return self.tokens.device
+    @classmethod
+    def whole(cls, tokens: Tensor, block: int = BLOCK) -> TextSplit:
+        """All of a text, in windows that do not overlap."""
+        return cls(tokens, torch.arange((len(tokens) - 1) // block) * block, block)
 
     def __len__(self) -> int:
-        """Windows that do not overlap."""
-        return (len(self.tokens) - 1) // self.block
+        return len(self.starts)
 
-    def batch(self, index: Tensor, moves: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The windows of `index`, (B, block), and the tokens that follow each of theirs, (B, block).
+    def batch(self, index: Tensor, moves: Tensor | None = None) -> Batch:
+        """See `AnySplit.batch`; the windows, (B, block), and the tokens that follow each of theirs, (B, block).
 
         Args:
-            index: (B,) int64. moves: rows of `epoch_moves`, (B, 1); None: windows begin at multiples of `block`.
+            moves: (B, 1), how far each window is moved on; none goes over the end of the text.
         """
-        start = index * self.block if moves is None else index * self.block + moves[:, 0]
-        start = start.clamp(max=len(self.tokens) - 1 - self.block)
-        places = start[:, None] + torch.arange(self.block + 1, device=start.device)
-        window = self.tokens[places]
+        start = self.starts[index] + (0 if moves is None else moves[:, 0])
+        start = start.clamp(max=len(self.y) - 1 - self.block)
+        window = self.y[start[:, None] + torch.arange(self.block + 1, device=start.device)]
         return window[:, :-1].contiguous(), window[:, 1:].contiguous()
 
     def epoch_moves(self, seed: int, epoch: int) -> Tensor | None:
         """How far each window of an epoch is moved on, (N, 1), 0 to block - 1."""
         drawn = torch.randint(self.block, (len(self), 1), generator=generator(seed, "windows", epoch))
-        return drawn.to(self.tokens.device)
+        return drawn.to(self.y.device)
 
-    def first(self, images: int) -> TextSplit:
-        """So many windows, from the beginning of the text."""
-        if images > len(self):
-            raise UsageError(f"images={images} must be at most {len(self)}, the windows of the training text")
-        return replace(self, tokens=self.tokens[: images * self.block + 1])
+    def subset(self, index: Tensor) -> TextSplit:
+        return replace(self, starts=self.starts[index])
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> TextSplit:
-        return replace(self, tokens=self.tokens.to(device))
+        return replace(self, y=self.y.to(device), starts=self.starts.to(device))
 
 
 def shakespeare(root: Path, seed: int, validation_fraction: float) -> Data:
@@ -73,12 +70,10 @@ def shakespeare(root: Path, seed: int, validation_fraction: float) -> Data:
     try:
         text = file.read_text()
     except OSError as error:
-        raise RunError(
-            f"there is no {file} ({error.strerror}); put the text there, or name its folder with --data-dir "
-            "or REGROW_DATA"
-        ) from None
+        where = "put the text there, or name its folder with --data-dir or REGROW_DATA"
+        raise RunError(f"there is no {file} ({error.strerror}); {where}") from None
     alphabet = {character: number for number, character in enumerate(sorted(set(text)))}
     tokens = torch.tensor([alphabet[character] for character in text])
     test = round(TEST_SHARE * len(tokens))
     held_out = round(validation_fraction * (len(tokens) - test))
-    return Data(*(TextSplit(part) for part in tokens.split([len(tokens) - test - held_out, held_out, test])))
+    return Data(*map(TextSplit.whole, tokens.split([len(tokens) - test - held_out, held_out, test])))

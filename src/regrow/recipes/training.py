@@ -20,6 +20,7 @@ import regrow
 from .config import learning_rate
 from .cost import StepCost
 from .data import data_root
+from .determinism import deterministic_algorithms
 from .errors import Interrupted, UsageError
 from .failures import named_causes, refuse_lost_loss
 from .folder import METRICS, TOPOLOGY, TOPOLOGY_FILE, Onlooker, RunFolder, open_folder
@@ -28,12 +29,14 @@ from .loss import LossSum
 from .position import Position
 from .progress import Reporter
 from .ranks import Ranks, launch
+from .reading import Reading
 from .saving import begin, restore, save
 from .session import Session, evaluate, make_session
 from .settings import Settings
 from .summarise import summarise
 from .ticket import REWIND, Ticket
 from .topology_file import save_topology
+from .waiting import Waiting
 
 __all__ = ["train"]
 
@@ -53,6 +56,9 @@ def train(
     devices: int = 1,
     nodes: int = 1,
     strategy: str = "auto",
+    workers: int | None = None,
+    skip_corrupt: bool = False,
+    deterministic: bool = False,
     reporter: Reporter | None = None,
     ticket: Ticket | None = None,
 ) -> dict[str, Any]:
@@ -70,6 +76,8 @@ def train(
             resume included; schedules stay those of all epochs.
         topology_every: write the topology after each so many epochs, besides at the end, as topology-epochN.npz.
         devices, nodes, strategy: see `launch`; when resuming as many processes as before.
+        workers, skip_corrupt: of a data set that is files, see `Reading`.
+        deterministic: use torch's deterministic algorithms alone (docs/determinism.md); when resuming as the run does.
         reporter: is told how the run goes.
         ticket: of a round of lottery tickets; without one, the method "lottery" trains all its rounds (`find_ticket`).
 
@@ -89,17 +97,24 @@ def train(
         if devices * nodes > 1:
             raise UsageError("lottery tickets are trained in one process; leave out --devices and --nodes")
         how = {"data_dir": data_dir, "threads": threads, "max_seconds": max_seconds, "topology_every": topology_every}
+        how |= {"workers": workers, "skip_corrupt": skip_corrupt, "deterministic": deterministic}
         return find_ticket(settings, Path(out or settings.folder()), resume=resume, reporter=reporter, **how)
     fabric = launch(settings.recipe, devices, nodes, strategy)
     ranks, path = Ranks(fabric), Path(out or settings.folder())
     reporter = (reporter if ranks.first else None) or Reporter()
-    folder, stored = ranks.agree(lambda: open_folder(path, settings, resume, threads, reporter.note, ranks.number))
+    folder, stored = ranks.agree(
+        lambda: open_folder(path, settings, resume, threads, reporter.note, ranks.number, deterministic)
+    )
     folder = folder if ranks.first else Onlooker(path)
     if stored and "test_error" in stored:
         reporter.note(f"{folder.path} is finished already")
         return stored
-    with named_causes(folder), _threads(stored["threads"] if stored else threads or settings.recipe.threads):
-        session = make_session(settings, data_root(data_dir), ticket.masks if ticket else None, fabric)
+    reading = Reading(workers, skip_corrupt, reporter.note)
+    if stored:
+        threads, deterministic = stored["threads"], stored.get("deterministic", False)
+    threads = threads or settings.recipe.threads
+    with named_causes(folder), _threads(threads), deterministic_algorithms(deterministic):
+        session = make_session(settings, data_root(data_dir), ticket.masks if ticket else None, fabric, reading)
         position = restore(session, folder, stored) if stored else begin(session, folder, ticket)
         run = _Run(session, folder, position, reporter, max_seconds, topology_every)
         with StopSignal() as stop, reporter:
@@ -149,11 +164,14 @@ class _Run:
         cost = StepCost(session)
         began, updating = time.perf_counter(), position.topology_seconds
         train, seed, size = session.data.train, session.settings.seed, session.settings.recipe.batch_size
-        for index, moves in train.epoch_batches(seed, position.epoch, size, first=position.batch):
+        of_all = train.epoch_batches(seed, position.epoch, size, first=position.batch)
+        batches = Waiting(train.load(session.ranks.part(*drawn) for drawn in of_all))
+        for x, y in batches:
+            drawn = min(size, len(train) - position.batch * size)  # a file left out counts as the mean of its batch
             _set_learning_rate(session, position.step)
             position.flop_density_sum += cost.flop_density
             position.step_flops_sum += cost.step_flops()
-            loss.add(session.step(index, moves), len(index))
+            loss.add(session.learn(x, y, session.ranks.share(drawn)), drawn)
             position.step += 1
             position.batch += 1
             if position.batch < session.steps_per_epoch and self._update_is_due():
@@ -167,6 +185,7 @@ class _Run:
                 break
         refuse_lost_loss(loss, session, position)
         position.loss_sum = session.ranks.mean(loss.total)
+        position.epoch_wait_seconds += batches.seconds
         position.epoch_seconds += time.perf_counter() - began - (position.topology_seconds - updating)
 
     def _end_epoch(self) -> None:
@@ -192,6 +211,7 @@ class _Run:
             "prune_rate": position.prune_rate,
             "seconds": position.epoch_seconds,
             "topology_seconds": position.epoch_topology_seconds,
+            "data_wait_share": position.epoch_wait_seconds / position.epoch_seconds,
             "train_seconds": position.seconds_of_training,
             "validation_seconds": position.validation_seconds,
         }
