@@ -145,8 +145,9 @@ def train(
 ) -> None:
     """Trains one recipe and leaves a run folder.
 
-    The folder holds summary.json, metrics.jsonl (a line an epoch), topology.jsonl (a line an update and layer),
-    topology.npz (the active sets at the end) and checkpoint.pt. Ctrl-C saves and says how to go on.
+    The folder holds run.json (what the run is), summary.json, metrics.jsonl (a line an epoch), topology.jsonl (a line
+    an update and layer), weights.jsonl (histograms), topology.npz (the active sets at the end) and checkpoint.pt.
+    Ctrl-C saves and says how to go on.
 
     \b
     Examples:

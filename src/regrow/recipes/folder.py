@@ -1,4 +1,4 @@
-"""The files of a run: summary, metrics, topology and checkpoint, consistent whenever the run is killed.
+"""The files of a run: description, summary, lines that grow, checkpoint; consistent whenever the run is killed.
 
 The jsonl files only grow; a checkpoint remembers how long they were, and resuming cuts them back to that.
 """
@@ -18,10 +18,13 @@ from regrow.files import write_atomically
 from .errors import RunError, UsageError
 from .settings import Settings, differing
 
-__all__ = ["METRICS", "TOPOLOGY", "TOPOLOGY_FILE", "RunFolder", "open_folder"]
+__all__ = ["DESCRIPTION", "METRICS", "TOPOLOGY", "TOPOLOGY_FILE", "WEIGHTS", "RunFolder", "open_folder"]
 
+DESCRIPTION = "run.json"
 METRICS = "metrics.jsonl"
 TOPOLOGY = "topology.jsonl"
+WEIGHTS = "weights.jsonl"
+_GROWING = (METRICS, TOPOLOGY, WEIGHTS)
 TOPOLOGY_FILE = "topology.npz"
 SUMMARY = "summary.json"
 CHECKPOINT = "checkpoint.pt"
@@ -63,7 +66,7 @@ class RunFolder:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replaces the checkpoint; whoever looks sees the old one or the new one, whole."""
-        lengths = {name: os.path.getsize(self.path / name) for name in (METRICS, TOPOLOGY)}
+        lengths = {name: os.path.getsize(self.path / name) for name in _GROWING}
         with write_atomically(self.path / CHECKPOINT) as temporary:
             torch.save({"format": FORMAT, "lengths": lengths, **state}, temporary)
 
@@ -72,19 +75,26 @@ class RunFolder:
         with write_atomically(self.path / name) as temporary:
             torch.save(dict(state), temporary)
 
+    def describe(self, about: Mapping[str, Any]) -> None:
+        """Writes run.json, which says what the run is."""
+        self._write(DESCRIPTION, about)
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json, which marks the run as finished."""
-        with write_atomically(self.path / SUMMARY) as temporary:
-            Path(temporary).write_text(json.dumps(summary, indent=2) + "\n")
+        self._write(SUMMARY, summary)
+
+    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        with write_atomically(self.path / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
 
     def cut_back(self, checkpoint: Mapping[str, Any] | None) -> None:
         """Makes the jsonl files as long as they were at the checkpoint; empty without one."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for kind in ("*.pt", SUMMARY, "topology*.npz"):
+        for kind in ("*.pt", DESCRIPTION, SUMMARY, "topology*.npz"):
             for leftover in self.path.glob(f".{kind}.*"):
                 leftover.unlink()  # half-written when the run was killed
-        for name in (METRICS, TOPOLOGY):
-            length = checkpoint["lengths"][name] if checkpoint else 0
+        for name in _GROWING:
+            length = checkpoint["lengths"].get(name, 0) if checkpoint else 0
             with open(self.path / name, "ab") as file:
                 if file.tell() < length:
                     raise RunError(

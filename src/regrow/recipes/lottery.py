@@ -18,7 +18,16 @@ from regrow.allocation import initial_counts
 
 from . import models
 from .errors import UsageError
-from .folder import CHECKPOINT, METRICS, TOPOLOGY, TOPOLOGY_FILE, load_checkpoint, open_folder
+from .folder import (
+    CHECKPOINT,
+    DESCRIPTION,
+    METRICS,
+    TOPOLOGY,
+    TOPOLOGY_FILE,
+    WEIGHTS,
+    load_checkpoint,
+    open_folder,
+)
 from .methods import make_sparse
 from .progress import Reporter
 from .settings import Settings
@@ -72,7 +81,7 @@ def find_ticket(
         last = out / f"round-{number}"
         summaries.append(train(of_round, out=last, resume=True, reporter=reporter, ticket=ticket, **how))
         ticket = _next_ticket(of_round, ticket, last, out, settings.density)
-    for name in (CHECKPOINT, METRICS, TOPOLOGY, TOPOLOGY_FILE):
+    for name in (CHECKPOINT, DESCRIPTION, METRICS, TOPOLOGY, TOPOLOGY_FILE, WEIGHTS):
         shutil.copyfile(last / name, out / name)
     summary = _together(summaries, settings.recipe.rewind_epochs)
     folder.finish(summary)

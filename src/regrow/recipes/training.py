@@ -21,8 +21,9 @@ import regrow
 from .config import learning_rate
 from .cost import StepCost
 from .data import data_root
+from .description import describe, weight_histograms
 from .errors import Interrupted, RunError
-from .folder import METRICS, TOPOLOGY, TOPOLOGY_FILE, RunFolder, open_folder
+from .folder import METRICS, TOPOLOGY, TOPOLOGY_FILE, WEIGHTS, RunFolder, open_folder
 from .interrupt import StopSignal
 from .position import Position
 from .progress import Reporter
@@ -36,6 +37,8 @@ __all__ = ["train"]
 
 REPORT_EVERY = 16
 """Batches between two calls of the reporter: often enough for a progress bar, too seldom to cost anything."""
+HISTOGRAMS = 20
+"""About how many times at most a run writes how its weights are spread."""
 
 
 def train(
@@ -103,6 +106,7 @@ def _threads(number: int | None) -> Iterator[None]:
 def _restore(session: Session, folder: RunFolder, checkpoint: dict[str, Any] | None, ticket: Ticket | None) -> Position:
     """Where the run goes on. A new run is saved at once, so that its folder says whose it is."""
     folder.cut_back(checkpoint)
+    folder.describe(describe(session))
     if checkpoint:
         session.load_state_dict(checkpoint)
         return Position(**checkpoint["position"])
@@ -192,6 +196,8 @@ class _Run:
             "flop_density": session.flop_density,
             "lr": session.optimizer.param_groups[0]["lr"],
         }
+        if position.ended or position.epoch % max(1, session.settings.recipe.epochs // HISTOGRAMS) == 0:
+            self.folder.append(WEIGHTS, weight_histograms(session, position.epoch + 1))
         if self._update_is_due() and not position.ended:
             self._update_topology(session.updater)
         row |= {
