@@ -47,8 +47,8 @@ def run_compare(recipe: str, given: Mapping[str, Any]) -> None:
         threads=given["threads"],
         data_dir=given["data_dir"],
     )
-    claim_folder(out, comparison)
     command = compare_command(recipe, given)
+    claim_folder(out, comparison, command)
     pages = _Pages(comparison, out, command)
     pages.write(Outcome())
     _finish(pages, run_grid(comparison.cells, given["jobs"], pages.write))
