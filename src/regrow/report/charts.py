@@ -66,7 +66,7 @@ class Figure:
 
     Attributes:
         title: with the unit. caption: what is seen, and how to read it. commands: that made the data.
-        small: charts stand side by side, as many as there is room for.
+        small: charts stand side by side, as many as there is room for. wide: the figure takes the width of the page.
     """
 
     title: str
@@ -75,6 +75,7 @@ class Figure:
     charts: Sequence[Chart] = ()
     pictures: Sequence[Picture] = ()
     small: bool = False
+    wide: bool = False
 
 
 def finish(chart: Any, rows: Rows, height: int = 280, title: str = "", steps: int = 0) -> Chart:

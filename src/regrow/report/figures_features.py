@@ -42,8 +42,8 @@ def feature_figures(features: Mapping[str, Any]) -> list[Figure]:
         Figure(
             "Class specialisation by layer",
             "A channel's activation is shared out among the classes; the largest share is its specialisation, from "
-            f"{1 / networks[0]['classes']:.3g} (all classes alike) to 1 (one class alone). Mean over channels, {examples}. "
-            f"Channels that are never active: {silent}.",
+            f"{1 / networks[0]['classes']:.3g} (all classes alike) to 1 (one class alone). Mean over channels, "
+            f"{examples}. Channels that are never active: {silent}.",
             commands,
             [finish(mean, means, 220)],
         ),
@@ -87,7 +87,8 @@ def _histogram(networks: list[Network], name: str) -> Chart:
 
 
 def _shares(network: Network, name: str) -> Picture:
-    """Classes by channels, channels ordered by their largest class."""
+    """Classes by channels, channels ordered by their largest class; rows tall enough to be seen."""
     shares = numpy.array(_layer(network, name)["shares"])
     ordered = shares[numpy.lexsort((-shares.max(1), shares.argmax(1)))].T
+    ordered = ordered.repeat(max(1, ordered.shape[1] // 4 // len(ordered)), axis=0)
     return heat_picture(ordered / max(ordered.max(), 1e-12), f"{name}, {network['label']}")

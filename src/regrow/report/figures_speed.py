@@ -45,22 +45,32 @@ def _machines(rows: Iterable[Row]) -> str:
     )
 
 
-def _names(rows: Sequence[Row]) -> list[str]:
-    """Network and density of each row, with what else they differ by."""
+def _names(rows: Sequence[Row], dense: bool = False) -> list[str]:
+    """Network and density of each row, or that it is dense, with what else they differ by; each name once.
+
+    Example:
+        >>> _names([{"model": "vgg16-d", "density": 0.05}, {"model": "vgg16-d", "density": 0.05}])
+        ['vgg16-d 5 %', 'vgg16-d 5 % (2)']
+    """
     texts = {"batch": "batch {}", "threads": "{} threads", "isa": "{}", "share": "share {}"}
     differing = [key for key in texts if len({row.get(key) for row in rows}) > 1]
-    return [
-        ", ".join(
-            [f"{row['model']} {in_percent(row['density']):.3g} %"]
-            + [texts[key].format(row[key]) for key in differing if row.get(key) is not None]
+    names: list[str] = []
+    for row in rows:
+        density = "dense" if dense else f"{in_percent(row['density']):.3g} %"
+        name = ", ".join(
+            [
+                f"{row['model']} {density}",
+                *(texts[key].format(row[key]) for key in differing if row.get(key) is not None),
+            ]
         )
-        for row in rows
-    ]
+        again = names.count(name)
+        names.append(f"{name} ({again + 1})" if again and not dense else name)
+    return names
 
 
 def _ratios(rows: Sequence[Row], colour: str, order: Sequence[str], title: str = "times as fast") -> Chart:
     """A point for each ratio, a line of them for each name."""
-    ratio = alt.X("ratio:Q", title=f"{title} (log scale)", scale=alt.Scale(type="log", padding=12))
+    ratio = alt.X("ratio:Q", title=f"{title} (log scale)", scale=alt.Scale(type="log", padding=12, nice=False))
     names = list(dict.fromkeys(row["name"] for row in rows))
     scale = alt.Scale(domain=list(order), range=[*COLOURS[: len(order)]])
     points = BASE.mark_point(size=90, filled=True, opacity=1).encode(
@@ -93,6 +103,7 @@ def _layers(rows: Sequence[Row]) -> list[Figure]:
             f"each density. The dashed line is dense. {_machines(rows)}.",
             _commands(rows),
             [_ratios(points, "density", [percent(density) for density in densities])],
+            wide=True,
         )
     ]
 
@@ -115,6 +126,7 @@ def _steps(rows: Sequence[Row]) -> list[Figure]:
             f"line is dense. FLOP densities: {flops}. {_machines(rows)}.",
             _commands(rows),
             [_ratios(points, "against", list(against.values()))],
+            wide=True,
         )
     ]
 
@@ -134,12 +146,10 @@ def _bars(rows: Sequence[Row], kinds: Sequence[str], title: str, colours: Sequen
 
 def _breakdown(rows: Sequence[Row]) -> list[Figure]:
     bars: list[dict[str, Any]] = []
-    for row, name in zip(rows, _names(rows), strict=True):
+    for row, name, dense in zip(rows, _names(rows), _names(rows, dense=True), strict=True):
         bars += [{"name": name, "kind": kind, "value": ms} for kind, ms in row["work_ms"].items() if ms > 0]
-        if row["best_fp32"]:
-            dense = {"kind": WHOLE_DENSE, "value": row["dense_ms"][row["best_fp32"]]}
-            bars.append({"name": f"{row['model']} dense, {row['best_fp32']}, batch {row['batch']}", **dense})
-    bars = [dict(pairs) for pairs in dict.fromkeys(tuple(bar.items()) for bar in bars)]
+        if row["best_fp32"] and dense not in {bar["name"] for bar in bars}:
+            bars.append({"name": dense, "kind": WHOLE_DENSE, "value": row["dense_ms"][row["best_fp32"]]})
     kinds = list(dict.fromkeys(bar["kind"] for bar in bars if bar["kind"] != WHOLE_DENSE))
     if not kinds:
         return []
@@ -151,6 +161,7 @@ def _breakdown(rows: Sequence[Row]) -> list[Figure]:
             f"{_machines(rows)}.",
             _commands(rows),
             [_bars(bars, [*kinds, WHOLE_DENSE], "ms a step", colours)],
+            wide=True,
         )
     ]
 
@@ -182,10 +193,11 @@ def _epochs(rows: Sequence[Row]) -> list[Figure]:
 
 def _memory(rows: Sequence[Row]) -> list[Figure]:
     bars: list[dict[str, Any]] = []
-    for row, name in zip(rows, _names(rows), strict=True):
+    for row, name, dense in zip(rows, _names(rows), _names(rows, dense=True), strict=True):
         for kind, mib in (row.get("peak_mib") or {}).items():
-            text = name if kind == "sparse" else f"{row['model']} dense, {kind}"
-            bars.append({"name": text, "kind": "sparse" if kind == "sparse" else "dense", "value": mib})
+            text = name if kind == "sparse" else f"{dense}, {kind}"
+            if text not in {bar["name"] for bar in bars}:
+                bars.append({"name": text, "kind": "sparse" if kind == "sparse" else "dense", "value": mib})
     if not bars:
         return []
     return [

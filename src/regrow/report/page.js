@@ -1,12 +1,21 @@
 const FONT = getComputedStyle(document.body).fontFamily;
 
-function config(width) {
+function longestName(spec) {
+  let longest = 0;
+  JSON.stringify(spec, (key, value) => {
+    if (key === "domain" && Array.isArray(value)) longest = Math.max(longest, ...value.map((name) => String(name).length));
+    return value;
+  });
+  return longest;
+}
+
+function config(width, spec) {
   const text = { labelFont: FONT, titleFont: FONT, labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500 };
   return {
     font: FONT,
     view: { stroke: null },
-    axis: { ...text, gridColor: "#e6e9ee", domainColor: "#8a93a0", tickColor: "#8a93a0", labelColor: "#3c4654", labelLimit: width < 500 ? 130 : 260 },
-    legend: { ...text, orient: "bottom", columns: Math.max(1, Math.floor(width / 190)), labelLimit: Math.min(width - 40, 380), columnPadding: 14 },
+    axis: { ...text, gridColor: "#e6e9ee", domainColor: "#8a93a0", tickColor: "#8a93a0", labelColor: "#3c4654", labelLimit: Math.max(110, 0.4 * width) },
+    legend: { ...text, orient: "bottom", columns: Math.max(1, Math.floor((width - 60) / (7 * longestName(spec) + 45))), labelLimit: width - 90, columnPadding: 14 },
   };
 }
 
@@ -15,7 +24,7 @@ async function draw(number) {
   const { data, spec } = SPECS[number];
   const { names, rows } = ROWS[data];
   const named = rows.map((row) => Object.fromEntries(names.map((name, i) => [name, row[i]])));
-  const options = { renderer: "svg", config: config(place.clientWidth), actions: { export: true, source: false, compiled: false, editor: false } };
+  const options = { renderer: "svg", config: config(place.clientWidth, spec), actions: { export: true, source: false, compiled: false, editor: false } };
   try {
     await vegaEmbed(place, { ...spec, datasets: { rows: named }, autosize: { type: "fit-x", contains: "padding" } }, options);
     place.classList.add("drawn");

@@ -81,27 +81,29 @@ def render(inputs: Inputs, command: str, refresh: int | None = None) -> str:
 
 def _sections(inputs: Inputs) -> list[Section]:
     runs, boards = inputs.runs, inputs.boards
-    detailed = shown_in_detail(runs)
+    by_recipe = {recipe: [run for run in runs if run.recipe == recipe] for recipe in {run.recipe: None for run in runs}}
     sections = [
-        Section("Overview", tables=[run_table(runs)] if runs else []),
-        Section("Training", training_figures(runs)),
+        Section("Runs", tables=[run_table(runs)] if runs else []),
+        *(
+            Section(f"Training: {recipe}", [*training_figures(own), *memory_figures(own)])
+            for recipe, own in by_recipe.items()
+        ),
         Section(
             "Comparison",
             [figure for board in boards for figure in comparison_figures(board)],
             [board_table(board) for board in boards],
         ),
     ]
-    for run in detailed:
+    for run in shown_in_detail(runs):
         figures = [*topology_figures(run), *histogram_figures(run), *mask_figures(run)]
-        lead = (
-            f"Layer by layer: {run.name}."
-            if len(detailed) == 1
-            else f"Layer by layer; one run of its label: {run.name}."
-        )
-        sections.append(Section(f"Where the weights went: {run.label}", figures, lead=lead))
+        title = f"Where the weights went: {run.label}" + (f", {run.recipe}" if len(by_recipe) > 1 else "")
+        sections.append(Section(title, figures, lead=f"{run.path}"))
     sections += [Section("Features", [figure for one in inputs.features for figure in feature_figures(one)])]
-    sections += [Section("Speed and memory", [*speed_figures(inputs), *memory_figures(runs)])]
-    return [*sections, Section("Settings", tables=settings_tables(runs) if runs else [])]
+    sections += [Section("Speed and memory", speed_figures(inputs))]
+    settings = [
+        table for own in by_recipe.values() if any(run.settings for run in own) for table in settings_tables(own)
+    ]
+    return [*sections, Section("Settings", tables=settings)]
 
 
 def _title(inputs: Inputs) -> str:

@@ -19,6 +19,8 @@ __all__ = ["heat_picture", "mask_figures"]
 
 SHOWN = 32
 """Output channels, input channels and units that a picture shows, at most."""
+SIDE = 320
+"""Pixels of the screen to which small pictures are scaled up."""
 DARK, LIGHT, GAP = (0, 60, 110), (255, 255, 255), (205, 205, 205)
 Array = NDArray[Any]
 
@@ -37,16 +39,16 @@ def _kernels(masks: Mapping[str, Array], commands: list[str]) -> list[Figure]:
     for name, mask in masks.items():
         if mask.ndim != 4 or mask.shape[-1] == 1:
             continue
-        shown = mask[:SHOWN, :SHOWN]
+        shown = mask[:SHOWN, :SHOWN].swapaxes(0, 1)
         rows, columns = shown.shape[:2]
-        text = f"{layer_name(name)}: {rows} of {mask.shape[0]} output by {columns} of {mask.shape[1]} input channels"
+        text = f"{layer_name(name)}: {columns} of {mask.shape[0]} output by {rows} of {mask.shape[1]} input channels"
         pictures.append(_picture(_tiles(shown), text))
     if not pictures:
         return []
     return [
         Figure(
             "Kernels of the convolutions",
-            "A small square is a kernel, a dark pixel an active weight; a row is an output channel, a column an input "
+            "A small square is a kernel, a dark pixel an active weight; a column is an output channel, a row an input "
             "channel.",
             commands,
             pictures=pictures,
@@ -109,5 +111,4 @@ def _picture(pixels: Array, title: str) -> Picture:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", optimize=True)
     uri = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-    width = pixels.shape[1]
-    return Picture(uri, width * max(1, 320 // width), title)
+    return Picture(uri, pixels.shape[1] * max(1, SIDE // max(pixels.shape[:2])), title)

@@ -105,7 +105,7 @@ def _lines(file: Path) -> Rows:
 
 
 def name_runs(runs: Iterable[Run]) -> list[Run]:
-    """The same runs with labels: method and density, with the settings that runs of these two differ by."""
+    """The same runs with labels: method and density, with the settings that runs of one recipe and these differ by."""
     runs = list(runs)
     changes = differences([run.settings for run in runs])
     return [replace(run, label=_label(run, changed)) for run, changed in zip(runs, changes, strict=True)]
@@ -119,7 +119,9 @@ def _label(run: Run, changed: Mapping[str, Any]) -> str:
 
 
 def differences(settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of each run the settings in which it differs from another one of its method and density; the seed is none.
+    """Of each run the settings in which it differs from another one of its recipe, method and density.
+
+    The seed is none of them, nor is a setting that one of the two does not have, for it is of an earlier version.
 
     Example:
         >>> differences([{"method": "set", "density": 0.1, "lr": 0.1}, {"method": "set", "density": 0.1, "lr": 0.2}])
@@ -127,19 +129,23 @@ def differences(settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     alike: dict[Any, list[Mapping[str, Any]]] = {}
     for one in settings:
-        alike.setdefault((one.get("method"), one.get("density")), []).append(one)
+        alike.setdefault(_kind(one), []).append(one)
     found = []
     for one in settings:
-        others = alike[one.get("method"), one.get("density")]
-        keys = [key for key in one if key != "seed" and any(other.get(key) != one[key] for other in others)]
-        found.append({key: one[key] for key in keys})
+        keys = [key for key in one if key != "seed"]
+        differing = [key for key in keys if any(other.get(key, one[key]) != one[key] for other in alike[_kind(one)])]
+        found.append({key: one[key] for key in differing})
     return found
 
 
+def _kind(settings: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(settings.get(key) for key in ("recipe", "method", "density"))
+
+
 def shown_in_detail(runs: Iterable[Run]) -> list[Run]:
-    """The first run of each label, sparse ones, at most `DETAILED`."""
-    firsts: dict[str, Run] = {}
+    """The first run of each recipe and label, sparse ones, at most `DETAILED`."""
+    firsts: dict[tuple[str, str], Run] = {}
     for run in runs:
         if not run.dense:
-            firsts.setdefault(run.label, run)
+            firsts.setdefault((run.recipe, run.label), run)
     return list(firsts.values())[:DETAILED]

@@ -42,7 +42,7 @@ class Table:
 
 def run_table(runs: Sequence[Run]) -> Table:
     """A row for each run: where it stands, and what it came to."""
-    head = ["run", "epochs", "test error, %", "validation error, %", "active weights", "density, %"]
+    head = ["run", "recipe", "epochs", "test error, %", "validation error, %", "active weights", "density, %"]
     head += ["training, s", "ms a step", "peak memory, MiB"]
     return Table(
         "Runs",
@@ -63,6 +63,7 @@ def _run_row(run: Run) -> list[Cell]:
     step = summary.get("seconds_per_step")
     return [
         Cell(run.name, run.name),
+        Cell(run.recipe or "–", run.recipe),
         Cell(f"{done}" if summary or total is None else f"{done} of {total}", done),
         _number(summary.get("test_error"), ".2f"),
         _number(summary.get("validation_error", last.get("validation_error")), ".2f"),
@@ -103,19 +104,20 @@ def board_table(board: Board) -> Table:
 
 
 def settings_tables(runs: Sequence[Run]) -> list[Table]:
-    """What the runs differ by, and what they have in common; one run of each label."""
+    """What runs of one recipe differ by, and what they have in common; one run of each label."""
     firsts = list({run.label: run for run in reversed(runs)}.values())[::-1]
     known = {run.label: _facts(run) for run in firsts}
     keys = list(dict.fromkeys(key for facts in known.values() for key in facts))
     differing = [key for key in keys if len({str(facts.get(key)) for facts in known.values()}) > 1]
     common = [key for key in keys if key not in differing]
+    recipe = runs[0].recipe
     tables = []
     if differing:
         rows = [[Cell(named(key)), *(Cell(_text(facts.get(key))) for facts in known.values())] for key in differing]
-        tables.append(Table("What the runs differ by", "", (), ["setting", *known], rows, sortable=False))
+        tables.append(Table(f"What the runs of {recipe} differ by", "", (), ["setting", *known], rows, sortable=False))
     if common:
         rows = [[Cell(named(key)), Cell(_text(next(iter(known.values()))[key]))] for key in common]
-        title = "Settings and versions" if not differing else "Settings and versions that all runs share"
+        title = f"Settings and versions{' that they share' if differing else f' of {recipe}'}"
         tables.append(Table(title, "", (), ["setting", "value"], rows, sortable=False, folded=True))
     return tables
 
