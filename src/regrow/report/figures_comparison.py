@@ -23,7 +23,7 @@ def comparison_figures(board: Board) -> list[Figure]:
     settings = varied(board.rows)
     sparse = [row for row in board.rows if row["method"] != "dense"]
     figures = []
-    if sparse:
+    if sparse and len(board.rows) > 1:
         methods = {row["method"] for row in sparse}
         points = [point for point in published_points(board.recipe) if point.method in methods]
         ours = join_rows(sparse, settings, lambda row: row["density"])
@@ -61,7 +61,9 @@ def _errors(lines: Sequence[Line], title: str, dense: Sequence[Line], shares: bo
     levels = [row for line in dense for row in _points(line, False)]
     labels = [line.label for line in [*lines, *dense]]
     looks = by_label(labels)
-    x = alt.X("x:Q", title=title, scale=alt.Scale(type="log", padding=18), axis=alt.Axis(format="~g", tickCount=5))
+    x = alt.X(
+        "x:Q", title=title, scale=alt.Scale(type="log", padding=18, nice=False), axis=alt.Axis(format="~g", tickCount=5)
+    )
     scale = error_scale([row["error"] for row in [*rows, *levels]])
     y = alt.Y("error:Q", title="test error in %", scale=scale)
     tip = ["label:N", "x:Q", "error:Q", "se:Q", "from:N"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -87,9 +88,10 @@ def _layers(rows: Sequence[Row]) -> list[Figure]:
     if not rows:
         return []
     densities = sorted({row["density"] for row in rows}, reverse=True)
+    batches = " and ".join({str(row["batch"]): None for row in rows if not re.search(r"b\d+$", row["case"])})
     points = [
         {
-            "name": f"{row['case']}, batch {row['batch']}",
+            "name": row["case"],
             "density": percent(row["density"]),
             "ratio": row["ratio_best_fp32"],
         }
@@ -100,7 +102,7 @@ def _layers(rows: Sequence[Row]) -> list[Figure]:
         Figure(
             "Speed-up of layers",
             "Time of the fastest dense layer in fp32 over that of the sparse one, forward and backward; a point for "
-            f"each density. The dashed line is dense. {_machines(rows)}.",
+            f"each density. The dashed line is dense. Batch {batches}, where the name has none. {_machines(rows)}.",
             _commands(rows),
             [_ratios(points, "density", [percent(density) for density in densities])],
             wide=True,

@@ -38,13 +38,14 @@ def training_figures(runs: Sequence[Run]) -> list[Figure]:
         tooltip=["run:N", "epoch:Q", "error:Q", alt.Tooltip("time:Q", title=unit)],
         **looks,
     )
+    epochs = alt.X("epoch:Q", title="epoch", axis=alt.Axis(format="d", tickMinStep=1))
     error = "Share of the validation set that the network gets wrong after each epoch, in percent."
     return [
         Figure(
             "Error against epochs",
             f"{error} A line is a run; seeds of a method and density share a colour.",
             commands,
-            [finish(line.encode(alt.X("epoch:Q", title="epoch")), rows)],
+            [finish(line.encode(epochs), rows)],
         ),
         Figure(
             f"Error against wall clock, in {unit}",
@@ -62,7 +63,7 @@ def training_figures(runs: Sequence[Run]) -> list[Figure]:
             [
                 finish(
                     BASE.mark_line(interpolate="step-after").encode(
-                        alt.X("epoch:Q", title="epoch"),
+                        epochs,
                         alt.Y("flops:Q", title="FLOP density in %", scale=alt.Scale(zero=True)),
                         alt.Detail("run:N"),
                         tooltip=["run:N", "epoch:Q", "flops:Q"],

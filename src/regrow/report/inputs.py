@@ -76,7 +76,7 @@ def read_inputs(paths: Iterable[str | Path]) -> Inputs:
             raise ReportError(f"there is no {path}; name run folders, comparison folders or JSON files of regrow bench")
     inputs.runs = name_runs({run.path.resolve(): run for run in inputs.runs}.values())
     single = [run.summary for run in inputs.runs if run.summary and run.path not in compared]
-    inputs.boards += _boards(single, [run.command for run in inputs.runs if run.command and run.path not in compared])
+    inputs.boards += _boards(single, {run.recipe: _commands(inputs.runs, run.recipe, compared) for run in inputs.runs})
     return inputs
 
 
@@ -119,10 +119,11 @@ def _read_file(path: Path, inputs: Inputs) -> None:
         inputs.steps += rows
     elif "counted" in first:
         inputs.storages.append(of_file)
-    elif "networks" in of_file and "specialisation" in first["layers"][0]:
+    elif "networks" in of_file and "classes" in first:
         inputs.features.append(of_file)
     elif "test_error" in first and "prunable_weights" in first:
-        inputs.boards += _boards(rows, [of_file["command"]] if "command" in of_file else [])
+        commands = [of_file["command"]] if "command" in of_file else []
+        inputs.boards += _boards(rows, {row["recipe"]: commands for row in rows})
     else:
         raise ReportError(
             f"{path} holds rows with {', '.join(list(first)[:4])}, which no report shows; name a file of regrow bench, "
@@ -130,8 +131,17 @@ def _read_file(path: Path, inputs: Inputs) -> None:
         )
 
 
-def _boards(summaries: Sequence[Mapping[str, Any]], commands: Sequence[str]) -> list[Board]:
-    """A leaderboard for each recipe: a row for each method and density, and for each setting that these differ by."""
+def _commands(runs: Sequence[Run], recipe: str, compared: set[Path]) -> list[str]:
+    """Of the runs of a recipe that belong to no comparison."""
+    return [run.command for run in runs if run.recipe == recipe and run.command and run.path not in compared]
+
+
+def _boards(summaries: Sequence[Mapping[str, Any]], commands: Mapping[str, Sequence[str]]) -> list[Board]:
+    """A leaderboard for each recipe: a row for each method and density, and for each setting that these differ by.
+
+    Args:
+        commands: by recipe.
+    """
     boards = []
     for recipe in dict.fromkeys(summary["recipe"] for summary in summaries):
         own = [summary for summary in summaries if summary["recipe"] == recipe]
@@ -143,5 +153,7 @@ def _boards(summaries: Sequence[Mapping[str, Any]], commands: Sequence[str]) -> 
             Entry(group[0]["method"], group[0]["density"], changed, group, len(group))
             for changed, group in groups.values()
         ]
-        boards.append(Board(recipe, leaderboard(entries), commands, max(entry.seeds for entry in entries)))
+        boards.append(
+            Board(recipe, leaderboard(entries), commands.get(recipe, ()), max(entry.seeds for entry in entries))
+        )
     return boards

@@ -1,4 +1,5 @@
 const FONT = getComputedStyle(document.body).fontFamily;
+const EXPORT = { export: true, source: false, compiled: false, editor: false };
 
 function longestName(spec) {
   let longest = 0;
@@ -14,7 +15,7 @@ function config(width, spec) {
   return {
     font: FONT,
     view: { stroke: null },
-    axis: { ...text, gridColor: "#e6e9ee", domainColor: "#8a93a0", tickColor: "#8a93a0", labelColor: "#3c4654", labelLimit: Math.max(110, 0.4 * width) },
+    axis: { ...text, gridColor: "#e6e9ee", domainColor: "#8a93a0", tickColor: "#8a93a0", labelColor: "#3c4654", labelLimit: Math.max(130, 0.42 * width) },
     legend: { ...text, orient: "bottom", columns: Math.max(1, Math.floor((width - 60) / (7 * longestName(spec) + 45))), labelLimit: width - 90, columnPadding: 14 },
   };
 }
@@ -24,7 +25,7 @@ async function draw(number) {
   const { data, spec } = SPECS[number];
   const { names, rows } = ROWS[data];
   const named = rows.map((row) => Object.fromEntries(names.map((name, i) => [name, row[i]])));
-  const options = { renderer: "svg", config: config(place.clientWidth, spec), actions: { export: true, source: false, compiled: false, editor: false } };
+  const options = { renderer: "svg", config: config(place.clientWidth, spec), actions: place.closest(".small") ? false : EXPORT };
   try {
     await vegaEmbed(place, { ...spec, datasets: { rows: named }, autosize: { type: "fit-x", contains: "padding" } }, options);
     place.classList.add("drawn");

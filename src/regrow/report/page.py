@@ -29,6 +29,9 @@ from .tables import Table, board_table, run_table, settings_tables
 
 __all__ = ["render", "write_page"]
 
+EARLIER = "runs of an earlier version"
+"""Unfinished ones, of which no recipe is known."""
+
 
 @dataclass(frozen=True)
 class Section:
@@ -83,9 +86,9 @@ def _sections(inputs: Inputs) -> list[Section]:
     runs, boards = inputs.runs, inputs.boards
     by_recipe = {recipe: [run for run in runs if run.recipe == recipe] for recipe in {run.recipe: None for run in runs}}
     sections = [
-        Section("Runs", tables=[run_table(runs)] if runs else []),
+        Section("Overview", tables=[run_table(runs)] if runs else []),
         *(
-            Section(f"Training: {recipe}", [*training_figures(own), *memory_figures(own)])
+            Section(f"Training: {recipe or EARLIER}", [*training_figures(own), *memory_figures(own)])
             for recipe, own in by_recipe.items()
         ),
         Section(
@@ -96,7 +99,9 @@ def _sections(inputs: Inputs) -> list[Section]:
     ]
     for run in shown_in_detail(runs):
         figures = [*topology_figures(run), *histogram_figures(run), *mask_figures(run)]
-        title = f"Where the weights went: {run.label}" + (f", {run.recipe}" if len(by_recipe) > 1 else "")
+        title = f"Where the weights went: {run.label}" + (
+            f", {run.recipe}" if run.recipe and len(by_recipe) > 1 else ""
+        )
         sections.append(Section(title, figures, lead=f"{run.path}"))
     sections += [Section("Features", [figure for one in inputs.features for figure in feature_figures(one)])]
     sections += [Section("Speed and memory", speed_figures(inputs))]
@@ -107,7 +112,7 @@ def _sections(inputs: Inputs) -> list[Section]:
 
 
 def _title(inputs: Inputs) -> str:
-    recipes = [run.recipe or run.path.name for run in inputs.runs] + [board.recipe for board in inputs.boards]
+    recipes = [run.recipe or EARLIER for run in inputs.runs] + [board.recipe for board in inputs.boards]
     return f"regrow: {', '.join(dict.fromkeys(recipes)) or 'speed and memory'}"
 
 
