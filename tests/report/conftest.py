@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from regrow.report.inputs import Board, Inputs
 from regrow.report.leaderboard import Entry, leaderboard
 from regrow.report.runs import Run, name_runs
 
-LAYERS = {f"conv{i}.weight": [64 + 16 * i, 64, 3, 3] for i in range(16)}
 EPOCHS = 200
 
 
@@ -33,8 +33,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _invented(method: str, seed: int) -> Run:
-    """A run of 200 epochs and 199 updates of 16 layers; its figures are of no network."""
+def _invented(method: str, seed: int, layers: int) -> Run:
+    """A run of 200 epochs and 199 updates; its figures are of no network."""
+    shapes = {f"conv{i}.weight": [64 + 16 * i, 64, 3, 3] for i in range(layers)}
     settings = {
         "recipe": "invented",
         "method": method,
@@ -62,15 +63,15 @@ def _invented(method: str, seed: int) -> Run:
             "pruned": 200 + index,
             "grown": 200 + index,
             "active": 1000 + 31 * index,
-            "importance": 1 / len(LAYERS),
+            "importance": 1 / layers,
         }
         for epoch in range(1, EPOCHS)
-        for index, name in enumerate(LAYERS)
+        for index, name in enumerate(shapes)
     ]
     histograms = [
         {"epoch": epoch, "name": name, "limit": 0.5, "counts": [20 - abs(20 - i) for i in range(41)]}
         for epoch in range(10, EPOCHS + 1, 10)
-        for name in LAYERS
+        for name in shapes
     ]
     summary = {
         "recipe": "invented",
@@ -92,16 +93,20 @@ def _invented(method: str, seed: int) -> Run:
     about = {
         "command": f"regrow train invented --method {method} --seed {seed}",
         "settings": settings,
-        "layers": LAYERS,
+        "layers": shapes,
     }
     return Run(Path(f"invented/{method}-{seed}"), about, summary, metrics, updates, histograms)
 
 
 @pytest.fixture(scope="session")
-def ten_runs() -> Inputs:
-    """Five methods, two seeds each, with their leaderboard."""
-    methods = ("rigl", "set", "sparse-momentum", "static", "mest")
-    found = name_runs(_invented(method, seed) for method in methods for seed in (0, 1))
-    summaries: list[Any] = [run.summary for run in found]
-    entries = [Entry(m, 0.05, {}, [s for s in summaries if s["method"] == m], 2) for m in methods]
-    return Inputs(runs=found, boards=[Board("invented", leaderboard(entries), ["regrow compare invented"], 2)])
+def ten_runs() -> Callable[[int], Inputs]:
+    """Five methods, two seeds each, with their leaderboard; of a network with so many layers."""
+
+    def make(layers: int) -> Inputs:
+        methods = ("rigl", "set", "sparse-momentum", "static", "mest")
+        found = name_runs(_invented(method, seed, layers) for method in methods for seed in (0, 1))
+        summaries: list[Any] = [run.summary for run in found]
+        entries = [Entry(m, 0.05, {}, [s for s in summaries if s["method"] == m], 2) for m in methods]
+        return Inputs(runs=found, boards=[Board("invented", leaderboard(entries), ["regrow compare invented"], 2)])
+
+    return make

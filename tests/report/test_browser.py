@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,11 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def page_file(ten_runs: Inputs, runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page_file(ten_runs: Callable[[int], Inputs], runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that a report can show at once: ten runs, two more with masks, files of benches."""
     others = read_inputs([runs, *(RESULTS / name for name in ("layers.json", "steps.json", "run.json"))])
-    inputs = Inputs([*ten_runs.runs, *others.runs], [*ten_runs.boards, *others.boards])
+    grid = ten_runs(5)
+    inputs = Inputs([*others.runs, *grid.runs], [*grid.boards, *others.boards])
     inputs.layers, inputs.steps, inputs.epochs = others.layers, others.steps, others.epochs
     file = tmp_path_factory.mktemp("page") / "report.html"
     write_page(inputs, file, "regrow report table")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy
@@ -46,8 +47,8 @@ def test_densities_are_of_the_positions(sparse: Run):
     assert rows[-1]["density"] == pytest.approx(rows[-1]["active"] / 10, rel=1e-4)
 
 
-def test_many_updates_are_thinned_and_the_caption_says_so(ten_runs: Inputs):
-    figures = topology_figures(ten_runs.runs[0])
+def test_many_updates_are_thinned_and_the_caption_says_so(ten_runs: Callable[[int], Inputs]):
+    figures = topology_figures(ten_runs(2).runs[0])
     moves = figures[-1].charts[0].rows
     assert len({row["step"] for row in moves}) == UPDATES
     assert f"{UPDATES} of 199 updates are shown" in figures[-1].caption
