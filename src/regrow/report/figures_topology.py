@@ -16,6 +16,7 @@ UPDATES = 60
 """Topology updates that a chart shows, at most."""
 WIDE_APART = 20
 """Densities further apart than this factor are drawn on a logarithmic axis."""
+STEPS = alt.X("step:Q", title="optimizer step", scale=alt.Scale(nice=False))
 Row = Mapping[str, Any]
 
 
@@ -79,7 +80,7 @@ def _from_start_to_end(rows: Sequence[dict[str, Any]], run: Run) -> list[dict[st
 
 def _stacked(rows: Sequence[Row], names: Sequence[str], field: str, title: str, step: bool = False) -> Chart:
     chart = BASE.mark_area(interpolate="step-after" if step else "linear").encode(
-        alt.X("step:Q", title="optimizer step"),
+        STEPS,
         alt.Y(f"{field}:Q", title=title, stack="zero"),
         by_layer(names),
         alt.Order("order:Q"),
@@ -94,11 +95,11 @@ def _densities(rows: Sequence[Row], names: Sequence[str], commands: Sequence[str
         return []
     far = max(known) / min(known) > WIDE_APART
     chart = BASE.mark_line(interpolate="step-after", strokeWidth=2.5).encode(
-        alt.X("step:Q", title="optimizer step"),
+        STEPS,
         alt.Y(
             "density:Q",
             title="density in %" + (" (log scale)" if far else ""),
-            scale=alt.Scale(type="log" if far else "linear"),
+            scale=alt.Scale(type="log", nice=False) if far else alt.Scale(),
         ),
         by_layer(names),
         tooltip=["layer:N", "step:Q", "density:Q"],

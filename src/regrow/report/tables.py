@@ -82,16 +82,26 @@ def _number(value: float | None, form: str) -> Cell:
 def board_table(board: Board) -> Table:
     """The rows of a leaderboard, with the published figure where there is one."""
     settings, points = varied(board.rows), published_points(board.recipe)
-    head = ["method", "density", *map(named, settings), "achieved", "test error, %", "published, %", "seeds"]
-    head += ["training FLOPs", "inference FLOPs", "seconds", "peak memory, MiB", "updates"]
+    known = any(find_published(row, points) for row in board.rows)
+    head = ["method", "density", *map(named, settings), "achieved", "test error, %"]
+    head += [
+        *(["published, %"] if known else []),
+        "seeds",
+        "training FLOPs",
+        "inference FLOPs",
+        "seconds",
+        "peak memory, MiB",
+        "updates",
+    ]
     rows = []
     for row in board.rows:
         values = [row["method"], row["density"], *(str(row.get(key, "–")) for key in settings)]
         values += [row["achieved_density"], row["test_error_mean"], row["seeds"], row["train_flops"]]
         values += [row["inference_flops"], row["seconds"], row["peak_rss_mb"], row["updates"]]
         line = [Cell(text, value) for text, value in zip(cells(row, settings, board.seeds), values, strict=True)]
-        point = find_published(row, points)
-        line.insert(4 + len(settings), Cell(plus_minus(point.error, point.se), point.error) if point else Cell("–"))
+        if known:
+            point = find_published(row, points)
+            line.insert(4 + len(settings), Cell(plus_minus(point.error, point.se), point.error) if point else Cell("–"))
         rows.append(line)
     return Table(
         f"Leaderboard: {board.recipe}",
