@@ -97,7 +97,7 @@ def _short(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in row.items()}
 
 
-def by_label(labels: Sequence[str], field: str = "label") -> dict[str, Any]:
+def by_label(labels: Sequence[str]) -> dict[str, Any]:
     """Colour and dashes by label, with one legend."""
     looks = styles(labels)
     shown = [label for label in looks if label in set(labels)]
@@ -105,8 +105,8 @@ def by_label(labels: Sequence[str], field: str = "label") -> dict[str, Any]:
     legend = alt.Legend(title=None, symbolStrokeWidth=3)
     dash = alt.Scale(domain=shown, range=[_DASHES[dash] for dash in dashes])
     return {
-        "color": alt.Color(f"{field}:N", scale=alt.Scale(domain=shown, range=colours), legend=legend),
-        "strokeDash": alt.StrokeDash(f"{field}:N", scale=dash, legend=legend),
+        "color": alt.Color("label:N", scale=alt.Scale(domain=shown, range=colours), legend=legend),
+        "strokeDash": alt.StrokeDash("label:N", scale=dash, legend=legend),
     }
 
 

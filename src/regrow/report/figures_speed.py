@@ -69,9 +69,9 @@ def _names(rows: Sequence[Row], dense: bool = False) -> list[str]:
     return names
 
 
-def _ratios(rows: Sequence[Row], colour: str, order: Sequence[str], title: str = "times as fast") -> Chart:
+def _ratios(rows: Sequence[Row], colour: str, order: Sequence[str]) -> Chart:
     """A point for each ratio, a line of them for each name."""
-    ratio = alt.X("ratio:Q", title=f"{title} (log scale)", scale=alt.Scale(type="log", padding=12, nice=False))
+    ratio = alt.X("ratio:Q", title="times as fast (log scale)", scale=alt.Scale(type="log", padding=12, nice=False))
     names = list(dict.fromkeys(row["name"] for row in rows))
     scale = alt.Scale(domain=list(order), range=[*COLOURS[: len(order)]])
     points = BASE.mark_point(size=90, filled=True, opacity=1).encode(

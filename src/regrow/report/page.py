@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
@@ -35,16 +35,17 @@ EARLIER = "runs of an earlier version"
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page; empty ones are left out."""
+    """A part of the page; empty ones are left out. `run`: the folder of the one run that it is about."""
 
     title: str
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
-    lead: str = ""
-    key: str = field(init=False)
+    run: str = ""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "key", "".join(c if c.isalnum() else "-" for c in self.title.lower()))
+    @property
+    def key(self) -> str:
+        """Names the section in the page's address."""
+        return "".join(c if c.isalnum() else "-" for c in self.title.lower())
 
 
 def write_page(inputs: Inputs, out: Path, command: str, refresh: int | None = None) -> None:
@@ -102,7 +103,7 @@ def _sections(inputs: Inputs) -> list[Section]:
         title = f"Where the weights went: {run.label}" + (
             f", {run.recipe}" if run.recipe and len(by_recipe) > 1 else ""
         )
-        sections.append(Section(title, figures, lead=f"{run.path}"))
+        sections.append(Section(title, figures, run=str(run.path)))
     sections += [Section("Features", [figure for one in inputs.features for figure in feature_figures(one)])]
     sections += [Section("Speed and memory", speed_figures(inputs))]
     settings = [
