@@ -51,6 +51,9 @@ def test_features_are_measured_and_shown(trained: Path):
     page = (trained / "page.html").read_text()
     assert "Class specialisation by layer" in page
     assert "regrow report sparse features.json --out page.html" in page
+    assert run("features", "sparse", "sparse/checkpoint.pt", "--images", "10", "--out", "two.json").exit_code == 0
+    labels = [network["label"] for network in json.loads((trained / "two.json").read_text())["networks"]]
+    assert labels == ["sparse-momentum 10 %, sparse", "sparse-momentum 10 %, sparse/checkpoint.pt"]
     assert "no split 'tset'" in run("features", "sparse", "--split", "tset").stderr
 
 
@@ -75,6 +78,7 @@ def test_a_report_of_nothing_is_one_line(trained: Path):
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
     assert "there is no nothing; name run folders" in result.stderr
+    assert "there is no nothing to follow; name a run folder" in run("report", "nothing", "--live").stderr
 
 
 def test_without_the_libraries_the_remedy_is_told(trained: Path, monkeypatch: pytest.MonkeyPatch):

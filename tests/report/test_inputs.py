@@ -63,6 +63,7 @@ def test_a_comparison_brings_its_leaderboard_and_says_what_is_missing(runs: Path
     note = {"recipe": "digits-mlp", "seeds": [0, 1], "command": "regrow compare digits-mlp", "runs": 4}
     rows = read_inputs([runs]).boards[0].rows
     (tmp_path / "table" / "grid.json").write_text(json.dumps(note))
+    assert len(read_inputs([tmp_path / "table"]).runs) == 2  # before its first leaderboard is written
     (tmp_path / "table" / "leaderboard.json").write_text(json.dumps(rows))
     inputs = read_inputs([tmp_path / "table"])
     (board,) = inputs.boards

@@ -37,13 +37,18 @@ def analyse(paths: Sequence[Path], data_dir: Path | None, split: str, images: in
         paths: run folders or checkpoints. split: train, validation or test. images: at most so many of it.
 
     Returns:
-        For each network its label and its layers: name, `shares` (a list over channels of the shares of the classes,
+        For each network its label (method and density; the path too where two have the same) and its layers: name, `shares` (a list over channels of the shares of the classes,
         rounded to four digits), `specialisation` (the largest of each), and how many channels are silent.
 
     Raises:
         UsageError: no such split, or a network without nn.ReLU. RunError: no such checkpoint, or no data.
     """
-    return [_network(path, data_dir, split, images) for path in paths]
+    networks = [_network(path, data_dir, split, images) for path in paths]
+    labels = [network["label"] for network in networks]
+    for network, path in zip(networks, paths, strict=True):
+        if labels.count(network["label"]) > 1:
+            network["label"] += f", {path}"
+    return networks
 
 
 def _network(path: Path, data_dir: Path | None, split: str, images: int | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .errors import UsageError
 from .interrupt import StopSignal
 from .reporting import make_report
 from .tables import console
@@ -31,7 +32,12 @@ def live_report(paths: Sequence[Path], out: Path, every: int, show: bool) -> Non
 
     Args:
         paths: as for `make_report`; a folder may still be empty. show: open the page in a browser.
+
+    Raises:
+        UsageError: there is no such path, or it holds something else.
     """
+    if missing := [str(path) for path in paths if not path.exists()]:
+        raise UsageError(f"there is no {', '.join(missing)} to follow; name a run folder that regrow train has made")
     say = console()
     say.print(f"{out} follows the runs; Ctrl-C ends it", markup=False, soft_wrap=True)
     seen: list[Any] = []
@@ -71,7 +77,8 @@ def report_beside(folder: Path, out: Path) -> Iterator[None]:
         folder: of the run; is made, so that there is something to follow. out: the page, outside of it.
     """
     words = ["report", str(folder), "--out", str(out), "--live", "--open"]
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():  # where it is a file, the training says so
+        folder.mkdir(parents=True)
     process = subprocess.Popen([sys.executable, "-m", "regrow.recipes", *words], start_new_session=True)
     try:
         yield

@@ -93,7 +93,8 @@ def _read_folder(path: Path, inputs: Inputs) -> set[Path]:
         raise ReportError(f"{path} is no run folder and holds none; name a folder that regrow train or compare made")
     if not note.exists():
         return set()
-    about, rows = json.loads(note.read_text()), json.loads((path / "leaderboard.json").read_text())
+    about, board = json.loads(note.read_text()), path / "leaderboard.json"
+    rows = json.loads(board.read_text()) if board.exists() else []
     inputs.missing += max(0, about.get("runs", 0) - len(found))
     if rows:
         commands = [about["command"]] if "command" in about else []
