@@ -37,7 +37,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     folders = RunFolder(one), RunFolder(other)
     first, second = (without_times(folder.summary() or {}) for folder in folders)
     assert first == second
-    for name in ("metrics.jsonl", "topology.jsonl"):
+    for name in ("metrics.jsonl", "topology.jsonl", "weights.jsonl"):
         first_rows, second_rows = ([without_times(row) for row in folder.rows(name)] for folder in folders)
         assert first_rows == second_rows
     if (one / TOPOLOGY_FILE).exists():

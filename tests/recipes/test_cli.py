@@ -47,6 +47,7 @@ TRAIN_FLAGS = [
     "--resume",
     "--max-seconds",
     "--topology-every",
+    "--open-report",
     "--threads",
     "--devices",
     "--nodes",
@@ -73,6 +74,8 @@ COMPARE_FLAGS = [
 FLAGS = {
     "train": TRAIN_FLAGS,
     "compare": COMPARE_FLAGS,
+    "report": ["--out", "--live", "--every", "--open"],
+    "features": ["--out", "--split", "--images", "--data-dir"],
     "list": [],
     "demo": ["--seed", "--density", "--out", "--threads"],
     "summary": [],
@@ -335,7 +338,14 @@ def test_demo_compares_dense_and_sparse(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(catalog.RECIPES, "digits-mlp", lambda: quick)
     result = run("demo")
     assert result.exit_code == 0, result.output
-    for text in ("5,020 of 50,200", "50,200 of 50,200", "test error", "runs/demo/dense-1-s0-", "regrow summary"):
+    for text in (
+        "5,020 of 50,200",
+        "50,200 of 50,200",
+        "test error",
+        "runs/demo/dense-1-s0-",
+        "regrow summary",
+        "runs/demo/report.html",
+    ):
         assert text in result.stdout
     assert "is finished already" in run("demo").stdout
 

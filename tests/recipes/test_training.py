@@ -60,9 +60,11 @@ def test_a_run_leaves_its_folder(short: Callable[..., Settings], tmp_path: Path)
     assert sorted(file.name for file in folder.path.iterdir()) == [
         "checkpoint.pt",
         "metrics.jsonl",
+        "run.json",
         "summary.json",
         "topology.jsonl",
         "topology.npz",
+        "weights.jsonl",
     ]
     assert json.loads((folder.path / "summary.json").read_text()) == summary
     assert [row["epoch"] for row in folder.rows("metrics.jsonl")] == [1, 2, 3, 4]
@@ -71,6 +73,31 @@ def test_a_run_leaves_its_folder(short: Callable[..., Settings], tmp_path: Path)
     assert (summary["active_weights"], summary["prunable_weights"], summary["parameters"]) == (5020, 50200, 50610)
     assert summary["flop_density_start"] == pytest.approx(0.1)
     assert summary["regrow"] == regrow.__version__
+
+
+def test_a_run_says_what_it_is_and_how_its_weights_are_spread(short: Callable[..., Settings], tmp_path: Path):
+    for method in ("sparse-momentum", "dense"):
+        summary = train(short(method=method), out=tmp_path / method, threads=1)
+        about = json.loads((tmp_path / method / "run.json").read_text())
+        assert about["settings"] == summary["settings"]
+        assert about["layers"] == {"fc1.weight": [300, 64], "fc2.weight": [100, 300], "fc3.weight": [10, 100]}
+        rows = RunFolder(tmp_path / method).rows("weights.jsonl")
+        assert [(row["epoch"], row["name"]) for row in rows] == [(e, n) for e in range(1, 5) for n in about["layers"]]
+        assert sum(sum(row["counts"]) for row in rows[-3:]) == summary["active_weights"]
+    assert about["command"] == "regrow train digits-mlp --method dense --set epochs=4"
+
+
+def test_a_run_of_an_earlier_version_without_histograms_goes_on(short: Callable[..., Settings], tmp_path: Path):
+    train(short(), out=tmp_path / "run", max_seconds=0)
+    folder = RunFolder(tmp_path / "run")
+    checkpoint = folder.checkpoint() or {}
+    del checkpoint["lengths"]["weights.jsonl"]
+    checkpoint["position"]["ended"] = False
+    torch.save(checkpoint, folder.path / "checkpoint.pt")
+    for name in ("summary.json", "weights.jsonl", "run.json"):
+        (folder.path / name).unlink()
+    train(short(), out=folder.path, resume=True)
+    assert [row["epoch"] for row in folder.rows("weights.jsonl")][::3] == [2, 3, 4]
 
 
 def test_digits_are_learned_with_a_tenth_of_the_weights(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from .bench_cli import bench
 from .command import Command
 from .compare_cli import compare
 from .errors import Interrupted
+from .report_cli import features, report
 
 __all__ = ["app"]
 
@@ -20,6 +22,7 @@ regrow trains neural networks that are sparse from the first step to the last.
   regrow demo                                   a small network, dense and at 10 % density, in seconds
   regrow list                                   the recipes
   regrow train lenet300-mnist --density 0.05    one whole run; its folder appears under runs/
+  regrow report runs/...                        a page of what was trained and measured
   regrow --help                                 everything else"""
 
 app = typer.Typer(
@@ -137,6 +140,10 @@ def train(
     topology_every: Annotated[
         int | None, typer.Option(min=1, metavar="EPOCHS", help="Write topology-epochN.npz, besides the one at the end.")
     ] = None,
+    open_report: Annotated[
+        bool,
+        typer.Option("--open-report", help="Open a page in a browser that follows the run; it lies beside the folder."),
+    ] = False,
     threads: ThreadsOption = None,
     devices: Annotated[
         int, typer.Option(min=1, metavar="N", help="Processes on this machine, each with its part of a batch.")
@@ -165,9 +172,9 @@ def train(
 ) -> None:
     """Trains one recipe and leaves a run folder.
 
-    The folder holds summary.json, metrics.jsonl (a line an epoch), topology.jsonl (a line an update and layer),
-    topology.npz (the active sets at the end) and checkpoint.pt; until the end also the checkpoint before it. Ctrl-C
-    saves and says how to go on.
+    The folder holds run.json (what the run is), summary.json, metrics.jsonl (a line an epoch), topology.jsonl (a line
+    an update and layer), weights.jsonl (histograms), topology.npz (the active sets at the end) and checkpoint.pt; until
+    the end also the checkpoint before it. Ctrl-C saves and says how to go on.
 
     \b
     Examples:
@@ -178,6 +185,7 @@ def train(
     from regrow import ops
 
     from .command import is_rank_0, resume_command
+    from .live import report_beside
     from .progress import terminal_reporter
     from .settings import make_settings
     from .tables import print_summary
@@ -210,8 +218,10 @@ def train(
     }
     several: dict[str, Any] = {"devices": devices, "nodes": nodes, "strategy": strategy}
     ops.keep_pages()  # or every large activation is mapped anew, dense or sparse
+    page = report_beside(folder, folder.parent / f"{folder.name}.html") if open_report else nullcontext()
     try:
-        summary = run(settings, out=folder, resume=resume, reporter=terminal_reporter(), **how, **several)
+        with page:
+            summary = run(settings, out=folder, resume=resume, reporter=terminal_reporter(), **how, **several)
     except Interrupted as stop:
         raise Interrupted(f"{stop}; go on with: {resume_command(settings, out=out, **how, **several)}") from None
     if is_rank_0():
@@ -219,6 +229,8 @@ def train(
 
 
 app.command()(compare)
+app.command()(report)
+app.command()(features)
 
 
 @app.command(name="list")
@@ -242,7 +254,7 @@ def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the two run folders.")] = Path("runs/demo"),
     threads: ThreadsOption = None,
 ) -> None:
-    """Trains a small network dense and sparse, and compares the two; some seconds, no download.
+    """Trains a small network dense and sparse, compares the two, and writes a page of them; seconds, no download.
 
     \b
     Examples:

@@ -16,7 +16,15 @@ from .errors import RunError
 if TYPE_CHECKING:
     from .settings import Settings
 
-__all__ = ["Command", "bench_command", "compare_command", "is_rank_0", "resume_command", "setting_text"]
+__all__ = [
+    "Command",
+    "bench_command",
+    "compare_command",
+    "is_rank_0",
+    "resume_command",
+    "setting_text",
+    "train_command",
+]
 
 INTERRUPTED = 130
 
@@ -67,12 +75,12 @@ def describe(error: Exception) -> str:
     return f"error: {kind}{' '.join(str(error).split())} (--debug shows where)"
 
 
-def resume_command(settings: Settings, **how: object) -> str:
-    """The command that goes on with a run, for a shell; `how` are options of `train`, None or False where not given.
+def train_command(settings: Settings, **how: object) -> str:
+    """The command of a run, for a shell; `how` are options of `train`, None or False where not given.
 
     Example:
-        >>> resume_command(make_settings("digits-mlp", density=0.1))
-        'regrow train digits-mlp --density 0.1 --resume'
+        >>> train_command(make_settings("digits-mlp", density=0.1))
+        'regrow train digits-mlp --density 0.1'
     """
     words = ["regrow", "train", settings.recipe.name]
     if settings.method != "sparse-momentum":
@@ -83,8 +91,17 @@ def resume_command(settings: Settings, **how: object) -> str:
     words += _options({"seed": settings.seed}, {"seed": 0})
     defaults = {"devices": 1, "nodes": 1, "strategy": "auto"}
     words += _options({name: value for name, value in how.items() if value is not False}, defaults)
-    words += _overrides(settings)
-    return shlex.join([*words, "--resume"])
+    return shlex.join([*words, *_overrides(settings)])
+
+
+def resume_command(settings: Settings, **how: object) -> str:
+    """The command that goes on with a run; see `train_command`.
+
+    Example:
+        >>> resume_command(make_settings("digits-mlp", density=0.1))
+        'regrow train digits-mlp --density 0.1 --resume'
+    """
+    return f"{train_command(settings, **how)} --resume"
 
 
 def bench_command(what: str, given: Mapping[str, Any]) -> str:

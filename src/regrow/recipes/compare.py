@@ -50,9 +50,9 @@ def run_compare(recipe: str, given: Mapping[str, Any]) -> None:
         data_dir=given["data_dir"],
     )
     with executor(given["executor"], given["jobs"], given["threads"]) as chosen:
-        claim_folder(out, comparison)
-        bring_back(out, comparison.cells)
         command = compare_command(recipe, given)
+        claim_folder(out, comparison, command)
+        bring_back(out, comparison.cells)
         pages = _Pages(comparison, out, command)
         pages.write(Outcome())
         outcome = run_grid(comparison.cells, chosen.jobs, pages.write, chosen.place)

@@ -199,8 +199,10 @@ def _refuse_same_folder(arms: Sequence[Arm]) -> None:
             raise UsageError(f"{other} and {cell} are the same run, or too near to be told apart; leave one out")
 
 
-def claim_folder(out: Path, comparison: Comparison) -> None:
+def claim_folder(out: Path, comparison: Comparison, command: str) -> None:
     """Writes the note that says whose folder this is; a grid may grow, but no cell of it may be forgotten.
+
+    Beside the comparison's identity the note has how many runs it is, and the command, which no later one has to equal.
 
     Raises:
         UsageError: the folder holds something else, or runs that are no part of this comparison.
@@ -212,8 +214,9 @@ def claim_folder(out: Path, comparison: Comparison) -> None:
         _refuse_other_grid(out, json.loads(note.read_text()), comparison.identity)
     elif out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} holds files that are of no comparison; choose another folder with --out")
+    content = {**comparison.identity, "runs": len(comparison.cells), "command": command}
     with write_atomically(note) as temporary:
-        temporary.write_text(json.dumps(comparison.identity, indent=1) + "\n")
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _refuse_other_grid(out: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -1,10 +1,13 @@
-"""`regrow demo`: the same small network dense and sparse, side by side."""
+"""`regrow demo`: the same small network dense and sparse, side by side, and the page of both."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from .errors import RunError
 from .progress import terminal_reporter
+from .reporting import make_report
 from .settings import make_settings
 from .tables import console, print_comparison
 from .training import train
@@ -13,7 +16,7 @@ __all__ = ["run_demo"]
 
 
 def run_demo(density: float, seed: int, out: Path, threads: int | None) -> None:
-    """Trains digits-mlp dense and at `density`, prints one table, leaves the two run folders in `out`.
+    """Trains digits-mlp dense and at `density`, prints one table, leaves the two run folders and their page in `out`.
 
     Runs that are finished there already are shown, not repeated.
     """
@@ -30,4 +33,16 @@ def run_demo(density: float, seed: int, out: Path, threads: int | None) -> None:
         summaries.append(train(settings, out=folder, resume=True, threads=threads, reporter=reporter))
     print_comparison(summaries)
     say.print("\n".join(["The run folders:", *(f"  {folder}" for folder in folders)]), soft_wrap=True)
+    _write_page(out, folders)
     say.print(f"Next: regrow summary {folders[-1]}", soft_wrap=True)
+
+
+def _write_page(out: Path, folders: Sequence[Path]) -> None:
+    """Writes the page and says where it is; without the libraries that it needs, what to install."""
+    page = out / "report.html"
+    try:
+        make_report(folders, page)
+        text = f"The page: {page}"
+    except RunError as error:
+        text = str(error)
+    console().print(text, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The files of a run: summary, metrics, topology and checkpoint, consistent whenever the run is killed.
+"""The files of a run: description, summary, lines that grow, checkpoint; consistent whenever the run is killed.
 
 The jsonl files only grow; a checkpoint remembers how long they were, and resuming cuts them back to that. Until the run
 is finished the checkpoint before the last one is kept too, and takes its place where that is damaged.
@@ -19,10 +19,13 @@ from regrow.files import naming, write_atomically
 from .errors import RunError, UsageError
 from .settings import Settings, differing
 
-__all__ = ["METRICS", "TOPOLOGY", "TOPOLOGY_FILE", "Onlooker", "RunFolder", "open_folder"]
+__all__ = ["DESCRIPTION", "METRICS", "TOPOLOGY", "TOPOLOGY_FILE", "WEIGHTS", "Onlooker", "RunFolder", "open_folder"]
 
+DESCRIPTION = "run.json"
 METRICS = "metrics.jsonl"
 TOPOLOGY = "topology.jsonl"
+WEIGHTS = "weights.jsonl"
+_GROWING = (METRICS, TOPOLOGY, WEIGHTS)
 TOPOLOGY_FILE = "topology.npz"
 SUMMARY = "summary.json"
 CHECKPOINT = "checkpoint.pt"
@@ -70,7 +73,7 @@ class RunFolder:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Writes a checkpoint; the one before it goes under another name when the new one is whole and on the disk."""
-        lengths = {name: os.path.getsize(self.path / name) for name in (METRICS, TOPOLOGY)}
+        lengths = {name: os.path.getsize(self.path / name) for name in _GROWING}
         with write_atomically(self.path / CHECKPOINT, previous=self.path / PREVIOUS) as temporary:
             save_checked({"format": FORMAT, "regrow": regrow.__version__, "lengths": lengths, **state}, temporary)
 
@@ -111,18 +114,25 @@ class RunFolder:
         content = load_tensors(self.path / name)
         return content["state"] if content.get("format") == FORMAT else content  # of regrow 0.1: the tensors alone
 
+    def describe(self, about: Mapping[str, Any]) -> None:
+        """Writes run.json, which says what the run is."""
+        self._write(DESCRIPTION, about)
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json, which marks the run as finished; one checkpoint is enough then."""
         (self.path / PREVIOUS).unlink(missing_ok=True)
-        with write_atomically(self.path / SUMMARY) as temporary:
-            Path(temporary).write_text(json.dumps(summary, indent=2) + "\n")
+        self._write(SUMMARY, summary)
+
+    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        with write_atomically(self.path / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
 
     def cut_back(self, checkpoint: Mapping[str, Any] | None) -> None:
         """Makes the jsonl files as long as they were at the checkpoint; empty without one."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.clear()
-        for name in (METRICS, TOPOLOGY):
-            length = checkpoint["lengths"][name] if checkpoint else 0
+        for name in _GROWING:
+            length = checkpoint["lengths"].get(name, 0) if checkpoint else 0
             with open(self.path / name, "ab") as file:
                 if file.tell() < length:
                     raise RunError(
@@ -133,7 +143,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Deletes what was half-written when the run was killed."""
-        for kind in ("*.pt", "*.jsonl", SUMMARY, "topology*.npz"):
+        for kind in ("*.pt", "*.jsonl", DESCRIPTION, SUMMARY, "topology*.npz"):
             for leftover in self.path.glob(f".{kind}.*"):
                 leftover.unlink()
 
@@ -160,6 +170,9 @@ class Onlooker(RunFolder):
         pass
 
     def keep(self, name: str, state: Mapping[str, Any]) -> None:
+        pass
+
+    def describe(self, about: Mapping[str, Any]) -> None:
         pass
 
     def finish(self, summary: Mapping[str, Any]) -> None:

@@ -19,7 +19,17 @@ from regrow.files import write_atomically
 
 from . import models
 from .errors import UsageError
-from .folder import CHECKPOINT, METRICS, TOPOLOGY, TOPOLOGY_FILE, RunFolder, load_checkpoint, open_folder
+from .folder import (
+    CHECKPOINT,
+    DESCRIPTION,
+    METRICS,
+    TOPOLOGY,
+    TOPOLOGY_FILE,
+    WEIGHTS,
+    RunFolder,
+    load_checkpoint,
+    open_folder,
+)
 from .methods import make_sparse
 from .progress import Reporter
 from .settings import Settings
@@ -84,7 +94,7 @@ def find_ticket(
 
 def _copy_files(last: Path, out: Path) -> None:
     """The last round's files, but for its summary, as those of the whole training."""
-    for name in (CHECKPOINT, METRICS, TOPOLOGY, TOPOLOGY_FILE):
+    for name in (CHECKPOINT, DESCRIPTION, METRICS, TOPOLOGY, TOPOLOGY_FILE, WEIGHTS):
         with write_atomically(out / name) as temporary:
             shutil.copyfile(last / name, temporary)
 

@@ -8,6 +8,7 @@ import torch
 
 from regrow.files import refuse_other_model
 
+from .description import describe
 from .errors import RunError
 from .failures import refuse_lost_weights
 from .folder import CHECKPOINT, RunFolder
@@ -32,6 +33,7 @@ def save(session: Session, folder: RunFolder, position: Position) -> None:
 def begin(session: Session, folder: RunFolder, ticket: Ticket | None) -> Position:
     """Where a new run starts. It is saved at once, so that its folder says whose it is."""
     folder.cut_back(None)
+    folder.describe(describe(session))
     position = Position(flop_density_start=session.flop_density, step_flops_sum=0.0)
     if ticket and ticket.values is not None:
         rewind(session.model, ticket.values)
@@ -54,4 +56,5 @@ def restore(session: Session, folder: RunFolder, checkpoint: dict[str, Any]) -> 
         raise RunError(f"{error}; resume with the code that wrote it, or start anew with --out") from error
     session.load_state_dict(checkpoint)
     folder.cut_back(checkpoint)
+    folder.describe(describe(session))
     return Position(**checkpoint["position"])

@@ -79,7 +79,7 @@ class Session:
         return "+".join(kinds) or "dense"
 
     def step(self, index: Tensor, moves: Tensor | None = None) -> Tensor:
-        """`learn` on the training examples of `index`, augmented by `moves`, see `AnySplit.batch`; each rank its part."""
+        """`learn` on the training examples of `index`, augmented by `moves` (`AnySplit.batch`); each rank its part."""
         share = self.ranks.share(len(index))
         return self.learn(*self.data.train.batch(*self.ranks.part(index, moves)), share)
 

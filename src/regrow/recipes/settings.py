@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -48,6 +48,16 @@ class Settings:
         recipe = {name: _plain(getattr(self.recipe, name)) for name in setting_names()}
         own = {"method": self.method, "density": self.density, "storage": self.storage, "seed": self.seed}
         return {"recipe": self.recipe.name, **own, **recipe}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Settings:
+        """Settings from what `as_dict` gave; those that are not there, for they came later, have their defaults."""
+        names = [name for name in setting_names() if name in stored]
+        values: dict[str, Any] = {
+            name: tuple(stored[name]) if isinstance(stored[name], list) else stored[name] for name in names
+        }
+        recipe = replace(get_recipe(stored["recipe"]), **values)
+        return cls(recipe, stored["method"], stored["density"], stored["storage"], stored["seed"])
 
     def defaults(self) -> dict[str, Any]:
         """What `as_dict` gives for this recipe, method, density and seed when nothing else is chosen."""

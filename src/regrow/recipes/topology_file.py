@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import regrow
 from regrow.files import write_atomically
+from regrow.report.active_sets import read_active_sets
 
 from .errors import UsageError
 
@@ -64,20 +65,11 @@ def load_topology(file: str | Path) -> Topology:
         UsageError: there is no such file, or it holds something else.
     """
     try:
-        with numpy.load(file) as stored:
-            about = json.loads(str(stored["about"]))
-            names = [key.removeprefix("bits/") for key in stored.files if key.startswith("bits/")]
-            masks = {name: _unpack(stored[f"bits/{name}"], stored[f"shape/{name}"]) for name in names}
+        masks, about = read_active_sets(file)
     except FileNotFoundError:
         raise UsageError(
             f"there is no topology file {file}; regrow train writes topology.npz into its folder"
         ) from None
     except (KeyError, ValueError, OSError) as error:
         raise UsageError(f"{file} is no topology file ({error}); regrow train writes them as topology.npz") from error
-    return Topology(masks, about)
-
-
-def _unpack(bits: Any, shape: Any) -> Tensor:
-    size = tuple(int(n) for n in shape)
-    flat = numpy.unpackbits(bits)[: int(numpy.prod(size))]
-    return torch.from_numpy(flat.astype(bool)).view(size)
+    return Topology({name: torch.from_numpy(mask) for name, mask in masks.items()}, about)

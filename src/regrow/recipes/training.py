@@ -20,10 +20,11 @@ import regrow
 from .config import learning_rate
 from .cost import StepCost
 from .data import data_root
+from .description import weight_histograms
 from .determinism import deterministic_algorithms
 from .errors import Interrupted, UsageError
 from .failures import named_causes, refuse_lost_loss
-from .folder import METRICS, TOPOLOGY, TOPOLOGY_FILE, Onlooker, RunFolder, open_folder
+from .folder import METRICS, TOPOLOGY, TOPOLOGY_FILE, WEIGHTS, Onlooker, RunFolder, open_folder
 from .interrupt import StopSignal
 from .loss import LossSum
 from .position import Position
@@ -42,6 +43,8 @@ __all__ = ["train"]
 
 REPORT_EVERY = 16
 """Batches between two calls of the reporter: often enough for a progress bar, too seldom to cost anything."""
+HISTOGRAMS = 20
+"""About how many times at most a run writes how its weights are spread."""
 
 
 def train(
@@ -205,6 +208,8 @@ class _Run:
             "flop_density": session.flop_density,
             "lr": session.optimizer.param_groups[0]["lr"],
         }
+        if position.ended or position.epoch % max(1, session.settings.recipe.epochs // HISTOGRAMS) == 0:
+            self.folder.append(WEIGHTS, weight_histograms(session, position.epoch + 1))
         if self._update_is_due() and not position.ended:
             self._update_topology(session.updater)
         row |= {

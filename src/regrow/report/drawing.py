@@ -1,16 +1,17 @@
 """How a plot looks: its frame and caption, lines with error bars, and axes.
 
-Colours are those of Okabe and Ito, which the colour-blind tell apart; markers differ as well. Needs matplotlib.
+Colours and markers are those of `palette`. Needs matplotlib.
 """
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .leaderboard import percent
+from .lines import Line
+from .palette import DENSE_COLOUR, styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STYLE",
-    "Line",
     "add_legend",
     "density_axis",
     "draw_levels",
@@ -28,12 +28,6 @@ __all__ = [
     "setting_axis",
 ]
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
-DASHES = ("-", "--", "-.")
-"""One for each time the colours are used up."""
-MARKERS = ("o", "s", "^", "D", "v", "p", "<", ">", "h", "P", "X")
-"""As many as have no factor in common with the colours: 77 different pairs."""
-DENSE_COLOUR = "#000000"
 STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -56,15 +50,6 @@ HOLLOW = "hollow: published"
 FLOPS_LABEL = "training FLOPs, dense = 1 (log scale)"
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of a plot: label, and points (x, error, standard error or None) in the order of x."""
-
-    label: str
-    points: list[tuple[Any, float, float | None]]
-    published: bool = False
-
-
 def new_figure(title: str, command: str, cited: Sequence[str] = (), note: str = "") -> Figure:
     """An empty plot with its title; below it the command, the sources and a note. Lengths are in inches."""
     from matplotlib.figure import Figure
@@ -82,22 +67,12 @@ def new_figure(title: str, command: str, cited: Sequence[str] = (), note: str = 
     return figure
 
 
-def _styles(lines: Sequence[Line]) -> Mapping[str, tuple[str, str, str]]:
-    """Colour, marker and dashes of each label; by name, so that every plot of a leaderboard has the same."""
-    labels = sorted({line.label for line in lines} - {"dense"})
-    styles = {
-        label: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], DASHES[i // len(COLOURS) % len(DASHES)])
-        for i, label in enumerate(labels)
-    }
-    return {"dense": (DENSE_COLOUR, "*", "-"), **styles}
-
-
 def draw_lines(axes: Axes, lines: Sequence[Line], dodge: bool = False, joined: bool = True) -> None:
     """Lines with error bars; published points hollow. `dodge` moves lines apart where x is the same."""
     ours = [line for line in lines if not line.published]
-    styles = _styles(lines)
+    looks = styles(line.label for line in lines)
     for i, line in enumerate([*ours, *(line for line in lines if line.published)]):
-        colour, marker, dashes = styles[line.label]
+        colour, marker, dashes = looks[line.label]
         shift = 1.0
         if dodge and not line.published:
             shift = 1 + 0.012 * (i - (len(ours) - 1) / 2)

@@ -1,0 +1,61 @@
+const FONT = getComputedStyle(document.body).fontFamily;
+const EXPORT = { export: true, source: false, compiled: false, editor: false };
+
+function longestName(spec) {
+  let longest = 0;
+  JSON.stringify(spec, (key, value) => {
+    if (key === "domain" && Array.isArray(value)) longest = Math.max(longest, ...value.map((name) => String(name).length));
+    return value;
+  });
+  return longest;
+}
+
+function config(width, spec) {
+  const text = { labelFont: FONT, titleFont: FONT, labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500 };
+  return {
+    font: FONT,
+    view: { stroke: null },
+    axis: { ...text, gridColor: "#e6e9ee", domainColor: "#8a93a0", tickColor: "#8a93a0", labelColor: "#3c4654", labelLimit: Math.max(130, 0.42 * width) },
+    legend: { ...text, orient: "bottom", columns: Math.max(1, Math.floor((width - 60) / (7 * longestName(spec) + 45))), labelLimit: width - 90, columnPadding: 14 },
+  };
+}
+
+async function draw(number) {
+  const place = document.getElementById(`chart-${number}`);
+  const { data, spec } = SPECS[number];
+  const { names, rows } = ROWS[data];
+  const named = rows.map((row) => Object.fromEntries(names.map((name, i) => [name, row[i]])));
+  const options = { renderer: "svg", config: config(place.clientWidth, spec), actions: place.closest(".small") ? false : EXPORT };
+  try {
+    await vegaEmbed(place, { ...spec, datasets: { rows: named }, autosize: { type: "fit-x", contains: "padding" } }, options);
+    place.classList.add("drawn");
+  } catch (error) {
+    place.classList.add("failed");
+    place.textContent = `This chart could not be drawn: ${error.message}`;
+    console.error(error);
+  }
+}
+
+function sortBy(table, column) {
+  const heads = [...table.tHead.rows[0].cells];
+  const rising = heads[column].getAttribute("aria-sort") !== "ascending";
+  const key = (row) => row.cells[column].dataset.value;
+  const compare = (a, b) => {
+    const [x, y] = [key(a), key(b)];
+    if (x === undefined || y === undefined) return (x === undefined) - (y === undefined);
+    const order = isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y;
+    return rising ? order : -order;
+  };
+  table.tBodies[0].append(...[...table.tBodies[0].rows].sort(compare));
+  heads.forEach((head, i) => (i === column ? head.setAttribute("aria-sort", rising ? "ascending" : "descending") : head.removeAttribute("aria-sort")));
+}
+
+for (const table of document.querySelectorAll("table.sortable")) {
+  table.querySelectorAll("th button").forEach((button, column) => button.addEventListener("click", () => sortBy(table, column)));
+}
+
+Promise.all(SPECS.map((_, number) => draw(number))).then(() => (document.documentElement.dataset.ready = "true"));
+
+if (document.body.dataset.refresh) {
+  setTimeout(() => location.reload(), 1000 * document.body.dataset.refresh);
+}
