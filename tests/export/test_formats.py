@@ -80,7 +80,7 @@ def test_onnx_is_not_written_where_outputs_differ_or_a_library_lacks(tmp_path, m
     model = mlp(3, 4)
     x = torch.randn(2, 3)
     monkeypatch.setattr(onnx, "onnx_session", lambda file: lambda x: [model(x).detach().numpy() + 1e-3])
-    with pytest.raises(RuntimeError, match="differs from torch's by 0.001"):
+    with pytest.raises(RuntimeError, match=r"differs from torch's by 0\.001"):
         save_onnx(tmp_path / "m.onnx", model, x)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match=r"onnxruntime .*pip install 'regrow\[onnx\]'"):

@@ -246,6 +246,35 @@ def summary(
 
 
 @app.command()
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A run folder, or its checkpoint.pt.", show_default=False)
+    ],
+    to: Annotated[
+        str,
+        typer.Option(metavar="FORMAT", help="dense, compact, safetensors, onnx or torch-sparse.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="The file to write.", show_default=False)],
+    optimizer: Annotated[
+        bool, typer.Option("--optimizer", help="Keep the optimizer's state too; in safetensors only.")
+    ] = False,
+) -> None:
+    """Writes a trained network for other programs; whole or not at all.
+
+    dense is a plain state dict; compact one without dead neurons and channels; safetensors the sparse file that
+    regrow.load reads, about five bytes a weight; onnx is checked in onnxruntime; torch-sparse has CSR and COO tensors.
+
+    \b
+    Examples:
+      regrow export runs/demo/sparse-momentum-0.1-s0-44136fa3 --to safetensors --out digits.safetensors
+      regrow export runs/demo/sparse-momentum-0.1-s0-44136fa3 --to onnx --out digits.onnx
+    """
+    from .exporting import export_checkpoint
+
+    export_checkpoint(checkpoint, to, out, optimizer)
+
+
+@app.command()
 def doctor() -> None:
     """Shows what compressed layers run on here; exit code 1, with the remedy, where the native kernels are not loaded.
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 import regrow
 
-from . import models
-from .catalog import get_recipe
-from .errors import RunError
-from .folder import CHECKPOINT, load_checkpoint
-from .methods import make_sparse
-from .settings import Settings
+from .restored import load_network
 from .tables import console
 
 __all__ = ["print_checkpoint"]
@@ -24,24 +21,17 @@ def print_checkpoint(path: Path) -> None:
     Args:
         path: a run folder or a checkpoint in one.
     """
-    file = path / CHECKPOINT if path.is_dir() else path
-    if not file.exists():
-        raise RunError(f"there is no checkpoint {file}; name a folder that regrow train has made")
-    state = load_checkpoint(file)
+    _, model, state = load_network(path)
     stored, position = state["settings"], state["position"]
     text = f"{stored['recipe']}, {stored['method']}, density {stored['density']:g}, seed {stored['seed']}: "
     text += f"{position['epoch']} of {stored['epochs']} epochs, {position['step']} steps, {position['updates']} updates"
     say = console()
     say.print(text, soft_wrap=True)
-    say.print(_layers(state), markup=False, soft_wrap=True)
+    say.print(_layers(model, state), markup=False, soft_wrap=True)
 
 
-def _layers(state: dict[str, Any]) -> str:
-    stored = state["settings"]
-    if stored["method"] == "dense":
-        names = [f"{name}  {tuple(value.shape)}" for name, value in state["model"].items()]
-        return "\n".join(["dense: all weights are active", *names])
-    settings = Settings(get_recipe(stored["recipe"]), stored["method"], stored["density"], stored["storage"])
-    model = make_sparse(models.build(settings.recipe.model), settings)
-    model.load_state_dict(state["model"])
-    return str(regrow.summary(model))
+def _layers(model: nn.Module, state: dict[str, Any]) -> str:
+    if regrow.sparse_weights(model):
+        return str(regrow.summary(model))
+    names = [f"{name}  {tuple(value.shape)}" for name, value in state["model"].items()]
+    return "\n".join(["dense: all weights are active", *names])

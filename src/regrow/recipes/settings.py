@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -14,7 +14,7 @@ from .config import Recipe, override, setting_names
 from .errors import UsageError, unknown
 from .methods import METHODS
 
-__all__ = ["DEFAULT_DENSITY", "Settings", "differing", "make_settings"]
+__all__ = ["DEFAULT_DENSITY", "Settings", "differing", "make_settings", "settings_of"]
 
 DEFAULT_DENSITY = 0.05
 Storage = Literal["auto", "masked", "compressed"]
@@ -92,6 +92,20 @@ def make_settings(
     if density is None:
         density = 1.0 if method == "dense" else DEFAULT_DENSITY
     return Settings(override(base, overrides), method, float(density), cast(Storage, storage), seed)
+
+
+def settings_of(stored: Mapping[str, Any]) -> Settings:
+    """The settings of which `as_dict` made this; those added since then have their defaults.
+
+    Example:
+        >>> settings = make_settings("digits-mlp", density=0.1, overrides=["dense=fc3"])
+        >>> settings_of(settings.as_dict()).recipe.dense
+        ('fc3',)
+    """
+    own = {name: stored[name] for name in setting_names() if name in stored}
+    own = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
+    recipe = replace(get_recipe(stored["recipe"]), **own)
+    return Settings(recipe, stored["method"], stored["density"], stored["storage"], stored["seed"])
 
 
 def differing(settings: Settings, stored: Mapping[str, Any]) -> list[str]:
