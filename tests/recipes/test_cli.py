@@ -47,6 +47,7 @@ TRAIN_FLAGS = [
     "--resume",
     "--max-seconds",
     "--topology-every",
+    "--logger",
     "--threads",
     "--set",
 ]

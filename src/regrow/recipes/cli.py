@@ -137,6 +137,10 @@ def train(
     topology_every: Annotated[
         int | None, typer.Option(min=1, metavar="EPOCHS", help="Write topology-epochN.npz, besides the one at the end.")
     ] = None,
+    logger: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,…", help="tensorboard, csv or wandb, into the folder `logs` of the run."),
+    ] = None,
     threads: ThreadsOption = None,
     set_: Annotated[
         list[str] | None,
@@ -152,6 +156,7 @@ def train(
     Examples:
       regrow train lenet300-mnist --method dense --seed 3 --set lr=0.05 --resume
       regrow train vgg16-d-cifar10 --density 0.05 --epochs 20 --flops-budget 0.1
+      regrow train lenet300-mnist --logger tensorboard
     """
     from regrow import ops
 
@@ -182,6 +187,7 @@ def train(
         "threads": threads,
         "max_seconds": max_seconds,
         "topology_every": topology_every,
+        "logger": logger,
     }
     ops.keep_pages()  # or every large activation is mapped anew, dense or sparse
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric, seed_everything
+from lightning_fabric.loggers import Logger
 from torch import Tensor, nn, optim
 
 import regrow
@@ -105,18 +106,26 @@ def steps_per_epoch(data: Data, settings: Settings) -> int:
     return -(-len(data.train) // settings.recipe.batch_size)
 
 
-def make_session(settings: Settings, root: Path, masks: Mapping[str, Tensor] | None = None) -> Session:
+def make_session(
+    settings: Settings, root: Path, masks: Mapping[str, Tensor] | None = None, loggers: Sequence[Logger] = ()
+) -> Session:
     """Everything a run needs, freshly made: the same settings give the same session, to the bit.
 
     Args:
         root: where the data sets are, see `data_root`.
         masks: active sets by parameter name to start from, instead of random ones.
+        loggers: of Lightning Fabric.
     """
     recipe = settings.recipe
     data = recipe.data(root, settings.seed, recipe.validation_fraction)
     if recipe.images is not None:
         data = data._replace(train=data.train.first(recipe.images))
-    fabric = Fabric(accelerator=recipe.accelerator, devices=1, precision=recipe.precision)  # type: ignore[arg-type]
+    fabric = Fabric(
+        accelerator=recipe.accelerator,
+        devices=1,
+        precision=recipe.precision,  # type: ignore[arg-type]
+        loggers=list(loggers),
+    )
     fabric.launch()
     seed_everything(settings.seed, verbose=False)
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format

@@ -24,6 +24,7 @@ from .data import data_root
 from .errors import Interrupted, RunError
 from .folder import METRICS, TOPOLOGY, TOPOLOGY_FILE, RunFolder, open_folder
 from .interrupt import StopSignal
+from .loggers import log_epoch, log_update, run_loggers
 from .position import Position
 from .progress import Reporter
 from .session import Session, error_percent, make_session
@@ -47,6 +48,7 @@ def train(
     threads: int | None = None,
     max_seconds: float | None = None,
     topology_every: int | None = None,
+    logger: str | None = None,
     reporter: Reporter | None = None,
     ticket: Ticket | None = None,
 ) -> dict[str, Any]:
@@ -60,6 +62,8 @@ def train(
         max_seconds: end after the epoch in which so many seconds of training and validation are over, those before a
             resume included; schedules stay those of all epochs.
         topology_every: write the topology after each so many epochs, besides at the end, as topology-epochN.npz.
+        logger: "tensorboard", "csv" or "wandb", or several with commas between; into the folder `logs` of the run. A
+            run that goes on begins a new log.
         reporter: is told how the run goes.
         ticket: of a round of lottery tickets; without one, the method "lottery" trains all its rounds (`find_ticket`).
 
@@ -75,14 +79,19 @@ def train(
         from .lottery import find_ticket
 
         how = {"data_dir": data_dir, "threads": threads, "max_seconds": max_seconds, "topology_every": topology_every}
+        how["logger"] = logger
         return find_ticket(settings, Path(out or settings.folder()), resume=resume, reporter=reporter, **how)
     reporter = reporter or Reporter()
     folder, stored = open_folder(Path(out or settings.folder()), settings, resume, threads)
     if stored and "test_error" in stored:
         reporter.note(f"{folder.path} is finished already")
         return stored
-    with _threads(stored["threads"] if stored else threads or settings.recipe.threads):
-        session = make_session(settings, data_root(data_dir), ticket.masks if ticket else None)
+    step = stored["position"]["step"] if stored else 0
+    with (
+        _threads(stored["threads"] if stored else threads or settings.recipe.threads),
+        run_loggers(logger, folder.path, step) as loggers,
+    ):
+        session = make_session(settings, data_root(data_dir), ticket.masks if ticket else None, loggers)
         position = _restore(session, folder, stored, ticket)
         run = _Run(session, folder, position, reporter, max_seconds, topology_every)
         with StopSignal() as stop, reporter:
@@ -202,6 +211,7 @@ class _Run:
             "validation_seconds": position.validation_seconds,
         }
         self.folder.append(METRICS, [row])
+        log_epoch(session.fabric, row, session.model)
         position.next_epoch()
         if session.settings.method == "lottery" and position.epoch == session.settings.recipe.rewind_epochs:
             self.folder.keep(REWIND, session.model.state_dict())
@@ -227,6 +237,7 @@ class _Run:
         updater.expect_update(self.session.update_every)
         seconds = time.perf_counter() - began
         self.folder.append(TOPOLOGY, rows)
+        log_update(self.session.fabric, rows)
         position.epoch_topology_seconds += seconds
         position.topology_seconds += seconds
         if rows:
