@@ -315,6 +315,23 @@ def blocked_numerics() -> str:
     return f"{markdown(head, rows)}\n\n`{result['command']}`"
 
 
+def export() -> str:
+    """Files of one network, and how far their outputs lie from its own."""
+    result = read("export")
+    rows = [
+        [
+            row["format"],
+            f"{row['bytes']:,}",
+            f"{row['bytes'] / result['active']:.1f}",
+            f"{row['max_rel_difference']:.0e}",
+        ]
+        for row in result["rows"]
+    ]
+    head = ["format", "bytes", "per active weight", "largest difference of an output, of the largest output"]
+    of = f"{result['recipe']} at {result['density']:.0%}, {result['active']:,} active weights, CIFAR-10's test set"
+    return f"{markdown(head, rows)}\n\n{of}: `{result['command']}`"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "lenet300": lambda: mnist("lenet300-mnist"),
     "lenet5": lambda: mnist("lenet5-mnist"),
@@ -323,6 +340,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "layers": fixed_layers,
     "steps": lambda: steps("steps", "steps-small", "steps-wrn-16-8", "steps-avx2"),
     "epochs": epochs,
+    "export": export,
     "scaling": scaling,
     "storages": lambda: storages("storages-lenet300-mnist"),
     "two_storages": two_storages,
