@@ -168,6 +168,8 @@ def in_place_under_another(x):
         (lambda x: x.view(-1, 2), 2),
         (lambda x: x.view(-1, x.size(1)), 2),
         (lambda x: F.softmax(x, 1), 2),
+        (nn.MaxPool1d(3, 1, 1), 2),
+        (lambda x: F.max_pool1d(x, 3, 1, 1), 2),
         (lambda x: x.cumsum(1), 2),
         (lambda x: torch.cat([x, x], 1)[:, 1:3], 2),
         (in_place_under_another, 2),

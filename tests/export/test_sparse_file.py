@@ -263,7 +263,7 @@ def test_positions_are_checked_even_where_the_checksum_is_right(tmp_path, shape,
     """Whoever can write a checksum cannot have us read outside of a tensor."""
     from regrow.export import sparse_file
 
-    about = {"format": "regrow sparse model 1", "sparse": {"row": {"shape": shape, "active": 1, "storage": "masked"}}}
+    about = {"format": "regrow sparse file 1", "sparse": {"row": {"shape": shape, "active": 1, "storage": "masked"}}}
     positions = encode(torch.tensor([12 * 8 - 1]))
     sparse_file._write(tmp_path / "m", about, {"values/row": torch.ones(1), "deltas/row": positions})
     if message:

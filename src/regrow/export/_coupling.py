@@ -23,9 +23,8 @@ __all__ = ["LAYERS", "NORMS", "Coupling"]
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
-_PASS = (
-    nn.Identity,
-    nn.modules.dropout._DropoutNd,
+_PASS = (nn.Identity, nn.modules.dropout._DropoutNd)
+_POOLS = (
     nn.modules.pooling._MaxPoolNd,
     nn.modules.pooling._AdaptiveMaxPoolNd,
     nn.modules.pooling._AdaptiveAvgPoolNd,
@@ -41,7 +40,7 @@ _ELEMENTWISE = {
     *(operator.add, operator.iadd, operator.sub, operator.mul, operator.neg),
     *("relu", "relu_", "sigmoid", "tanh", "add", "add_", "sub", "mul", "clamp", "contiguous"),
 }
-_POOLS = {
+_POOL_CALLS = {
     *(F.max_pool1d, F.max_pool2d, F.max_pool3d),
     *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
 }
@@ -122,8 +121,8 @@ class Coupling(fx.Interpreter):
             return self._module(node, sources[0], result)
         if node.target in _ELEMENTWISE:
             return self._elementwise(node, sources)
-        if node.target in _POOLS or _is_mean_over_places(node):
-            return self._features[sources[0]]
+        if node.target in _POOL_CALLS or _is_mean_over_places(node):
+            return self._features[sources[0]] if self._has_places(sources[0], result) else None
         if node.target in _FLATTEN and _flattens(node):
             return self._flattened(sources[0], result)
         if node.target is torch.cat and (*node.args[1:], *node.kwargs.values()) == (1,):
@@ -136,7 +135,9 @@ class Coupling(fx.Interpreter):
         given = self._features[source]
         if isinstance(module, _PASS):
             return given
-        if type(module) in _AVERAGES:
+        if isinstance(module, _POOLS) and self._has_places(source, result):
+            return given
+        if type(module) in _AVERAGES and self._has_places(source, result):
             return Features(given.groups, averaged(given.constant, module))
         if type(module) in _ELEMENTWISE:
             return self._elementwise(node, [source])
@@ -175,6 +176,10 @@ class Coupling(fx.Interpreter):
         value = getattr(self, node.op)(node.target, arguments, options)
         unknown = torch.stack([term.constant.isnan() for term in terms]).any(0)
         return Features(terms[0].groups, value.masked_fill(unknown, torch.nan))
+
+    def _has_places(self, source: fx.Node, result: Tensor) -> bool:
+        """Whether a pool goes over places, not over the features of (N, C)."""
+        return self.env[source].dim() > 2 and self.env[source].size(1) == result.size(1)
 
     def _flattened(self, source: fx.Node, result: Tensor) -> Features | None:
         """(N, C, ...) as (N, C * ...): each feature becomes as many as it has places."""

@@ -55,8 +55,8 @@ def pack_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[
             else:
                 plain[path] = value
     groups = [
-        {**{key: value for key, value in group.items() if key != "params"}, "params": names}
-        for group, names in zip(optimizer.param_groups, names, strict=True)
+        {key: value for key, value in group.items() if key != "params"} | {"params": members}
+        for group, members in zip(optimizer.param_groups, names, strict=True)
     ]
     about = {"groups": groups, "plain": plain, "active": of_active}
     try:

@@ -17,9 +17,9 @@ from regrow.weights import unwrapped
 
 from ._optional import need
 
-__all__ = ["AGREEMENT", "onnx_session", "save_onnx"]
+__all__ = ["onnx_session", "save_onnx"]
 
-AGREEMENT = 1e-5
+_AGREEMENT = 1e-5
 """By how much onnxruntime may differ from torch, of the largest output."""
 
 
@@ -85,5 +85,5 @@ def _check_equal(plain: nn.Module, arguments: tuple[Any, ...], file: Path) -> No
         wanted = [leaf for leaf in tree_leaves(plain(*arguments)) if isinstance(leaf, Tensor)]
     for one, other in zip(onnx_session(file)(*arguments), wanted, strict=True):
         distance = float((torch.from_numpy(one) - other).abs().max())
-        if not distance <= AGREEMENT * float(other.abs().max()):
+        if not distance <= _AGREEMENT * float(other.abs().max()):
             raise RuntimeError(f"onnxruntime's output differs from torch's by {distance:.3g}; nothing was written")

@@ -23,7 +23,7 @@ from ._positions import decode, encode, spread
 
 __all__ = ["is_safetensors", "load_optimizer", "read_sparse_file", "save_safetensors"]
 
-_FORMAT = "regrow sparse model 1"
+_FORMAT = "regrow sparse file 1"
 _VALUES, _DELTAS, _OPTIMIZER = "values/", "deltas/", "optimizer/"
 
 
@@ -48,7 +48,6 @@ def save_safetensors(
         >>> regrow.export.save_safetensors("model.safetensors", model)
         >>> model = regrow.load("model.safetensors", make_model())
     """
-    weights = sparse_weights(model)
     weights = sparse_weights(model)
     tensors = _dense_entries(model, weights)
     sparse = {}
@@ -168,7 +167,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
         if metadata["sha256"] != _digest(metadata["regrow"], tensors):
             raise ValueError("its checksum is another than its content's")
         return about, tensors | _positions(about["sparse"], tensors)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{wrong} ({type(error).__name__}: {error})") from error
 
 
@@ -179,8 +178,8 @@ def _positions(sparse: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict
         positions = decode(tensors[_DELTAS + name], weight["active"])
         if tensors[_VALUES + name].shape != positions.shape:
             raise ValueError(f"{name} has {tensors[_VALUES + name].numel()} values for {len(positions)} positions")
-        if len(positions) and int(positions[-1]) >= math.prod(weight["shape"]):
-            raise ValueError(f"{name} has a position {int(positions[-1])} outside of its shape {weight['shape']}")
+        if len(positions) and not 0 <= positions.min() <= positions.max() < math.prod(weight["shape"]):
+            raise ValueError(f"{name} has a position outside of its shape {weight['shape']}")
         found[_DELTAS + name] = positions
     return found
 
