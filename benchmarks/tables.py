@@ -328,7 +328,8 @@ def export() -> str:
         for row in result["rows"]
     ]
     head = ["format", "bytes", "per active weight", "largest difference of an output, of the largest output"]
-    of = f"{result['recipe']} at {result['density']:.0%}, {result['active']:,} active weights, CIFAR-10's test set"
+    of = f"{result['recipe']} at {result['density']:.0%}, {result['active']:,} active weights, "
+    of += f"{result['test_images']:,} test images of CIFAR-10"
     return f"{markdown(head, rows)}\n\n{of}: `{result['command']}`"
 
 

@@ -22,7 +22,7 @@ __all__ = ["compact", "load_compact", "save_compact"]
 
 _TENSORS = ("weight", "bias", "running_mean", "running_var")
 _AGREEMENT = 1e-9
-"""Of the largest output, in float64: what a removal that is exact may differ by."""
+"""Of the largest output, or of 1, in float64: what a removal that is exact may differ by."""
 
 
 def compact(model: nn.Module, example_input: Any) -> nn.Module:
@@ -96,9 +96,10 @@ def load_compact(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     state = _read(os.fspath(path))
     model = copy.deepcopy(model).eval()
     for name, module in model.named_modules():
-        if type(module) in (*LAYERS, *NORMS):
-            prefix = f"{name}." if name else ""
-            _resize(module, {own: state[prefix + own] for own in _TENSORS if prefix + own in state})
+        prefix = f"{name}." if name else ""
+        own = {key: state[prefix + key] for key in _TENSORS if prefix + key in state}
+        if own and type(module) in (*LAYERS, *NORMS):
+            _resize(module, own)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
