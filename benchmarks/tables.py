@@ -370,6 +370,24 @@ def imagenet_throughput() -> str:
     return f"{table}\n\n{_where(result)}"
 
 
+def export() -> str:
+    """Files of one network, and how far their outputs lie from its own."""
+    result = read("export")
+    rows = [
+        [
+            row["format"],
+            f"{row['bytes']:,}",
+            f"{row['bytes'] / result['active']:.1f}",
+            f"{row['max_rel_difference']:.0e}",
+        ]
+        for row in result["rows"]
+    ]
+    head = ["format", "bytes", "per active weight", "largest difference of an output, of the largest output"]
+    of = f"{result['recipe']} at {result['density']:.0%}, {result['active']:,} active weights, "
+    of += f"{result['test_images']:,} test images of CIFAR-10"
+    return f"{markdown(head, rows)}\n\n{of}: `{result['command']}`"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "lenet300": lambda: mnist("lenet300-mnist"),
     "lenet5": lambda: mnist("lenet5-mnist"),
@@ -378,6 +396,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "layers": fixed_layers,
     "steps": lambda: steps("steps", "steps-small", "steps-wrn-16-8", "steps-avx2"),
     "epochs": epochs,
+    "export": export,
     "scaling": scaling,
     "storages": lambda: storages("storages-lenet300-mnist"),
     "two_storages": two_storages,

@@ -14,7 +14,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import flops
+    from . import export, flops
+    from .export import compact
     from .files import load, save
     from .saliency import grasp, obd, snip, synflow
     from .sparsify import Summary, densify, sparsify, summary
@@ -57,7 +58,9 @@ __all__ = [
     "Summary",
     "TopKAST",
     "Updater",
+    "compact",
     "densify",
+    "export",
     "flops",
     "grasp",
     "load",
@@ -73,6 +76,7 @@ __all__ = [
 _HOME = {name: "updaters" for name in __all__ if name[0].isupper()} | {
     "SparseWeight": "weights",
     "Summary": "sparsify",
+    "compact": "export",
     "densify": "sparsify",
     "grasp": "saliency",
     "load": "files",

@@ -1,74 +1,26 @@
-"""Files that are written whole or not at all, and sparse models in them."""
+"""Files of sparse models."""
 
 from __future__ import annotations
 
 import math
 import os
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .atomic import write_atomically
 from .checked import load_checked, save_checked
+from .export.sparse_file import is_safetensors, read_sparse_file
 from .sparsify import prunable, sparsify
 from .storage import Storage
 from .weights import plain_name, sparse_weights, unwrapped
 
-__all__ = ["load", "naming", "refuse_other_model", "save", "write_atomically"]
+__all__ = ["load", "refuse_other_model", "save", "write_atomically"]
 
 _FORMAT = "regrow sparse model 2"
 _WITHOUT_CHECKSUM = "regrow sparse model 1"
-
-
-@contextmanager
-def write_atomically(path: str | os.PathLike[str], previous: Path | None = None) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, renamed to it once written; a failure leaves the old file as it was.
-
-    Args:
-        previous: the name that the old file gets, in the same folder; None: it goes.
-
-    Example:
-        >>> with write_atomically("summary.json") as temporary:
-        ...     temporary.write_text("{}")
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        with naming(path):
-            yield temporary
-            with open(temporary, "rb") as written:
-                os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        if previous and path.exists():
-            os.replace(path, previous)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Lets an OSError that names no file, as those of a full disk, name this one.
-
-    Example:
-        >>> with naming("metrics.jsonl"), open("metrics.jsonl", "a") as file:
-        ...     count = file.write("{}")
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno and error.filename is None:
-            error.filename = os.fspath(path)
-        raise
 
 
 def save(path: str | os.PathLike[str], model: nn.Module) -> None:
@@ -88,7 +40,7 @@ def save(path: str | os.PathLike[str], model: nn.Module) -> None:
 
 
 def load(path: str | os.PathLike[str], model: nn.Module, *, storage: Storage | None = None) -> nn.Module:
-    """Reads what `save` wrote into a model of the same kind, dense or sparse; use the returned model.
+    """Reads what `save` or `export.save_safetensors` wrote into a model of the same kind; use the returned model.
 
     A sparse model takes over the active sets of the file, in whatever storage it has; a dense one is made sparse with
     them, in the storage asked for (see `sparsify`; None: that of the file).
@@ -129,6 +81,8 @@ def _beside(name: str, buffer: str) -> str:
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not os.path.exists(path):
         raise FileNotFoundError(f"there is no {os.fspath(path)}")
+    if is_safetensors(path):
+        return read_sparse_file(path)
     content = load_checked(path, unchecked=_WITHOUT_CHECKSUM)
     if not isinstance(content, dict) or content.get("format") not in (_FORMAT, _WITHOUT_CHECKSUM):
         raise ValueError(f"{os.fspath(path)} was not written by regrow.save, or by that of a newer version")
@@ -173,19 +127,3 @@ def _without_storage(shapes: Mapping[str, Any], sparse: Iterable[str]) -> dict[s
 def _shape(value: Any) -> Any:
     """The shape of a tensor; of anything else (a module's extra state) its type."""
     return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename survive a power cut, where folders can be synced."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -26,12 +26,12 @@ def make_model():
 ROOT = Path(regrow.__file__).parent
 MODULES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem != "__init__")
 MODULES += sorted(
-    f"{package}.{path.stem}"
-    for package in ("distributed", "updaters")
-    for path in (ROOT / package).glob("*.py")
+    f"{room}.{path.stem}"
+    for room in ("distributed", "export", "updaters")
+    for path in (ROOT / room).glob("*.py")
     if path.stem != "__init__"
 )
-NO_EXAMPLE = {"flops", "Summary", "SparseWeight", "load"}  # a module, results; save shows load
+NO_EXAMPLE = {"export", "flops", "Summary", "SparseWeight", "load"}  # modules, results; save shows load
 DENSE_MODEL = {"regrow", "regrow.updaters.sparse_momentum.SparseMomentum"}  # these make `model` sparse themselves
 
 
@@ -59,5 +59,6 @@ def test_example(test, tmp_path, monkeypatch):
 
 def test_public_things_have_an_example():
     public = [getattr(regrow, name) for name in regrow.__all__ if name not in NO_EXAMPLE]
+    public += [getattr(regrow.export, name) for name in regrow.export.__all__]
     lacking = [thing.__name__ for thing in public if ">>>" not in (thing.__doc__ or "")]
     assert not lacking

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from regrow.recipes import Settings, bench_run, bench_step, train
+from regrow.recipes import Settings, bench_inference, bench_run, bench_step, train
 from regrow.recipes.bench_step import Network
 from regrow.recipes.cli import app
 from regrow.recipes.topology_file import load_topology
@@ -32,6 +33,36 @@ def test_a_step_is_measured_told_and_written(tiny: Callable[..., Settings], tmp_
         assert row["weight_bytes"]["sparse"] < row["weight_bytes"]["dense"]
         assert row["work_ms"]["sparse convolution backward"] > 0
         assert row["failed"] == {}
+
+
+def test_inference_is_measured_told_and_written(tiny: Callable[..., Settings], tmp_path: Path):
+    pytest.importorskip("onnxscript")
+    tiny()
+    words = ["--model", "wrn-tiny", "--density", "0.1", "--batches", "1,3", "--threads", "1", "--seconds", "0"]
+    file = tmp_path / "inference.json"
+    result = CliRunner().invoke(
+        app, ["bench", "inference", *words, "--kinds", "nchw,channels_last,onnxruntime", "--json", str(file)]
+    )
+    assert result.exit_code == 0, result.output
+    assert "2/2  wrn-tiny at density 0.1, batch 3: " in result.stdout
+    rows = json.loads(file.read_text())
+    assert [row["batch"] for row in rows] == [1, 3]
+    for row in rows:
+        assert row["density"] == pytest.approx(0.1, abs=0.01)
+        assert set(row["dense_ms"]) == {"nchw", "channels_last", "onnxruntime"}
+        assert row["ratio_best_dense"] == min(row["dense_ms"].values()) / row["sparse_ms"]
+        assert max(row["max_rel_error"].values()) < 1e-5
+        assert row["failed"] == {}
+
+
+def test_a_contestant_that_is_missing_is_told_and_the_others_run(
+    tiny: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+):
+    tiny()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    row = bench_inference.run([Network("wrn-tiny", 0.1, 2)], 1, ["nchw", "onnxruntime"], seconds=0)[0]
+    assert set(row["dense_ms"]) == {"nchw"}
+    assert "pip install 'regrow[onnx]'" in row["failed"]["onnxruntime"]
 
 
 def test_steps_and_epochs_start_from_a_trained_topology(tiny: Callable[..., Settings], tmp_path: Path):

@@ -102,6 +102,40 @@ def step(
     run_bench_step({**given, "kinds": kinds, "seconds": seconds, "memory": memory}, json)
 
 
+@bench.command()
+def inference(
+    model: Annotated[str, typer.Option(metavar="NAME,…", help="Networks of regrow.recipes.models.")] = "vgg16-d",
+    density: Annotated[str, typer.Option(metavar="SHARE,…", help="Of the weights, uniform; above 0 to 1.")] = "0.05",
+    batches: Annotated[str, typer.Option(metavar="N,…", help="Images of a batch.")] = "1,16,128",
+    threads: ThreadsOption = None,
+    topology: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Active sets of a trained network (topology.npz of its run), not uniform ones."
+        ),
+    ] = None,
+    json: JsonOption = None,
+    kinds: Annotated[
+        str | None,
+        typer.Option(metavar="KIND,…", help="Dense networks: nchw, channels_last, compile, onnxruntime; default: all."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.0, metavar="S", help="Time of each contestant in a row.")] = 2.0,
+) -> None:
+    """Measures the latency of a forward pass in evaluation, compressed beside dense, in turn in one process.
+
+    All compute the same network; the file has the largest difference of their outputs. onnxruntime needs regrow[onnx].
+
+    \b
+    Examples:
+      regrow bench inference --model vgg16-d --density 0.05 --batches 1,16,128 --threads 2
+      regrow bench inference --model wrn-28-2 --density 0.1,0.05 --kinds channels_last,onnxruntime --json latency.json
+    """
+    from .bench_inference_report import run_bench_inference
+
+    given = {"model": model, "density": density, "batches": batches, "threads": threads, "topology": topology}
+    run_bench_inference({**given, "kinds": kinds, "seconds": seconds}, json)
+
+
 @bench.command(name="run")
 def run_(
     model: Annotated[

@@ -18,11 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regrow import ops
-
 from .bench_step import BF16, CHANNELS_LAST, DENSE, against
 from .config import Recipe
-from .machine import processor
+from .measuring import bench_place
 from .session import Session, evaluate, make_session
 from .settings import Settings, make_settings
 from .topology_file import Topology
@@ -164,17 +162,10 @@ def run(
         epoch and its parts and of the dense epochs by kind, ratios (above 1: sparse is faster), and where it was
         measured.
     """
-    ops.keep_pages()  # both sides the same, and neither pays for page faults
-    where = {key: ops.info()[key] for key in ("isa", "torch", "allocator")}
-    where |= {"processor": processor(), "clock": "wall"}
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
     rows = []
-    try:
+    with bench_place(threads) as where:
         for settings, topology in runs:
             starting(settings)
             rows.append({**measure(settings, topology, root, kinds, dense_steps), **where})
             progress(rows[-1])
-    finally:
-        torch.set_num_threads(before)
     return rows

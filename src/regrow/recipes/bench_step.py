@@ -21,8 +21,8 @@ from regrow import ops
 from regrow.flops import flop_density, flops_per_weight
 
 from . import models
-from .machine import peak_memory_mib, processor
-from .measuring import noise, times_in_turn, working
+from .machine import peak_memory_mib
+from .measuring import bench_place, noise, times_in_turn, working
 
 __all__ = ["DENSE", "Network", "profile", "run"]
 
@@ -38,7 +38,7 @@ class Network:
 
     Attributes:
         model: name for `models.build`. density: of the weights, uniform at first.
-        batch: images of 3x32x32. masks: active sets by parameter name instead, such as those of a trained network.
+        batch: images. masks: active sets by parameter name instead, such as those of a trained network.
         share: the share rule that made the masks; None for the initial uniform ones.
     """
 
@@ -58,9 +58,8 @@ class Network:
         return regrow.sparsify(self.dense(), density=self.density, storage="compressed", seed=0)
 
     def images(self) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn(self.batch, 3, 32, 32, generator=generator)
-        return x, torch.randint(10, (self.batch,), generator=generator)
+        labels = torch.randint(10, (self.batch,), generator=torch.Generator().manual_seed(0))
+        return models.example_input(self.model, self.batch), labels
 
 
 class TrainingStep:
@@ -247,15 +246,8 @@ def run(
         faster), noise (quartile distance over median), work_ms by kind of work, peak_mib by contestant, weight_bytes,
         failed contestants with the reason, and where it was measured (processor, isa, torch, allocator).
     """
-    ops.keep_pages()  # both sides the same, and neither pays for page faults
-    where = {key: ops.info()[key] for key in ("isa", "torch", "allocator")} | {
-        "processor": processor(),
-        "clock": "wall",
-    }
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
     rows = []
-    try:
+    with bench_place(threads) as where:
         for network in networks:
             starting(network)
             row = measure(network, kinds, seconds)
@@ -266,6 +258,4 @@ def run(
                 row["peak_mib"] = {kind: peak_memory(network, kind, torch.get_num_threads()) for kind in eager}
             rows.append({**row, **where})
             progress(rows[-1])
-    finally:
-        torch.set_num_threads(before)
     return rows

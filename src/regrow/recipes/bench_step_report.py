@@ -16,7 +16,7 @@ from .models import MODELS
 from .tables import console
 from .topology_file import load_topology
 
-__all__ = ["run_bench_step"]
+__all__ = ["read_networks", "run_bench_step"]
 
 HEADINGS = ("density", "FLOPs", "batch", "sparse\nms", "converting\nms", "best fp32\nms", "", "against\nfp32")
 
@@ -41,21 +41,23 @@ def run_bench_step(given: Mapping[str, Any], file: Path | None) -> None:
 
 def _read(given: Mapping[str, Any]) -> tuple[list[Network], dict[str, Any]]:
     """The networks and the further arguments of `bench_step.run`; all is checked before anything is measured."""
-    names = words(given["model"], ())
-    check_known("model", names, tuple(MODELS))
+    networks = read_networks(given["model"], given["density"], given["batch"], given["topology"])
     kinds = words(given["kinds"], DENSE)
     check_known("kind", kinds, DENSE)
-    batches = [int(word) for word in words(given["batch"], ())]
-    densities = [read_density(word) for word in words(given["density"], ())]
-    topology = load_topology(given["topology"]) if given["topology"] else None
-    if topology:
-        networks = [
-            Network(name, topology.density, n, topology.masks, topology.share) for name in names for n in batches
-        ]
-    else:
-        networks = [Network(name, density, n) for name in names for density in densities for n in batches]
     asked = {"threads": given["threads"], "kinds": kinds, "seconds": given["seconds"], "memory": given["memory"]}
     return networks, asked
+
+
+def read_networks(model: str, density: str, batch: str, topology_file: Path | None) -> list[Network]:
+    """Every combination of what was typed; with a topology file, of its density alone."""
+    names = words(model, ())
+    check_known("model", names, tuple(MODELS))
+    batches = [int(word) for word in words(batch, ())]
+    densities = [read_density(word) for word in words(density, ())]
+    if topology_file is None:
+        return [Network(name, share, n) for name in names for share in densities for n in batches]
+    topology = load_topology(topology_file)
+    return [Network(name, topology.density, n, topology.masks, topology.share) for name in names for n in batches]
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -144,6 +144,10 @@ def train(
         bool,
         typer.Option("--open-report", help="Open a page in a browser that follows the run; it lies beside the folder."),
     ] = False,
+    logger: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,…", help="tensorboard, csv or wandb, into the folder `logs` of the run."),
+    ] = None,
     threads: ThreadsOption = None,
     devices: Annotated[
         int, typer.Option(min=1, metavar="N", help="Processes on this machine, each with its part of a batch.")
@@ -181,6 +185,7 @@ def train(
       regrow train lenet300-mnist --method dense --seed 3 --set lr=0.05 --resume
       regrow train vgg16-d-cifar10 --density 0.05 --epochs 20 --flops-budget 0.1
       regrow train lenet300-mnist --density 0.05 --devices 2 --strategy ddp
+      regrow train lenet300-mnist --logger tensorboard
     """
     from regrow import ops
 
@@ -215,6 +220,7 @@ def train(
         "workers": workers,
         "skip_corrupt": skip_corrupt,
         "deterministic": deterministic,
+        "logger": logger,
     }
     several: dict[str, Any] = {"devices": devices, "nodes": nodes, "strategy": strategy}
     ops.keep_pages()  # or every large activation is mapped anew, dense or sparse
@@ -282,6 +288,35 @@ def summary(
     from .inspection import print_checkpoint
 
     print_checkpoint(path)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A run folder, or its checkpoint.pt.", show_default=False)
+    ],
+    to: Annotated[
+        str,
+        typer.Option(metavar="FORMAT", help="dense, compact, safetensors, onnx or torch-sparse.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="The file to write.", show_default=False)],
+    optimizer: Annotated[
+        bool, typer.Option("--optimizer", help="Keep the optimizer's state too; in safetensors only.")
+    ] = False,
+) -> None:
+    """Writes a trained network for other programs; whole or not at all.
+
+    dense is a plain state dict; compact one without dead neurons and channels; safetensors the sparse file that
+    regrow.load reads, about five bytes a weight; onnx is checked in onnxruntime; torch-sparse has CSR and COO tensors.
+
+    \b
+    Examples:
+      regrow export runs/demo/sparse-momentum-0.1-s0-44136fa3 --to safetensors --out digits.safetensors
+      regrow export runs/demo/sparse-momentum-0.1-s0-44136fa3 --to onnx --out digits.onnx
+    """
+    from .exporting import export_checkpoint
+
+    export_checkpoint(checkpoint, to, out, optimizer)
 
 
 @app.command()

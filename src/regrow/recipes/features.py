@@ -21,9 +21,8 @@ from regrow.report.leaderboard import percent
 
 from .data import data_root
 from .errors import UsageError
-from .inspection import load_network, read_checkpoint
-from .settings import Settings
-from .split import Split
+from .restored import load_network
+from .split import AnySplit
 
 __all__ = ["activation_shares", "analyse", "class_activations", "summary_lines", "write_features"]
 
@@ -37,8 +36,9 @@ def analyse(paths: Sequence[Path], data_dir: Path | None, split: str, images: in
         paths: run folders or checkpoints. split: train, validation or test. images: at most so many of it.
 
     Returns:
-        For each network its label (method and density; the path too where two have the same) and its layers: name, `shares` (a list over channels of the shares of the classes,
-        rounded to four digits), `specialisation` (the largest of each), and how many channels are silent.
+        For each network its label (method and density; the path too where two have the same) and its layers: name,
+        `shares` (a list over channels of the shares of the classes, rounded to four digits), `specialisation` (the
+        largest of each), and how many channels are silent.
 
     Raises:
         UsageError: no such split, or a network without nn.ReLU. RunError: no such checkpoint, or no data.
@@ -52,16 +52,15 @@ def analyse(paths: Sequence[Path], data_dir: Path | None, split: str, images: in
 
 
 def _network(path: Path, data_dir: Path | None, split: str, images: int | None) -> dict[str, Any]:
-    state = read_checkpoint(path)
-    settings = Settings.from_dict(state["settings"])
+    settings, model, _ = load_network(path)
     recipe = settings.recipe
     data = recipe.data(data_root(data_dir), settings.seed, recipe.validation_fraction)
     if split not in data._fields:
         raise UsageError(f"there is no split {split!r}; use --split {', '.join(data._fields)}")
-    chosen: Split = getattr(data, split)
+    chosen: AnySplit = getattr(data, split)
     chosen = chosen if images is None else chosen.first(min(images, len(chosen)))
     method = "dense" if settings.method == "dense" else f"{settings.method} {percent(settings.density)}"
-    activations = class_activations(load_network(state), chosen, method)
+    activations = class_activations(model, chosen, method)
     if not activations:
         raise UsageError(f"{recipe.model} has no nn.ReLU, whose outputs are what is looked at; name another checkpoint")
     return {
@@ -103,7 +102,7 @@ def activation_shares(means: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def class_activations(model: nn.Module, split: Split, about: str = "") -> dict[str, Tensor]:
+def class_activations(model: nn.Module, split: AnySplit, about: str = "") -> dict[str, Tensor]:
     """Mean absolute output of every nn.ReLU by class and channel, float64, (classes, channels), in eval mode.
 
     The mean is over the images of a class and the positions of a channel, so classes of different size count alike.

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import regrow
+from regrow.atomic import naming, write_atomically
 from regrow.checked import DamagedFile, load_checked, save_checked
-from regrow.files import naming, write_atomically
 
 from .errors import RunError, UsageError
 from .settings import Settings, differing

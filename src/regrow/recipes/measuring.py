@@ -4,13 +4,39 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["CLOCKS", "Step", "noise", "times_in_turn", "working"]
+import torch
+
+from regrow import ops
+
+from .machine import processor
+
+__all__ = ["CLOCKS", "Step", "bench_place", "noise", "times_in_turn", "working"]
 
 Step = Callable[[], Any]
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+@contextmanager
+def bench_place(threads: int | None) -> Iterator[dict[str, Any]]:
+    """Meanwhile torch has so many threads (None: as many as before); gives what a row says of where it was measured.
+
+    The allocator keeps its pages from then on: both sides the same, and neither pays for page faults.
+    """
+    ops.keep_pages()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield {
+            **{key: ops.info()[key] for key in ("isa", "torch", "allocator")},
+            "processor": processor(),
+            "clock": "wall",
+        }
+    finally:
+        torch.set_num_threads(before)
 
 
 def times_in_turn(

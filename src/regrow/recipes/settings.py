@@ -14,7 +14,7 @@ from .config import Recipe, override, setting_names
 from .errors import UsageError, unknown
 from .methods import METHODS
 
-__all__ = ["DEFAULT_DENSITY", "Settings", "differing", "make_settings"]
+__all__ = ["DEFAULT_DENSITY", "Settings", "differing", "make_settings", "settings_of"]
 
 DEFAULT_DENSITY = 0.05
 Storage = Literal["auto", "masked", "compressed"]
@@ -48,16 +48,6 @@ class Settings:
         recipe = {name: _plain(getattr(self.recipe, name)) for name in setting_names()}
         own = {"method": self.method, "density": self.density, "storage": self.storage, "seed": self.seed}
         return {"recipe": self.recipe.name, **own, **recipe}
-
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> Settings:
-        """Settings from what `as_dict` gave; those that are not there, for they came later, have their defaults."""
-        names = [name for name in setting_names() if name in stored]
-        values: dict[str, Any] = {
-            name: tuple(stored[name]) if isinstance(stored[name], list) else stored[name] for name in names
-        }
-        recipe = replace(get_recipe(stored["recipe"]), **values)
-        return cls(recipe, stored["method"], stored["density"], stored["storage"], stored["seed"])
 
     def defaults(self) -> dict[str, Any]:
         """What `as_dict` gives for this recipe, method, density and seed when nothing else is chosen."""
@@ -102,6 +92,20 @@ def make_settings(
     if density is None:
         density = 1.0 if method == "dense" else DEFAULT_DENSITY
     return Settings(override(base, overrides), method, float(density), cast(Storage, storage), seed)
+
+
+def settings_of(stored: Mapping[str, Any]) -> Settings:
+    """The settings of which `as_dict` made this; those added since then have their defaults.
+
+    Example:
+        >>> settings = make_settings("digits-mlp", density=0.1, overrides=["dense=fc3"])
+        >>> settings_of(settings.as_dict()).recipe.dense
+        ('fc3',)
+    """
+    own = {name: stored[name] for name in setting_names() if name in stored}
+    own = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
+    recipe = replace(get_recipe(stored["recipe"]), **own)
+    return Settings(recipe, stored["method"], stored["density"], stored["storage"], stored["seed"])
 
 
 def differing(settings: Settings, stored: Mapping[str, Any]) -> list[str]:

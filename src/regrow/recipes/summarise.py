@@ -29,8 +29,9 @@ def summarise(
     the part of the steps' time, 0 to 1, in which they waited for a batch; `seconds_per_step` the median over epochs of
     the mean step, updates left out. `flop_density_mean` is the mean over optimizer steps. `train_flops` are those of
     all steps, each counted by `flops.step_flops` with the topology and the window it had, over those of a whole dense
-    run; None where the run began before they were counted. `allreduce_bytes` are those of the gradients that each process
-    sends in a step, with the topology at the end, and what a dense network would send. `peak_rss_mb` is of the process.
+    run; None where the run began before they were counted. `allreduce_bytes` are those of the gradients that each
+    process sends in a step, with the topology at the end, and what a dense network would send. `peak_rss_mb` is
+    of the process.
     """
     settings, steps = session.settings, position.step
     position.note_memory()

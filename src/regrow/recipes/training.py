@@ -7,13 +7,14 @@ network validates badly), save. The test set is looked at once, at the very end.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.loggers import Logger
 
 import regrow
 
@@ -26,6 +27,7 @@ from .errors import Interrupted, UsageError
 from .failures import named_causes, refuse_lost_loss
 from .folder import METRICS, TOPOLOGY, TOPOLOGY_FILE, WEIGHTS, Onlooker, RunFolder, open_folder
 from .interrupt import StopSignal
+from .loggers import log_epoch, log_update, run_loggers
 from .loss import LossSum
 from .position import Position
 from .progress import Reporter
@@ -62,6 +64,7 @@ def train(
     workers: int | None = None,
     skip_corrupt: bool = False,
     deterministic: bool = False,
+    logger: str | None = None,
     reporter: Reporter | None = None,
     ticket: Ticket | None = None,
 ) -> dict[str, Any]:
@@ -81,6 +84,8 @@ def train(
         devices, nodes, strategy: see `launch`; when resuming as many processes as before.
         workers, skip_corrupt: of a data set that is files, see `Reading`.
         deterministic: use torch's deterministic algorithms alone (docs/determinism.md); when resuming as the run does.
+        logger: "tensorboard", "csv" or "wandb", or several with commas between; into the folder `logs` of the run. A
+            run that goes on begins a new log.
         reporter: is told how the run goes.
         ticket: of a round of lottery tickets; without one, the method "lottery" trains all its rounds (`find_ticket`).
 
@@ -101,6 +106,7 @@ def train(
             raise UsageError("lottery tickets are trained in one process; leave out --devices and --nodes")
         how = {"data_dir": data_dir, "threads": threads, "max_seconds": max_seconds, "topology_every": topology_every}
         how |= {"workers": workers, "skip_corrupt": skip_corrupt, "deterministic": deterministic}
+        how["logger"] = logger
         return find_ticket(settings, Path(out or settings.folder()), resume=resume, reporter=reporter, **how)
     fabric = launch(settings.recipe, devices, nodes, strategy)
     ranks, path = Ranks(fabric), Path(out or settings.folder())
@@ -116,10 +122,16 @@ def train(
     if stored:
         threads, deterministic = stored["threads"], stored.get("deterministic", False)
     threads = threads or settings.recipe.threads
-    with named_causes(folder), _threads(threads), deterministic_algorithms(deterministic):
+    step = stored["position"]["step"] if stored else 0
+    with (
+        named_causes(folder),
+        _threads(threads),
+        deterministic_algorithms(deterministic),
+        run_loggers(logger if ranks.first else None, path, step) as loggers,
+    ):
         session = make_session(settings, data_root(data_dir), ticket.masks if ticket else None, fabric, reading)
         position = restore(session, folder, stored) if stored else begin(session, folder, ticket)
-        run = _Run(session, folder, position, reporter, max_seconds, topology_every)
+        run = _Run(session, folder, position, reporter, loggers, max_seconds, topology_every)
         with StopSignal() as stop, reporter:
             run.all_epochs(stop)
             return run.finish()
@@ -143,6 +155,7 @@ class _Run:
     folder: RunFolder
     position: Position
     reporter: Reporter
+    loggers: Sequence[Logger]
     max_seconds: float | None
     topology_every: int | None
 
@@ -221,6 +234,7 @@ class _Run:
             "validation_seconds": position.validation_seconds,
         }
         self.folder.append(METRICS, [row])
+        log_epoch(self.loggers, row, session.model)
         position.next_epoch()
         if session.settings.method == "lottery" and position.epoch == session.settings.recipe.rewind_epochs:
             self.folder.keep(REWIND, session.model.state_dict())
@@ -246,6 +260,7 @@ class _Run:
         updater.expect_update(self.session.update_every)
         seconds = time.perf_counter() - began
         self.folder.append(TOPOLOGY, rows)
+        log_update(self.loggers, rows)
         position.epoch_topology_seconds += seconds
         position.topology_seconds += seconds
         if rows:

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..errors import RunError, unknown
 from .alexnet import alexnet
@@ -22,7 +23,7 @@ from .lenet import digits_mlp, lenet_5_caffe, lenet_300_100
 from .vgg import vgg16
 from .wide_resnet import WideResNet
 
-__all__ = ["GPT", "MODELS", "WideResNet", "build"]
+__all__ = ["GPT", "MODELS", "WideResNet", "build", "example_input"]
 
 
 def _resnet50(num_classes: int = 10) -> nn.Module:
@@ -51,6 +52,23 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet-50": _resnet50,
     "gpt-char": GPT,
 }
+
+
+_SHAPES = {"digits-mlp": (1, 8, 8), "lenet-300-100": (1, 28, 28), "lenet-5-caffe": (1, 28, 28)}
+"""Of one input; those of the others are images of CIFAR-10."""
+
+
+def example_input(name: str, batch: int = 2) -> Tensor:
+    """A batch of noise, the same every time, such as a network takes: (batch, C, H, W), for GPT (batch, T) int64.
+
+    Example:
+        >>> example_input("lenet-5-caffe").shape
+        torch.Size([2, 1, 28, 28])
+    """
+    generator = torch.Generator().manual_seed(0)
+    if name == "gpt-char":
+        return torch.randint(10, (batch, 128), generator=generator)
+    return torch.randn(batch, *_SHAPES.get(name, (3, 32, 32)), generator=generator)
 
 
 def build(name: str, num_classes: int = 10, **options: Any) -> nn.Module:

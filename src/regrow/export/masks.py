@@ -1,0 +1,91 @@
+"""Ways in: models that were pruned elsewhere, by masks in a dictionary or by torch.nn.utils.prune."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from regrow.sparsify import prunable, sparsify
+from regrow.storage import Storage
+
+__all__ = ["from_masks", "from_prune"]
+
+
+def from_masks(model: nn.Module, masks: Mapping[str, Tensor], *, storage: Storage = "auto") -> nn.Module:
+    """Makes a dense model sparse by masks, such as another tool's; use the returned model.
+
+    Args:
+        model: dense; changed in place (see `regrow.sparsify`).
+        masks: by parameter name ("fc1.weight"), bool or numbers that are 0 or 1, of the parameter's shape. Parameters
+            without a mask stay dense.
+        storage: as of `regrow.sparsify`.
+
+    Raises:
+        ValueError: a mask of another shape, without an active position, with other values, or of no weight that can be
+            sparse; nothing is changed.
+
+    Example:
+        >>> masks = {"fc1.weight": torch.rand(30, 784) < 0.1}
+        >>> model = regrow.export.from_masks(make_model(), masks)
+        >>> list(regrow.sparse_weights(model))
+        ['fc1.weight']
+    """
+    if not masks:
+        raise ValueError("there are no masks; give one for each weight that is to be sparse")
+    found = prunable(model)
+    if unknown := sorted(masks.keys() - found.keys()):
+        raise ValueError(f"masks: {', '.join(unknown)} cannot be sparse here; the weights are {', '.join(found)}")
+    dense = [name for name in found if name not in masks]
+    return sparsify(model, None, init={name: _bool(name, masks[name]) for name in masks}, dense=dense, storage=storage)
+
+
+def from_prune(model: nn.Module, *, storage: Storage = "auto") -> nn.Module:
+    """Makes a model that torch.nn.utils.prune has pruned sparse by its masks; use the returned model.
+
+    The reparametrizations are removed: parameters have their own names and values again, and masks have become active
+    sets. Parameters without a mask stay dense.
+
+    Args:
+        model: with at least one pruned weight; changed in place (see `regrow.sparsify`).
+        storage: as of `regrow.sparsify`.
+
+    Raises:
+        ValueError: nothing is pruned, or something that cannot be sparse is (a bias); nothing is changed.
+
+    Example:
+        >>> plain = make_model()
+        >>> prune = torch.nn.utils.prune.l1_unstructured(plain.fc1, "weight", amount=0.9)
+        >>> regrow.sparse_weights(regrow.export.from_prune(plain))["fc1.weight"].active
+        2352
+    """
+    pruned = _pruned(model)
+    if not pruned:
+        raise ValueError("no parameter has a mask of torch.nn.utils.prune; for other masks there is from_masks")
+    masks = {}
+    for name, (module, attribute) in pruned.items():
+        mask = masks[name] = getattr(module, f"{attribute}_mask").bool()
+        if mask.dim() < 2 or not mask.any():
+            why = "has no active position" if mask.dim() >= 2 else "is no weight that can be sparse"
+            raise ValueError(f"{name} is pruned, but {why}; call prune.remove(module, {attribute!r}) for it first")
+    for module, attribute in pruned.values():
+        prune.remove(module, attribute)
+    return from_masks(model, masks, storage=storage)
+
+
+def _pruned(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """Where the parameters are that torch.nn.utils.prune has masked."""
+    return {
+        f"{path}.{hook._tensor_name}".removeprefix("."): (module, hook._tensor_name)
+        for path, module in model.named_modules()
+        for hook in module._forward_pre_hooks.values()
+        if isinstance(hook, prune.BasePruningMethod)
+    }
+
+
+def _bool(name: str, mask: Tensor) -> Tensor:
+    if mask.dtype != torch.bool and not torch.isin(mask, torch.tensor([0, 1], dtype=mask.dtype)).all():
+        raise ValueError(f"masks: {name} has other values than 0 and 1; say which weights stay, as by mask > 0")
+    return mask.bool()

@@ -1,0 +1,89 @@
+"""ONNX: the dense network for other runtimes, with zeros where weights were inactive."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from regrow.atomic import write_atomically
+from regrow.sparsify import densify
+from regrow.weights import unwrapped
+
+from ._optional import need
+
+__all__ = ["onnx_session", "save_onnx"]
+
+_AGREEMENT = 1e-5
+"""By how much onnxruntime may differ from torch, of the largest output."""
+
+
+def save_onnx(path: str | os.PathLike[str], model: nn.Module, example_input: Any) -> None:
+    """Writes the dense network in evaluation as ONNX, once onnxruntime has given equal outputs; whole or not at all.
+
+    Runtimes that use zeros compute faster with it, onnxruntime does not; make the network compact first for one that
+    is smaller in itself. The first dimension of every input is free.
+
+    Args:
+        model: sparse or dense, in float32.
+        example_input: what the model is called with: a tensor with a batch of two or more in front, or a tuple of them.
+
+    Raises:
+        ImportError: onnx, onnxscript or onnxruntime is missing. ValueError: torch cannot export the model.
+        RuntimeError: onnxruntime's outputs differ by more than 1e-5 of the largest.
+
+    Example:
+        >>> regrow.export.save_onnx("model.onnx", model, batch)
+    """
+    for library in ("onnx", "onnxscript", "onnxruntime"):
+        need(library, "onnx")
+    plain = unwrapped(densify(model)).eval()
+    arguments = example_input if isinstance(example_input, tuple) else (example_input,)
+    with write_atomically(path) as temporary:
+        _export(plain, arguments, temporary)
+        _check_equal(plain, arguments, temporary)
+
+
+def _export(plain: nn.Module, arguments: tuple[Any, ...], file: Path) -> None:
+    free = tuple({0: torch.export.Dim.DYNAMIC} for _ in arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of deprecations inside the exporter
+            torch.onnx.export(
+                plain, arguments, file, dynamo=True, dynamic_shapes=free, external_data=False, verbose=False
+            )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"torch.onnx cannot export {type(plain).__name__} ({type(error).__name__}: {reason})"
+        ) from error
+
+
+def onnx_session(path: str | os.PathLike[str], threads: int | None = None) -> Any:
+    """A function of the same arguments as the network, computed by onnxruntime on the CPU; gives a list of arrays.
+
+    Args:
+        threads: of onnxruntime; None: its choice.
+    """
+    runtime = need("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
+    return lambda *arguments: session.run(
+        None, {name: value.numpy() for name, value in zip(names, arguments, strict=True)}
+    )
+
+
+def _check_equal(plain: nn.Module, arguments: tuple[Any, ...], file: Path) -> None:
+    with torch.no_grad():
+        wanted = [leaf for leaf in tree_leaves(plain(*arguments)) if isinstance(leaf, Tensor)]
+    for one, other in zip(onnx_session(file)(*arguments), wanted, strict=True):
+        distance = float((torch.from_numpy(one) - other).abs().max())
+        if not distance <= _AGREEMENT * float(other.abs().max()):
+            raise RuntimeError(f"onnxruntime's output differs from torch's by {distance:.3g}; nothing was written")
