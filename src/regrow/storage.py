@@ -63,7 +63,7 @@ def why_masked(
         return reason
     if reason := _read_elsewhere(model, module, parameter):
         return reason
-    if storage == "auto" and density > DENSEST_COMPRESSED:
+    if storage == "auto" and density - 1 / parameter.numel() >= DENSEST_COMPRESSED:  # counts are rounded up, too
         return f"density above {DENSEST_COMPRESSED:.0%}"
     return None
 

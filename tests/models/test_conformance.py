@@ -74,7 +74,7 @@ def test_trains_and_resumes_to_the_same_bits(case):
     training = Training(case, seed=0)
     for step in range(3):
         training.step(step)
-        assert_sparse(training.model)
+    assert_sparse(training.model)
     state = saved(training.state())
     other = Training(case, seed=1)
     other.resume(state)
