@@ -26,6 +26,7 @@ def make_model():
 ROOT = Path(regrow.__file__).parent
 MODULES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem != "__init__")
 MODULES += sorted(f"updaters.{path.stem}" for path in (ROOT / "updaters").glob("*.py") if path.stem != "__init__")
+MODULES += ["integrations.averaging"]  # the others need their frameworks, and examples/ shows them
 NO_EXAMPLE = {"flops", "Summary", "SparseWeight", "load"}  # a module, results; save shows load
 DENSE_MODEL = {"regrow", "regrow.updaters.sparse_momentum.SparseMomentum"}  # these make `model` sparse themselves
 

@@ -203,6 +203,7 @@ class Tied(nn.Module):
 
 REASONS = {
     "linear": (lambda: nn.Linear(20, 20), 0.3, "compressed", "auto"),
+    "rounded up": (lambda: nn.Linear(4, 4), 0.3, "compressed", "auto"),  # 5 of 16
     "conv": (lambda: nn.Conv2d(4, 4, 3), 0.3, "compressed", "auto"),
     "dense": (lambda: nn.Linear(20, 20), 0.31, "masked", "density above 30%"),
     "grouped": (lambda: nn.Conv2d(4, 4, 3, groups=2), 0.1, "masked", "grouped"),
