@@ -315,6 +315,22 @@ def blocked_numerics() -> str:
     return f"{markdown(head, rows)}\n\n`{result['command']}`"
 
 
+def models() -> str:
+    """What is sparse in networks of other libraries."""
+    result = read("model_summaries")
+    rows = []
+    for name, model in result["models"].items():
+        for group in model["rows"]:
+            reason = group["storage"] if group["why"] == "auto" else f"{group['storage']}: {group['why']}"
+            rows.append([name, group["kind"], f"`{group['first']}`", str(group["weights"]), f"{group['positions']:,}"])
+            rows[-1] += [f"{group['active'] / group['positions']:.1%}", reason]
+            name = ""
+        rows.append(["", "stays dense", "", "", f"{model['dense']:,}", "", ""])
+    table = markdown(["network", "module", "first of them", "weights", "positions", "density", "storage"], rows)
+    versions = ", ".join(f"{package} {version}" for package, version in result["versions"].items())
+    return f"{table}\n\n`{result['command']}` ({versions})."
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "lenet300": lambda: mnist("lenet300-mnist"),
     "lenet5": lambda: mnist("lenet5-mnist"),
@@ -334,6 +350,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "layer_memory": layer_memory,
     "blocked_layers": blocked_layers,
     "blocked_numerics": blocked_numerics,
+    "models": models,
 }
 
 

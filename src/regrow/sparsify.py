@@ -45,7 +45,7 @@ def sparsify(
     *,
     distribution: str | Mapping[str, float] = "uniform",
     init: str | Mapping[str, Tensor] = "random",
-    dense: Sequence[str] = (),
+    dense: Sequence[str | type[nn.Module]] = (),
     storage: Storage = "auto",
     seed: int | None = None,
     tune: bool = False,
@@ -65,7 +65,8 @@ def sparsify(
             wherever they are, at least one a layer.
         init: which positions are active: "random", "magnitude" (the largest weights of each layer), a mapping from
             parameter names to scores (the largest are active), or to boolean masks (which then decide all counts).
-        dense: names or patterns ("fc3", "layer1.*", "*.embedding") of parameters or modules that stay dense.
+        dense: names or patterns ("fc3", "layer1.*", "*.embedding") of parameters or modules that stay dense, or types of
+            modules (`torch.nn.Embedding`) whose own parameters do.
         storage: "masked" (a dense parameter and a mask; works everywhere), "compressed" (only the active values, with
             kernels of our own; Linear and Conv2d on the CPU, other layers stay masked), or "auto": compressed up to a
             density of 0.3. `summary` says which layer got what and why.
@@ -274,13 +275,13 @@ def _is_prunable(module: nn.Module, parameter: nn.Parameter) -> bool:
     )
 
 
-def select(found: Mapping[str, Prunable], dense: Sequence[str]) -> dict[str, Prunable]:
+def select(found: Mapping[str, Prunable], dense: Sequence[str | type[nn.Module]]) -> dict[str, Prunable]:
     """The prunable parameters without those that `dense` names."""
     if isinstance(dense, str):
         raise ValueError(f"dense={dense!r} must be a list of patterns, such as dense=[{dense!r}]")
     kept_dense: set[str] = set()
     for pattern in dense:
-        kept_dense |= _matching(found, pattern, "dense")
+        kept_dense |= _matching(found, pattern, "dense") if isinstance(pattern, str) else _of_type(found, pattern)
     chosen = {name: place for name, place in found.items() if name not in kept_dense}
     if not chosen:
         raise ValueError(
@@ -295,6 +296,15 @@ def _matching(names: Iterable[str], pattern: str, argument: str) -> set[str]:
     matches = {name for name in names if any(fnmatch.fnmatchcase(part, pattern) for part in _self_and_parents(name))}
     if not matches:
         raise ValueError(f"{argument}: the pattern {pattern!r} matches none of {', '.join(names)}")
+    return matches
+
+
+def _of_type(found: Mapping[str, Prunable], kind: type[nn.Module]) -> set[str]:
+    """The names of the parameters that modules of a type hold themselves."""
+    matches = {name for name, place in found.items() if isinstance(place.module, kind)}
+    if not matches:
+        kinds = sorted({type(place.module).__name__ for place in found.values()})
+        raise ValueError(f"dense: no prunable parameter belongs to a {kind.__name__}, only to {', '.join(kinds)}")
     return matches
 
 
