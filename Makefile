@@ -33,5 +33,5 @@ clean:
 .venv/ready: pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH) "setuptools>=77"
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[recipes,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[recipes,dev,examples]"
 	touch $@

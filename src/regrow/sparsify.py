@@ -19,7 +19,7 @@ from .random import seeded_generator
 from .storage import Storage, compress, keep_blocked, leave_blocked, replace_module, why_masked
 from .weights import MaskedWeight, mask_parameter, plain_name, sparse_weights, unmask_parameter, unwrapped
 
-__all__ = ["Summary", "densify", "prunable", "select", "sparsify", "summary"]
+__all__ = ["Patterns", "Summary", "densify", "prunable", "select", "sparsify", "summary"]
 
 _NORMALISATIONS = (
     nn.modules.batchnorm._NormBase,
@@ -28,6 +28,10 @@ _NORMALISATIONS = (
     nn.RMSNorm,
     nn.LocalResponseNorm,
 )
+
+
+Patterns = Sequence[str | type[nn.Module]]
+"""What `dense` takes: names and patterns of names, and types of modules."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def sparsify(
     *,
     distribution: str | Mapping[str, float] = "uniform",
     init: str | Mapping[str, Tensor] = "random",
-    dense: Sequence[str | type[nn.Module]] = (),
+    dense: Patterns = (),
     storage: Storage = "auto",
     seed: int | None = None,
     tune: bool = False,
@@ -275,7 +279,7 @@ def _is_prunable(module: nn.Module, parameter: nn.Parameter) -> bool:
     )
 
 
-def select(found: Mapping[str, Prunable], dense: Sequence[str | type[nn.Module]]) -> dict[str, Prunable]:
+def select(found: Mapping[str, Prunable], dense: Patterns) -> dict[str, Prunable]:
     """The prunable parameters without those that `dense` names."""
     if isinstance(dense, str):
         raise ValueError(f"dense={dense!r} must be a list of patterns, such as dense=[{dense!r}]")
@@ -304,7 +308,7 @@ def _of_type(found: Mapping[str, Prunable], kind: type[nn.Module]) -> set[str]:
     matches = {name for name, place in found.items() if isinstance(place.module, kind)}
     if not matches:
         kinds = sorted({type(place.module).__name__ for place in found.values()})
-        raise ValueError(f"dense: no prunable parameter belongs to a {kind.__name__}, only to {', '.join(kinds)}")
+        raise ValueError(f"dense: no prunable parameter belongs to a module of type {kind.__name__}, but to {kinds}")
     return matches
 
 

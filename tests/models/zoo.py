@@ -122,9 +122,7 @@ class Case:
 
 
 CASES = {
-    "bert": Case(
-        bert, next_token, tied=("bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight")
-    ),
+    "bert": Case(bert, next_token, tied=("bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight")),
     "gpt2": Case(gpt2, next_token, tied=("transformer.wte.weight", "lm_head.weight")),
     "lstm": Case(CausalLSTM, next_token, tied=("embedding.weight", "output.weight")),
     "resnet": Case(timm_model("test_resnet"), shape=(3, 32, 32)),
