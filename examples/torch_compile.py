@@ -1,4 +1,4 @@
-"""A compiled model. Topology updates compile nothing again: masked layers are part of the graph, their masks are not."""
+"""A compiled model. Topology updates compile nothing again, for a masked layer computes with its whole parameter."""
 
 import torch
 from torch import nn

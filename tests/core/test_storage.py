@@ -210,6 +210,7 @@ REASONS = {
     "reflect": (lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), 0.1, "masked", "reflect"),
     "even same": (lambda: nn.Conv2d(4, 4, 2, padding="same"), 0.1, "masked", "same"),
     "conv1d": (lambda: nn.Conv1d(4, 4, 3), 0.1, "masked", "Conv1d has no compressed form"),
+    "subclass": (lambda: type("Linear", (nn.Linear,), {})(20, 20), 0.1, "masked", f"{__name__}.Linear has no"),
     "tied": (Tied, 0.1, "masked", "Embedding"),
     "bf16": (lambda: nn.Linear(20, 20).bfloat16(), 0.1, "masked", "bfloat16"),
     "encoder": (lambda: nn.TransformerEncoderLayer(8, 2, 16).linear1, 0.1, "compressed", "auto"),

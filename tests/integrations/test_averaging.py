@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from core.helpers import loss_at
 from torch import nn
 from torch.optim import swa_utils
 
 import regrow
+from core.helpers import loss_at
 from regrow.integrations.averaging import AveragedModel
 
 DECAY = 0.75

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from core.helpers import assert_same, mlp
-from models.zoo import LENGTH, TOKENS, bert
 
 import regrow
+from core.helpers import assert_same, mlp
+from models.zoo import LENGTH, TOKENS, bert
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")

@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from core.helpers import assert_same, mlp
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import regrow
+from core.helpers import assert_same, mlp
 
 pl = pytest.importorskip("pytorch_lightning")
 

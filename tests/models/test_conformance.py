@@ -4,10 +4,10 @@ import io
 
 import pytest
 import torch
-from core.helpers import assert_same, total_active
-from models.zoo import CASES
 
 import regrow
+from core.helpers import assert_same, total_active
+from models.zoo import CASES
 
 DENSITY = 0.2
 

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-from models.zoo import CASES
 from torch import nn
 
 import regrow
+from models.zoo import CASES
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 (BLOCK,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
