@@ -74,7 +74,7 @@ def _follow(average: SparseWeight, weight: SparseWeight) -> None:
     if not torch.equal(before, after):
         pruned, grown = (here[~among(here, there, average.numel)] for here, there in ((before, after), (after, before)))
         average.move(pruned, grown, state={}, grown_state={})
-    if isinstance(average, CompressedWeight):
+    if isinstance(average, CompressedWeight) and isinstance(weight, CompressedWeight):
         tuned = weight.module.tuned
         average.module.tuned = None if tuned is None else tuned.clone()
 
