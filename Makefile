@@ -36,5 +36,5 @@ clean:
 .venv/ready: pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH) "setuptools>=77"
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[recipes,report,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[recipes,report,dev,examples]"
 	touch $@

@@ -388,6 +388,22 @@ def export() -> str:
     return f"{markdown(head, rows)}\n\n{of}: `{result['command']}`"
 
 
+def models() -> str:
+    """What is sparse in networks of other libraries."""
+    result = read("model_summaries")
+    rows = []
+    for name, model in result["models"].items():
+        for group in model["rows"]:
+            reason = group["storage"] if group["why"] == "auto" else f"{group['storage']}: {group['why']}"
+            rows.append([name, group["kind"], f"`{group['first']}`", str(group["weights"]), f"{group['positions']:,}"])
+            rows[-1] += [f"{group['active'] / group['positions']:.1%}", reason]
+            name = ""
+        rows.append(["", "stays dense", "", "", f"{model['dense']:,}", "", ""])
+    table = markdown(["network", "module", "first of them", "weights", "positions", "density", "storage"], rows)
+    versions = ", ".join(f"{package} {version}" for package, version in result["versions"].items())
+    return f"{table}\n\n`{result['command']}` ({versions})."
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "lenet300": lambda: mnist("lenet300-mnist"),
     "lenet5": lambda: mnist("lenet5-mnist"),
@@ -411,6 +427,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "survival": survival,
     "distributed": distributed,
     "imagenet_throughput": imagenet_throughput,
+    "models": models,
 }
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .sparsify import prunable, select
+from .sparsify import Patterns, prunable, select
 
 __all__ = ["grasp", "obd", "snip", "synflow"]
 
@@ -24,9 +24,7 @@ Batches = Iterable[tuple[Any, Any]]
 Loss = Callable[[Any, Any], Tensor]
 
 
-def snip(
-    model: nn.Module, batches: Batches, *, loss: Loss = cross_entropy, dense: Sequence[str] = ()
-) -> dict[str, Tensor]:
+def snip(model: nn.Module, batches: Batches, *, loss: Loss = cross_entropy, dense: Patterns = ()) -> dict[str, Tensor]:
     """|w * g|, the connection sensitivity (SNIP, Lee et al. 2019, arXiv:1810.02340, equation 5), not normalised.
 
     Args:
@@ -55,7 +53,7 @@ def grasp(
     *,
     loss: Loss = cross_entropy,
     temperature: float = 200.0,
-    dense: Sequence[str] = (),
+    dense: Patterns = (),
 ) -> dict[str, Tensor]:
     """w * (H g), the loss of gradient flow where a weight goes (GraSP, Wang et al. 2020, arXiv:2002.07376, equation 8).
 
@@ -93,9 +91,7 @@ def grasp(
     return dict(zip(weights, scores, strict=True))
 
 
-def obd(
-    model: nn.Module, batches: Batches, *, loss: Loss = cross_entropy, dense: Sequence[str] = ()
-) -> dict[str, Tensor]:
+def obd(model: nn.Module, batches: Batches, *, loss: Loss = cross_entropy, dense: Patterns = ()) -> dict[str, Tensor]:
     """w^2 F / 2, what the loss gains where a weight goes (optimal brain damage, LeCun et al. 1990, section 2).
 
     F is the diagonal of the empirical Fisher matrix, the mean of the squared gradients of single examples, in the place
@@ -131,7 +127,7 @@ def obd(
 
 
 def synflow(
-    model: nn.Module, inputs: Tensor, density: float, *, rounds: int = 100, dense: Sequence[str] = ()
+    model: nn.Module, inputs: Tensor, density: float, *, rounds: int = 100, dense: Patterns = ()
 ) -> dict[str, Tensor]:
     """Iterative synaptic flow (SynFlow, Tanaka et al. 2020, arXiv:2006.05467, algorithm 1); no data is looked at.
 
@@ -190,7 +186,7 @@ def _flow(model: nn.Module, weights: Sequence[Tensor], ones: Tensor) -> Tensor:
     return flow
 
 
-def _weights(model: nn.Module, dense: Sequence[str]) -> dict[str, Tensor]:
+def _weights(model: nn.Module, dense: Patterns) -> dict[str, Tensor]:
     return {name: place.parameter for name, place in select(prunable(model), dense).items()}
 
 

@@ -20,7 +20,7 @@ from .random import seeded_generator
 from .storage import Storage, compress, keep_blocked, leave_blocked, replace_module, why_masked
 from .weights import MaskedWeight, mask_parameter, plain_name, sparse_weights, unmask_parameter, unwrapped
 
-__all__ = ["Summary", "densify", "prunable", "select", "sparsify", "summary"]
+__all__ = ["Patterns", "Summary", "densify", "prunable", "select", "sparsify", "summary"]
 
 _NORMALISATIONS = (
     nn.modules.batchnorm._NormBase,
@@ -29,6 +29,10 @@ _NORMALISATIONS = (
     nn.RMSNorm,
     nn.LocalResponseNorm,
 )
+
+
+Patterns = Sequence[str | type[nn.Module]]
+"""What `dense` takes: names and patterns of names, and types of modules."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def sparsify(
     *,
     distribution: str | Mapping[str, float] = "uniform",
     init: str | Mapping[str, Tensor] = "random",
-    dense: Sequence[str] = (),
+    dense: Patterns = (),
     storage: Storage = "auto",
     seed: int | None = None,
     tune: bool = False,
@@ -66,7 +70,8 @@ def sparsify(
             wherever they are, at least one a layer.
         init: which positions are active: "random", "magnitude" (the largest weights of each layer), a mapping from
             parameter names to scores (the largest are active), or to boolean masks (which then decide all counts).
-        dense: names or patterns ("fc3", "layer1.*", "*.embedding") of parameters or modules that stay dense.
+        dense: names or patterns ("fc3", "layer1.*", "*.embedding") of parameters or modules that stay dense, or types
+            of modules (`torch.nn.Embedding`) whose own parameters do.
         storage: "masked" (a dense parameter and a mask; works everywhere), "compressed" (only the active values, with
             kernels of our own; Linear and Conv2d on the CPU, other layers stay masked), or "auto": compressed up to a
             density of 0.3. `summary` says which layer got what and why.
@@ -279,13 +284,13 @@ def _is_prunable(module: nn.Module, parameter: nn.Parameter) -> bool:
     )
 
 
-def select(found: Mapping[str, Prunable], dense: Sequence[str]) -> dict[str, Prunable]:
+def select(found: Mapping[str, Prunable], dense: Patterns) -> dict[str, Prunable]:
     """The prunable parameters without those that `dense` names."""
     if isinstance(dense, str):
         raise ValueError(f"dense={dense!r} must be a list of patterns, such as dense=[{dense!r}]")
     kept_dense: set[str] = set()
     for pattern in dense:
-        kept_dense |= _matching(found, pattern, "dense")
+        kept_dense |= _matching(found, pattern, "dense") if isinstance(pattern, str) else _of_type(found, pattern)
     chosen = {name: place for name, place in found.items() if name not in kept_dense}
     if not chosen:
         raise ValueError(
@@ -300,6 +305,15 @@ def _matching(names: Iterable[str], pattern: str, argument: str) -> set[str]:
     matches = {name for name in names if any(fnmatch.fnmatchcase(part, pattern) for part in _self_and_parents(name))}
     if not matches:
         raise ValueError(f"{argument}: the pattern {pattern!r} matches none of {', '.join(names)}")
+    return matches
+
+
+def _of_type(found: Mapping[str, Prunable], kind: type[nn.Module]) -> set[str]:
+    """The names of the parameters that modules of a type hold themselves."""
+    matches = {name for name, place in found.items() if isinstance(place.module, kind)}
+    if not matches:
+        kinds = sorted({type(place.module).__name__ for place in found.values()})
+        raise ValueError(f"dense: no prunable parameter belongs to a module of type {kind.__name__}, but to {kinds}")
     return matches
 
 

@@ -50,11 +50,12 @@ def why_masked(
     Compressed are the weights of modules of exactly the type nn.Linear or nn.Conv2d (groups 1, zero padding), on the
     CPU, in float32 or float64, that nobody else reads; and under "auto" only up to a density of 0.3.
     """
-    kind = type(module).__name__
+    kind = type(module)
     if storage == "masked":
         return "masked was asked for"
-    if type(module) not in (nn.Linear, nn.Conv2d):
-        return f"{kind} has no compressed form"
+    if kind not in (nn.Linear, nn.Conv2d):
+        own = isinstance(module, nn.Linear | nn.Conv2d)  # a subclass may bear the same name, and compute otherwise
+        return f"{kind.__module__ + '.' if own else ''}{kind.__name__} has no compressed form"
     if parameter.device.type != "cpu":
         return f"on {parameter.device.type}, compressed runs on the CPU"
     if parameter.dtype not in (torch.float32, torch.float64):
@@ -63,7 +64,7 @@ def why_masked(
         return reason
     if reason := _read_elsewhere(model, module, parameter):
         return reason
-    if storage == "auto" and density > DENSEST_COMPRESSED:
+    if storage == "auto" and density - 1 / parameter.numel() >= DENSEST_COMPRESSED:  # counts are rounded up, too
         return f"density above {DENSEST_COMPRESSED:.0%}"
     return None
 

@@ -31,6 +31,7 @@ MODULES += sorted(
     for path in (ROOT / room).glob("*.py")
     if path.stem != "__init__"
 )
+MODULES += ["integrations.averaging"]  # the others need their frameworks, and examples/ shows them
 NO_EXAMPLE = {"export", "flops", "Summary", "SparseWeight", "load"}  # modules, results; save shows load
 DENSE_MODEL = {"regrow", "regrow.updaters.sparse_momentum.SparseMomentum"}  # these make `model` sparse themselves
 

@@ -122,6 +122,16 @@ def test_reports_read_files_and_know_nothing_of_recipes():
         assert foreign <= {"altair", "jinja2", "matplotlib", "numpy", "PIL", "vl_convert"} | FOREIGN - {"torch"}
 
 
+FRAMEWORKS = {"lightning": {"lightning", "pytorch_lightning"}, "huggingface": {"transformers"}}
+
+
+def test_each_integration_knows_its_own_framework_and_little_of_ours():
+    for file in (ROOT / "integrations").glob("*.py"):
+        ours, foreign = imports(file)
+        assert ours <= {"files", "weights"}, f"{file} imports {ours}"
+        assert foreign <= FOREIGN | FRAMEWORKS.get(file.stem, set()), f"{file} imports {foreign}"
+
+
 def test_the_walker_sees_every_form(tmp_path):
     source = """
 import regrow.files, os

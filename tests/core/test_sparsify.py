@@ -266,6 +266,8 @@ def test_init_by_scores_and_masks():
         (["a.0.weight", "c"], ["a.1.weight", "b.weight"]),
         (["*.weight"], ["c"]),
         (["*1*"], ["a.0.weight", "b.weight", "c"]),
+        ([nn.Linear], ["c"]),
+        (["a", nn.ModuleDict], ["b.weight"]),
     ],
 )
 def test_dense_patterns(dense, sparse):
@@ -314,6 +316,7 @@ ERRORS = {
     "distribution too small": (net, 0.5, {"distribution": {"2": 0.001}}, r"0\.001.*2\.weight|2\.weight.*0\.001"),
     "distribution without the rest": (net, None, {"distribution": {"0": 0.5}}, "2.weight"),
     "dense pattern": (net, 0.5, {"dense": ["fc3"]}, "'fc3' matches none.*0.weight, 2.weight"),
+    "dense type": (net, 0.5, {"dense": [nn.Embedding]}, r"type Embedding, but to \['Linear'\]"),
     "dense is a string": (net, 0.5, {"dense": "0"}, r"dense=\['0'\]"),
     "everything dense": (net, 0.5, {"dense": ["*"]}, "nothing to make sparse"),
     "everything frozen": (frozen_net, 0.5, {}, "nothing to make sparse"),

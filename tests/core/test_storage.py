@@ -203,12 +203,14 @@ class Tied(nn.Module):
 
 REASONS = {
     "linear": (lambda: nn.Linear(20, 20), 0.3, "compressed", "auto"),
+    "rounded up": (lambda: nn.Linear(4, 4), 0.3, "compressed", "auto"),  # 5 of 16
     "conv": (lambda: nn.Conv2d(4, 4, 3), 0.3, "compressed", "auto"),
     "dense": (lambda: nn.Linear(20, 20), 0.31, "masked", "density above 30%"),
     "grouped": (lambda: nn.Conv2d(4, 4, 3, groups=2), 0.1, "masked", "grouped"),
     "reflect": (lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), 0.1, "masked", "reflect"),
     "even same": (lambda: nn.Conv2d(4, 4, 2, padding="same"), 0.1, "masked", "same"),
     "conv1d": (lambda: nn.Conv1d(4, 4, 3), 0.1, "masked", "Conv1d has no compressed form"),
+    "subclass": (lambda: type("Linear", (nn.Linear,), {})(20, 20), 0.1, "masked", f"{__name__}.Linear has no"),
     "tied": (Tied, 0.1, "masked", "Embedding"),
     "bf16": (lambda: nn.Linear(20, 20).bfloat16(), 0.1, "masked", "bfloat16"),
     "encoder": (lambda: nn.TransformerEncoderLayer(8, 2, 16).linear1, 0.1, "compressed", "auto"),

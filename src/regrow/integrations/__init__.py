@@ -1,0 +1,4 @@
+"""Where other people's training loops need a hand.
+
+Each file needs the package it is named after (`lightning`, `huggingface`); `averaging` needs torch alone.
+"""

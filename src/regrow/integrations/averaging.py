@@ -1,0 +1,101 @@
+"""Averages of weights (EMA, SWA) over a training in which the topology changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import swa_utils
+
+from regrow.weights import CompressedWeight, SparseWeight, among, sparse_weights
+
+__all__ = ["AveragedModel"]
+
+
+class AveragedModel(swa_utils.AveragedModel):
+    """`torch.optim.swa_utils.AveragedModel` that follows the topology of a sparse model.
+
+    At each `update_parameters` the average first takes on the active sets of the model: a weight that has gone leaves
+    the average too, and one that has come enters it at 0, as it did in the model. So the average is as sparse as the
+    model and has the same topology. Of the weights that are active it is what averaging the dense weights, zeros
+    included, would give, but that a weight which comes back has lost what it was before.
+
+    Args:
+        model: dense or sparse; copied. device: of the copy; None: that of the model.
+        avg_fn, multi_avg_fn: how to average, such as `swa_utils.get_ema_multi_avg_fn(0.999)`; equal shares if neither
+            is given.
+        use_buffers: average floating-point buffers too (BatchNorm's statistics); all others are copied.
+
+    Raises:
+        ValueError: from `update_parameters`, with a model that has other sparse weights.
+
+    Example:
+        >>> from torch.optim.swa_utils import get_ema_multi_avg_fn
+        >>> ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.999))
+        >>> ema.update_parameters(model)  # after each optimizer step
+        >>> ema(batch).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        device: int | torch.device | None = None,
+        avg_fn: Callable[..., Tensor] | None = None,
+        multi_avg_fn: Callable[..., None] | None = None,
+        use_buffers: bool = False,
+    ):
+        if use_buffers:
+            if multi_avg_fn is None:
+                avg_fn = _one_by_one(avg_fn or swa_utils.get_swa_avg_fn())
+            else:
+                multi_avg_fn = _all_at_once(multi_avg_fn)
+        super().__init__(model, device, avg_fn, multi_avg_fn, use_buffers)
+
+    def update_parameters(self, model: nn.Module) -> None:
+        """Takes on the model's active sets, and its weights into the average."""
+        ours, theirs = sparse_weights(self.module), sparse_weights(model)
+        if differing := sorted(ours.keys() ^ theirs.keys()):
+            raise ValueError(
+                f"{', '.join(differing)} are sparse in only one of the averaged model and this one; make the "
+                "AveragedModel of the model that regrow.sparsify returned"
+            )
+        for name, weight in ours.items():
+            _follow(weight, theirs[name])
+        super().update_parameters(model)
+
+
+def _follow(average: SparseWeight, weight: SparseWeight) -> None:
+    """Gives the average the active set of the weight."""
+    before = average.indices
+    after = weight.indices.to(before.device)
+    if not torch.equal(before, after):
+        pruned, grown = (here[~among(here, there, average.numel)] for here, there in ((before, after), (after, before)))
+        average.move(pruned, grown, state={}, grown_state={})
+    if isinstance(average, CompressedWeight) and isinstance(weight, CompressedWeight):
+        tuned = weight.module.tuned
+        average.module.tuned = None if tuned is None else tuned.clone()
+
+
+def _one_by_one(average: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Averages numbers, and copies masks, positions and counters."""
+
+    def wrapped(averaged: Tensor, current: Tensor, count: Any) -> Tensor:
+        return average(averaged, current, count) if averaged.is_floating_point() else current
+
+    return wrapped
+
+
+def _all_at_once(average: Callable[..., None]) -> Callable[..., None]:
+    """The same for lists of tensors of one dtype."""
+
+    def wrapped(averaged: Any, current: Any, count: Any) -> None:
+        if averaged[0].is_floating_point():
+            average(averaged, current, count)
+        else:
+            for mine, other in zip(averaged, current, strict=True):
+                mine.copy_(other)
+
+    return wrapped

@@ -1,0 +1,69 @@
+"""Lightning's Trainer: the updater as a callback, and in its checkpoints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError:
+    from pytorch_lightning import Callback, LightningModule, Trainer
+
+__all__ = ["SparseTraining"]
+
+
+class SparseTraining(Callback):
+    """Makes the updater when training starts, and carries its state in the checkpoints.
+
+    `trainer.fit(..., ckpt_path=...)` then goes on to the bits of a training that never stopped. Make the model sparse
+    in the LightningModule's constructor.
+
+    Args:
+        method: (model, optimizer, total_steps=..., **settings) -> updater, such as `regrow.SparseMomentum`.
+        settings: further arguments of the method. total_steps is `trainer.estimated_stepping_batches` where it is not
+            among them.
+
+    Attributes:
+        updater: of the last training; None before the first.
+
+    Raises:
+        ValueError: when training starts, if there is not exactly one optimizer, or no end to the training.
+
+    Example:
+        >>> trainer = Trainer(max_epochs=9, callbacks=[SparseTraining(regrow.SparseMomentum, update_every=100)])
+    """
+
+    def __init__(self, method: Callable[..., Any], **settings: Any):
+        self.method = method
+        self.settings = settings
+        self.updater: Any = None
+        self._saved: Mapping[str, Any] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning has loaded model and optimizer by now."""
+        if len(trainer.optimizers) != 1:
+            raise ValueError(
+                f"SparseTraining serves one optimizer, and {type(pl_module).__name__} has {len(trainer.optimizers)}; "
+                "make the updaters in configure_optimizers, and save their states in on_save_checkpoint"
+            )
+        settings = {"total_steps": trainer.estimated_stepping_batches} | self.settings
+        if not math.isfinite(settings["total_steps"]):
+            raise ValueError(
+                "the Trainer has no end (max_epochs=-1), so the prune rate cannot be annealed; give "
+                "SparseTraining(..., total_steps=...)"
+            )
+        self.updater = self.method(pl_module, trainer.optimizers[0], **settings)
+        if self._saved is not None:
+            self.updater.load_state_dict(self._saved)
+            self._saved = None
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.updater.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.updater is None else {"updater": self.updater.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._saved = state_dict["updater"]
