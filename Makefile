@@ -1,4 +1,4 @@
-# make demo | make test | make lint | make format | make wheel | make sanitize. Everything lives in .venv.
+# make demo | make test | make docs | make lint | make format | make wheel | make sanitize. Everything lives in .venv.
 PYTHON ?= python3
 TORCH  ?= torch==2.14.1 torchvision==0.29.1
 BIN    := .venv/bin
@@ -6,16 +6,19 @@ BIN    := .venv/bin
 include native.mk
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test slow lint format clean
+.PHONY: demo test slow docs lint format clean
 
 demo: .venv/ready
 	$(BIN)/regrow demo
 
-test: lint
+test: lint docs
 	$(BIN)/pytest -n 2
 
 slow: .venv/ready
 	$(BIN)/pytest -m slow
+
+docs: .venv/ready  ## build/site, with warnings and dead links as errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: .venv/ready
 	$(BIN)/ruff format --check .
@@ -33,5 +36,5 @@ clean:
 .venv/ready: pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH) "setuptools>=77"
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[recipes,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[recipes,dev,docs]"
 	touch $@

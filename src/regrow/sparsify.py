@@ -65,7 +65,7 @@ def sparsify(
             wherever they are, at least one a layer.
         init: which positions are active: "random", "magnitude" (the largest weights of each layer), a mapping from
             parameter names to scores (the largest are active), or to boolean masks (which then decide all counts).
-        dense: names or patterns ("fc3", "layer1.*", "*.embedding") of parameters or modules that stay dense.
+        dense: names or patterns (`fc3`, `layer1.*`, `*.embedding`) of parameters or modules that stay dense.
         storage: "masked" (a dense parameter and a mask; works everywhere), "compressed" (only the active values, with
             kernels of our own; Linear and Conv2d on the CPU, other layers stay masked), or "auto": compressed up to a
             density of 0.3. `summary` says which layer got what and why.

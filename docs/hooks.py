@@ -1,0 +1,46 @@
+"""MkDocs hooks: formulas become MathML, and the page of the command line is filled with what --help says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from latex2mathml.converter import convert
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from regrow.recipes.cli import app
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def formula(source: str, *_: Any, **__: Any) -> str:
+    """A ```math fence, as pymdownx.superfences asks for it: browsers draw MathML without scripts or network."""
+    return f'<div class="formula">{convert(source, display="block")}</div>'
+
+
+def on_config(config: Any) -> Any:
+    fences = config.mdx_configs["pymdownx.superfences"] = {"custom_fences": []}
+    fences["custom_fences"].append({"name": "math", "class": "formula", "format": formula})
+    return config
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    return markdown.replace("<!-- commands -->", "\n".join(_commands())) if "<!-- commands -->" in markdown else markdown
+
+
+def _commands() -> Iterator[str]:
+    """A heading and a help text for each command."""
+    plain = {"NO_COLOR": "1", "TERM": "dumb", "TERMINAL_WIDTH": "100"}
+    for words in _names(get_command(app)):
+        shown = CliRunner().invoke(app, [*words, "--help"], env=plain)
+        text = ANSI.sub("", shown.output).strip("\n").replace("Usage: root", "Usage: regrow")
+        yield f"## {' '.join(['regrow', *words])}\n\n```text\n{text}\n```\n"
+
+
+def _names(command: Any, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, below in command.commands.items():
+        yield (*before, name)
+        if hasattr(below, "commands"):
+            yield from _names(below, (*before, name))
