@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from latex2mathml.converter import convert
+from typer import rich_utils
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -32,9 +33,9 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def _commands() -> Iterator[str]:
     """A heading and a help text for each command."""
-    plain = {"NO_COLOR": "1", "TERM": "dumb", "TERMINAL_WIDTH": "100"}
+    rich_utils.MAX_WIDTH = 122  # the lines of docstrings, unbroken
     for words in _names(get_command(app)):
-        shown = CliRunner().invoke(app, [*words, "--help"], env=plain)
+        shown = CliRunner().invoke(app, [*words, "--help"], env={"NO_COLOR": "1"})
         text = ANSI.sub("", shown.output).strip("\n").replace("Usage: root", "Usage: regrow")
         yield f"## {' '.join(['regrow', *words])}\n\n```text\n{text}\n```\n"
 
