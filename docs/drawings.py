@@ -66,8 +66,14 @@ def update() -> None:
                 drawing.text(x - 14, y + 14, f"layer {row + 1}", anchor="end")
         if column:
             drawing.arrow(x - 54, 102, x - 14, 102)
-    drawing.text(100, 206, "2 + 2 weights are free. If the importance of the layers is as 3 to 1, layer 1 grows 3 and layer 2 grows 1,")
-    drawing.text(100, 226, "each where the momentum of its missing weights is largest. 12 weights before, 12 weights after.")
+    drawing.text(
+        100,
+        206,
+        "2 + 2 weights are free. If the importance of the layers is as 3 to 1, layer 1 grows 3 and layer 2 grows 1,",
+    )
+    drawing.text(
+        100, 226, "each where the momentum of its missing weights is largest. 12 weights before, 12 weights after."
+    )
     legend = {"active": ACTIVE, "pruned": GONE, "grown, from 0": GROWN, "missing": PALE}
     for at, (label, fill) in enumerate(legend.items()):
         drawing.box(100 + 150 * at, 250, 16, 16, fill=fill)
@@ -115,8 +121,16 @@ def forward() -> None:
     drawing.text(680, 134, "  load the weight and its offset,", size=13)
     drawing.text(680, 156, "  one multiply-add per vector,", size=13)
     drawing.text(680, 178, "  straight from memory", size=13)
-    drawing.text(40, 262, "Every cell is a vector of images. The offset says which input channel and which tap of the kernel the weight")
-    drawing.text(40, 282, "has, so the tile that is read lies somewhere else for each weight, while the accumulators stay where they are.")
+    drawing.text(
+        40,
+        262,
+        "Every cell is a vector of images. The offset says which input channel and which tap of the kernel the weight",
+    )
+    drawing.text(
+        40,
+        282,
+        "has, so each weight reads its tile somewhere else, while the accumulators stay where they are.",
+    )
     drawing.save("forward")
 
 
@@ -135,7 +149,12 @@ def backward() -> None:
     drawing.text(105, 123, "dY, loaded once", anchor="middle", colour="#ffffff", bold=True)
     for y, by, gives, then in (
         (46, "× w", "dX of the tile, in registers", "stored once for all weights of the input channel"),
-        (150, "× X of the same pixels", "one vector of partial sums for the weight", "lanes are added for 16 weights together"),
+        (
+            150,
+            "× X of the same pixels",
+            "one vector of partial sums for the weight",
+            "lanes are added for 16 weights together",
+        ),
     ):
         drawing.arrow(184, 118, 236, y + 22)
         drawing.box(244, y, 170, 44, round_=6)
@@ -144,7 +163,11 @@ def backward() -> None:
         drawing.box(460, y, 390, 44, round_=6)
         drawing.text(474, y + 19, gives, bold=True, size=13)
         drawing.text(474, y + 36, then, size=12)
-    drawing.text(30, 228, "Input gradient and weight gradient come from one pass over the active weights; missing weights have no gradient.")
+    drawing.text(
+        30,
+        228,
+        "Input gradient and weight gradient come from one pass over the active weights.",
+    )
     drawing.save("backward")
 
 
@@ -161,7 +184,12 @@ def network() -> None:
         if at:
             drawing.arrow(x - 15, 80, x - 2, 80)
     drawing.text(122, 36, "in the kernels' layout", bold=True)
-    drawing.text(14, 164, "One conversion in, one out. BatchNorm and ReLU are not computed where they stand, but by the operation that needs data.", size=13)
+    drawing.text(
+        14,
+        164,
+        "One conversion in, one out. BatchNorm and ReLU are computed by the operation behind them that needs data.",
+        size=13,
+    )
     drawing.save("network")
 
 

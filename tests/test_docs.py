@@ -6,12 +6,14 @@ import shlex
 import subprocess
 import sys
 
+import nbformat
 import pytest
 import torch
-from pages import PAGES, ROOT, blocks, commands
+from nbclient import NotebookClient
 from typer.main import get_command
 
 import regrow
+from pages import PAGES, ROOT, blocks, commands
 from regrow.recipes.cli import app
 
 
@@ -110,3 +112,16 @@ def test_the_tutorial_builds_rigl_in_fifteen_lines_that_equal_regrows_own():
     history = names["updater"].history
     assert {row["step"] for row in history} == set(range(10, 200, 10))
     assert sum(row["grown"] for row in history) == sum(row["pruned"] for row in history) > 100
+
+
+def test_the_notebook_runs_and_is_kept_without_output(tmp_path):
+    """Cell by cell in a kernel, as a reader runs it."""
+    notebook = nbformat.read(ROOT / "examples" / "first_steps.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": tmp_path}}).execute()
+    shown = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    dense, sparse, loaded, plain = map(float, re.findall(r"([\d.]+) % (?:wrong|loaded|as)", shown))
+    assert dense < 12
+    assert sparse < 12, "ten digits by chance: 90 %"
+    assert sparse == loaded == plain
+    assert any("image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", []))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["Interrupted", "RunError", "UsageError", "unknown"]
+__all__ = ["Interrupted", "RunError", "UsageError", "lacking", "unknown"]
 
 
 class RunError(Exception):
@@ -37,3 +37,13 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     close = get_close_matches(name, known, 1)
     hint = f"did you mean {close[0]}? " if close else ""
     return UsageError(f"there is no {kind} {name!r}; {hint}the {kind}s are {', '.join(known)}")
+
+
+def lacking(error: ModuleNotFoundError) -> str:
+    """What to do where a package is not installed.
+
+    Example:
+        >>> lacking(ModuleNotFoundError("No module named 'sklearn'", name="sklearn"))
+        "error: sklearn is not installed; pip install 'regrow[recipes]'"
+    """
+    return f"error: {error.name} is not installed; pip install 'regrow[recipes]'"
