@@ -33,6 +33,7 @@ class Block:
     code: str
     printed: str | None
     """What the page says that it prints; None where it says nothing."""
+    runs: bool
 
     def run(self, names: dict) -> None:
         """Runs the code; a traceback names the page and its line."""
@@ -40,11 +41,12 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    """The Python of a page that is to run."""
+    """The Python of a page, also what is not to run."""
     text = page.read_text()
-    found = [match for match in _BLOCK.finditer(text) if not match["not_run"]]
-    lines = [text.count("\n", 0, match.start("code")) + 1 for match in found]
-    return [Block(page, line, match["code"], match["printed"]) for match, line in zip(found, lines, strict=True)]
+    return [
+        Block(page, text.count("\n", 0, match.start("code")) + 1, match["code"], match["printed"], not match["not_run"])
+        for match in _BLOCK.finditer(text)
+    ]
 
 
 def commands(page: Path) -> list[str]:
