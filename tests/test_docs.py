@@ -48,8 +48,9 @@ def test_the_python_of_a_page_runs(page, capsys, tmp_path, monkeypatch):
         block.run(names)
         shown = capsys.readouterr().out
         if block.printed is not None:
-            agrees = doctest.OutputChecker().check_output(block.printed, shown, doctest.ELLIPSIS)
-            assert agrees, f"{name_of(page)}:{block.line} prints\n{shown}"
+            agrees = doctest.OutputChecker().check_output
+            leniency = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+            assert agrees(block.printed, shown, leniency), f"{name_of(page)}:{block.line} prints\n{shown}"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name_of)
