@@ -251,7 +251,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _check_arguments(model: nn.Module, density: float | None, init: Any, storage: str) -> None:
     if density is not None and not 0 < density <= 1:
-        raise ValueError(f"density={density} must be above 0 and at most 1")
+        raise ValueError(f"density={density} must be above 0 and at most 1, such as 0.05 for 5 % of the weights")
     if storage not in ("auto", "masked", "compressed"):
         raise ValueError(f"storage={storage!r} is unknown; use 'auto', 'masked' or 'compressed'")
     if isinstance(init, str) and init not in ("random", "magnitude"):
