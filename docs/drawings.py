@@ -118,9 +118,9 @@ def forward() -> None:
     drawing.text(393, 128, "add to", anchor="middle", size=12)
     _tile(drawing, 470, 70, "output channel o, in registers", GROWN, (0, 0))
     drawing.text(680, 112, "for each active weight of o:", size=13)
-    drawing.text(680, 134, "  load the weight and its offset,", size=13)
-    drawing.text(680, 156, "  one multiply-add per vector,", size=13)
-    drawing.text(680, 178, "  straight from memory", size=13)
+    drawing.text(680, 134, "load the weight and its offset,", size=13)
+    drawing.text(680, 156, "one multiply-add per vector,", size=13)
+    drawing.text(680, 178, "straight from memory", size=13)
     drawing.text(
         40,
         262,

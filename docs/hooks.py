@@ -18,19 +18,17 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 def formula(source: str, *_: Any, **__: Any) -> str:
     """A ```math fence, as pymdownx.superfences asks for it: browsers draw MathML without scripts or network."""
-    return f'<div class="formula">{convert(source, display="block")}</div>'
+    return convert(source, display="block")
 
 
 def on_config(config: Any) -> Any:
-    fences = config.mdx_configs["pymdownx.superfences"] = {"custom_fences": []}
-    fences["custom_fences"].append({"name": "math", "class": "formula", "format": formula})
+    fence = {"name": "math", "class": "math", "format": formula}
+    config.mdx_configs["pymdownx.superfences"] = {"custom_fences": [fence]}
     return config
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    return (
-        markdown.replace("<!-- commands -->", "\n".join(_commands())) if "<!-- commands -->" in markdown else markdown
-    )
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    return markdown + "\n".join(_commands()) if page.file.src_uri == "reference/command-line.md" else markdown
 
 
 def _commands() -> Iterator[str]:
@@ -39,7 +37,7 @@ def _commands() -> Iterator[str]:
     for words in _names(get_command(app)):
         shown = CliRunner().invoke(app, [*words, "--help"], env={"NO_COLOR": "1"})
         text = ANSI.sub("", shown.output).strip("\n").replace("Usage: root", "Usage: regrow")
-        yield f"## {' '.join(['regrow', *words])}\n\n```text\n{text}\n```\n"
+        yield f"\n## {' '.join(['regrow', *words])}\n\n```text\n{text}\n```\n"
 
 
 def _names(command: Any, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
