@@ -1,4 +1,5 @@
-# make demo | make test | make lint | make format | make wheel | make sanitize | make survival. Everything lives in .venv.
+# make demo | make test | make docs | make lint | make format | make wheel | make sanitize | make survival.
+# Everything lives in .venv.
 PYTHON ?= python3
 TORCH  ?= torch==2.14.1 torchvision==0.29.1
 BIN    := .venv/bin
@@ -6,12 +7,12 @@ BIN    := .venv/bin
 include native.mk
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test slow survival lint format clean
+.PHONY: demo test slow survival docs lint format clean
 
 demo: .venv/ready
 	$(BIN)/regrow demo
 
-test: lint
+test: lint docs
 	$(BIN)/pytest -n 2
 
 slow: .venv/ready
@@ -19,6 +20,9 @@ slow: .venv/ready
 
 survival: .venv/ready
 	PYTHONPATH=tests $(BIN)/python -m survival
+
+docs: .venv/ready  ## build/site, with warnings and dead links as errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: .venv/ready
 	$(BIN)/ruff format --check .
@@ -36,5 +40,5 @@ clean:
 .venv/ready: pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH) "setuptools>=77"
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[recipes,report,dev,examples]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[recipes,report,dev,docs,examples]"
 	touch $@

@@ -70,7 +70,7 @@ def sparsify(
             wherever they are, at least one a layer.
         init: which positions are active: "random", "magnitude" (the largest weights of each layer), a mapping from
             parameter names to scores (the largest are active), or to boolean masks (which then decide all counts).
-        dense: names or patterns ("fc3", "layer1.*", "*.embedding") of parameters or modules that stay dense, or types
+        dense: names or patterns (`fc3`, `layer1.*`, `*.embedding`) of parameters or modules that stay dense, or types
             of modules (`torch.nn.Embedding`) whose own parameters do.
         storage: "masked" (a dense parameter and a mask; works everywhere), "compressed" (only the active values, with
             kernels of our own; Linear and Conv2d on the CPU, other layers stay masked), or "auto": compressed up to a
@@ -261,7 +261,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _check_arguments(model: nn.Module, density: float | None, init: Any, storage: str) -> None:
     if density is not None and not 0 < density <= 1:
-        raise ValueError(f"density={density} must be above 0 and at most 1")
+        raise ValueError(f"density={density} must be above 0 and at most 1, such as 0.05 for 5 % of the weights")
     if storage not in ("auto", "masked", "compressed"):
         raise ValueError(f"storage={storage!r} is unknown; use 'auto', 'masked' or 'compressed'")
     if isinstance(init, str) and init not in ("random", "magnitude"):

@@ -308,12 +308,25 @@ def test_usage_errors(args: list[str], remedy: str):
     ("args", "remedy"),
     [
         (["summary", "nowhere"], "regrow train has made"),
+        (["train", "digits-mlp", "--epochs", "1", "--out", "/dev/null/run"], "/dev/null/run: Not a directory; check"),
         (["train", "digits-mlp", "--set", "distribution=odd"], "use one of uniform"),
         (["train", "digits-mlp", "--set", "lr=1e20"], "--set lr="),
     ],
 )
 def test_failures(args: list[str], remedy: str):
     assert remedy in assert_one_line(run(*args), 1)
+
+
+@pytest.mark.parametrize(
+    ("package", "args"), [("typer", ["list"]), ("sklearn", ["train", "digits-mlp"]), ("rich", ["doctor"])]
+)
+def test_a_package_that_is_not_installed_is_one_line(package: str, args: list[str]):
+    program = f"import sys; sys.modules[{package!r}] = None; sys.argv[1:] = {args!r}\n"
+    program += "from regrow.recipes.__main__ import main; main()"
+    asked = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert asked.returncode == 1
+    assert asked.stderr.splitlines()[-1].endswith("is not installed; pip install 'regrow[recipes]'"), asked.stderr
+    assert "Traceback" not in asked.stderr
 
 
 def test_missing_data_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

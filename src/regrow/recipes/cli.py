@@ -19,11 +19,14 @@ __all__ = ["app"]
 WELCOME = """\
 regrow trains neural networks that are sparse from the first step to the last.
 
-  regrow demo                                   a small network, dense and at 10 % density, in seconds
-  regrow list                                   the recipes
+  regrow demo                                   begin here: a small network, dense and sparse, in seconds
+  regrow doctor                                 are the native kernels there?
   regrow train lenet300-mnist --density 0.05    one whole run; its folder appears under runs/
   regrow report runs/...                        a page of what was trained and measured
-  regrow --help                                 everything else"""
+  regrow list                                   the recipes and their settings
+  regrow --help                                 everything else
+
+For a model of your own: regrow.sparsify and regrow.SparseMomentum in Python; docs/first-steps.md has the program."""
 
 app = typer.Typer(
     name="regrow",

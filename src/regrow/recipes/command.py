@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from .errors import RunError
+from .errors import RunError, lacking
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -71,6 +71,10 @@ def describe(error: Exception) -> str:
         context = getattr(error, "ctx", None)
         asked = context.command_path if context else "regrow"
         return f"error: {error.format_message().rstrip('.')}; see {asked} --help"
+    if isinstance(error, ModuleNotFoundError):
+        return lacking(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"error: {error.filename}: {error.strerror}; check the path, or name another place (--debug shows where)"
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
     return f"error: {kind}{' '.join(str(error).split())} (--debug shows where)"
 

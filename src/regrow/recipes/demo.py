@@ -33,6 +33,9 @@ def run_demo(density: float, seed: int, out: Path, threads: int | None) -> None:
         summaries.append(train(settings, out=folder, resume=True, threads=threads, reporter=reporter))
     print_comparison(summaries)
     say.print("\n".join(["The run folders:", *(f"  {folder}" for folder in folders)]), soft_wrap=True)
+    say.print(
+        "A step of a network this small is mostly overhead; regrow bench step times large ones, dense and sparse."
+    )
     _write_page(out, folders)
     say.print(f"Next: regrow summary {folders[-1]}", soft_wrap=True)
 

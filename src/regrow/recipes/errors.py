@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["Interrupted", "RunError", "UsageError", "reason", "unknown"]
+__all__ = ["Interrupted", "RunError", "UsageError", "lacking", "reason", "unknown"]
 
 
 class RunError(Exception):
@@ -52,3 +52,13 @@ def reason(error: Exception) -> str:
     if "Traceback (most recent call last)" in text:  # of a worker process of a DataLoader
         text = text.rpartition("\n")[2]
     return " ".join(text.split())[:300] or type(error).__name__
+
+
+def lacking(error: ModuleNotFoundError) -> str:
+    """What to do where a package is not installed.
+
+    Example:
+        >>> lacking(ModuleNotFoundError("No module named 'sklearn'", name="sklearn"))
+        "error: sklearn is not installed; pip install 'regrow[recipes]'"
+    """
+    return f"error: {error.name} is not installed; pip install 'regrow[recipes]'"
