@@ -75,7 +75,8 @@ def sparsify(
         storage: "masked" (a dense parameter and a mask; works everywhere), "compressed" (only the active values, with
             kernels of our own; Linear and Conv2d on the CPU, other layers stay masked), or "auto": compressed up to a
             density of 0.3. `summary` says which layer got what and why.
-        seed: of the random positions; None draws from torch's global generator.
+        seed: of the random positions; None draws from torch's global generator. Where several processes train
+            together, an updater gives all of them rank 0's.
         tune: a compressed layer that has become nearly dense computes through torch's dense operator. A table says from
             which density; with True each layer measures it instead, when an input shape first comes (eight shapes at
             most; seconds for a large layer). The state dict keeps what was measured: a resumed run gives the same bits.

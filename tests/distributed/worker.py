@@ -15,7 +15,7 @@ import torch.distributed as dist
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "core"), str(HERE.parent)]
 torch.set_num_threads(1)
-PATIENCE = datetime.timedelta(seconds=120)
+PATIENCE = datetime.timedelta(seconds=300)
 
 
 def on_rank(rank, scenarios, folder):

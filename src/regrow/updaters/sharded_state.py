@@ -22,11 +22,13 @@ class ShardedState:
         updater: of a model that `fully_shard` has sharded.
 
     Example:
+        >>> from torch.distributed import checkpoint
+        >>> from torch.distributed.checkpoint.state_dict import get_state_dict
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         >>> updater = regrow.SparseMomentum(model, optimizer, total_steps=54_000, update_every=540)
-        >>> weights, moments = torch.distributed.checkpoint.state_dict.get_state_dict(model, optimizer)
+        >>> weights, moments = get_state_dict(model, optimizer)
         >>> state = {"model": weights, "optimizer": moments, "updater": ShardedState(updater)}
-        >>> torch.distributed.checkpoint.save(state, checkpoint_id="begun")
+        >>> future = checkpoint.save(state, checkpoint_id="begun")
     """
 
     def __init__(self, updater: Updater):

@@ -166,14 +166,14 @@ class Updater(Updating):
         self._set_collecting()
 
     def update(self) -> list[dict[str, Any]]:
-        """Updates the topology now; called by itself where `update_every` is given.
+        """Updates the topology now; called by itself where `update_every` is given. In several processes all call it.
 
         Returns:
             The rows added to `history`, one a layer. Empty, and nothing changes, once updates have ended.
 
         Raises:
             FloatingPointError: a weight, a momentum or a score is NaN or infinite; nothing is changed.
-            RuntimeError: before the first optimizer step.
+            RuntimeError: before the first optimizer step; or processes that train together have come apart.
         """
         if self.step >= self._end:
             return []
