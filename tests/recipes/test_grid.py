@@ -160,7 +160,7 @@ def test_a_run_on_a_machine_that_is_lost_has_failed(tmp_path: Path, ray_place: M
     cells = [program(tmp_path, "lost", kill_the_actor), program(tmp_path, "good", FINISH)]
     outcome, _ = run(cells, place=ray_place)
     (reason,) = outcome.failed.values()
-    assert reason.startswith("FAILED, lost the machine that ran it: ")
+    assert reason.startswith("FAILED, Ray could not run it to its end: ")
 
 
 @pytest.mark.slow
