@@ -83,7 +83,7 @@ def measure_reading(seconds: float, number: int = 64) -> dict[str, Any]:
         )
         index = torch.arange(len(sources))
         read, began = 0, time.perf_counter()
-        while time.perf_counter() - began < seconds:
+        while not read or time.perf_counter() - began < seconds:
             read += len(images[index, index].kept)
         speed = read / (time.perf_counter() - began)
     print(f"reading: {speed:.0f} images a second in one process", flush=True)

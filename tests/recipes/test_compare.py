@@ -207,6 +207,24 @@ def test_a_damaged_line_is_named_and_nothing_is_trained(finished: Result):
     assert not Path("out/runs").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_place")
+def test_a_cluster_gives_the_rows_of_processes(trained: Path):
+    shutil.copytree(trained, "here")
+    assert run(*replaced("--out", "here")).exit_code == 0  # all trained already
+    words = ["--methods", "static", "--densities", "0.1", "--seeds", "2", "--epochs", "1", "--executor", "ray"]
+    result = run("compare", "digits-mlp", *words, "--out", "cluster")
+    assert result.exit_code == 0, result.output
+    assert "2 runs, 0 finished before, 2 at a time" in result.stdout
+    (row,) = read_json("cluster/leaderboard.json")
+    (wanted,) = [
+        one for one in read_json("here/leaderboard.json") if (one["method"], one["density"]) == ("static", 0.1)
+    ]
+    for key in row.keys() - {"seconds", "peak_rss_mb"}:
+        assert row[key] == wanted[key], key
+    assert "--executor ray" in Path("cluster/leaderboard.md").read_text()
+
+
 def test_a_failed_run_is_shown_in_every_place(trained: Path, monkeypatch: pytest.MonkeyPatch):
     shutil.copytree(trained, "out")
     static = comparison().cells[1]

@@ -58,14 +58,14 @@ def test_a_compressed_network_of_linear_layers_trains_to_the_same_bits_with_one_
 ):
     models = []
     for threads in (1, 2):
-        settings = short("epochs=1", method="rigl", storage="compressed")
+        settings = short("epochs=2", "images=320", method="rigl", storage="compressed")
         train(settings, out=tmp_path / str(threads), threads=threads, deterministic=True)
         models.append((RunFolder(tmp_path / str(threads)).checkpoint() or {})["model"])
     assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
 
 
 def test_a_deterministic_run_repeats_and_goes_on_as_it_began(tiny: Callable[..., Settings], tmp_path: Path):
-    settings = tiny("epochs=2")
+    settings = tiny("epochs=2", "images=96")
     summary = train(settings, out=tmp_path / "one", threads=2, deterministic=True)
     assert summary["deterministic"]
     assert not torch.are_deterministic_algorithms_enabled()

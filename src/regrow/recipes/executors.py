@@ -104,7 +104,7 @@ class _RayPlace:
         except self._ray.exceptions.RayError as error:
             log.parent.mkdir(parents=True, exist_ok=True)
             with open(log, "a") as file:
-                file.write(f"lost the machine that ran it: {' '.join(str(error).split())[:200]}\n")
+                file.write(f"Ray could not run it to its end: {' '.join(str(error).split())[:200]}\n")
             return 1
         finally:
             self._ray.kill(self._actor)
