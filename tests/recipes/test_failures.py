@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,3 +114,21 @@ def test_a_damaged_summary_is_named(stopped: Path, short: Callable[..., Settings
 )
 def test_reasons_are_one_line(error: Exception, text: str):
     assert reason(error) == text
+
+
+def test_lottery_tickets_killed_in_their_last_copy(
+    short: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    settings = short("epochs=1", method="lottery", density=0.9)
+    train(settings, out=tmp_path / "untouched", threads=1)
+
+    def half(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[:1000])
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", half)
+        with pytest.raises(Stopped):
+            train(settings, out=tmp_path / "run", threads=1)
+    train(settings, out=tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "untouched", tmp_path / "run")
