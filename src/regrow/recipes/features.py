@@ -37,8 +37,9 @@ def analyse(paths: Sequence[Path], data_dir: Path | None, split: str, images: in
         paths: run folders or checkpoints. split: train, validation or test. images: at most so many of it.
 
     Returns:
-        For each network its label (method and density; the path too where two have the same) and its layers: name, `shares` (a list over channels of the shares of the classes,
-        rounded to four digits), `specialisation` (the largest of each), and how many channels are silent.
+        For each network its label (method and density; the path too where two have the same) and its layers: name,
+        `shares` (a list over channels of the shares of the classes, rounded to four digits), `specialisation` (the
+        largest of each), and how many channels are silent.
 
     Raises:
         UsageError: no such split, or a network without nn.ReLU. RunError: no such checkpoint, or no data.
