@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -74,27 +73,24 @@ def load(path: str | os.PathLike[str], model: nn.Module, *, storage: Storage | N
     """
     content = _read(path)
     state: dict[str, Any] = content["state_dict"]
-    masks = {name: _mask(state, name, shape) for name, shape in content["sparse"].items()}
-    _check_fits(os.fspath(path), model, state, masks)
-    if masks and not sparse_weights(model):
-        if fixed := sorted(masks.keys() - prunable(model).keys()):
+    shapes = content["sparse"]
+    _check_fits(os.fspath(path), model, state, shapes)
+    if shapes and not sparse_weights(model):
+        if fixed := sorted(shapes.keys() - prunable(model).keys()):
             raise ValueError(f"{fixed} are sparse in {os.fspath(path)}, but frozen here; freeze them after loading")
-        dense = [name for name in prunable(model) if name not in masks]
-        of_file: Storage = "masked" if all(f"{name}_mask" in state for name in masks) else "compressed"
-        model = sparsify(model, None, init=masks, dense=dense, storage=storage or of_file)
+        dense = [name for name in prunable(model) if name not in shapes]
+        of_file: Storage = "masked" if all(f"{name}_mask" in state for name in shapes) else "compressed"
+        active = {name: _active(state, name) for name in shapes}
+        model = sparsify(model, None, init=active, dense=dense, storage=storage or of_file)
     target = unwrapped(model)
     wrapped_names = {plain_name(name): name for name in target.state_dict()}
     target.load_state_dict({wrapped_names.get(name, name): value for name, value in state.items()})
     return model
 
 
-def _mask(state: Mapping[str, Any], name: str, shape: list[int]) -> Tensor:
-    """The active set of a weight, from the state of either storage."""
-    if f"{name}_mask" in state:
-        return state[f"{name}_mask"]
-    mask = torch.zeros(math.prod(shape), dtype=torch.bool)
-    mask[state[_beside(name, "indices")].long()] = True
-    return mask.view(shape)
+def _active(state: Mapping[str, Any], name: str) -> Tensor:
+    """The active set of a weight as `sparsify` takes it, from the state of either storage."""
+    return state[f"{name}_mask"] if f"{name}_mask" in state else state[_beside(name, "indices")].long()
 
 
 def _beside(name: str, buffer: str) -> str:
@@ -115,14 +111,14 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
     return content
 
 
-def _check_fits(path: str, model: nn.Module, state: Mapping[str, Any], masks: Mapping[str, Tensor]) -> None:
+def _check_fits(path: str, model: nn.Module, state: Mapping[str, Any], sparse: Mapping[str, list[int]]) -> None:
     ours = sparse_weights(model)
-    if ours and sorted(ours) != sorted(masks):
-        raise ValueError(f"{path} holds another model: sparse there: {sorted(masks)}, sparse here: {sorted(ours)}")
+    if ours and sorted(ours) != sorted(sparse):
+        raise ValueError(f"{path} holds another model: sparse there: {sorted(sparse)}, sparse here: {sorted(ours)}")
     here = {plain_name(name): _shape(value) for name, value in unwrapped(model).state_dict().items()}
     here = _without_storage(here, ours) | {name: tuple(weight.shape) for name, weight in ours.items()}
     there = {name: _shape(value) for name, value in state.items()}
-    there = _without_storage(there, masks) | {name: tuple(mask.shape) for name, mask in masks.items()}
+    there = _without_storage(there, sparse) | {name: tuple(shape) for name, shape in sparse.items()}
     differing = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
     if differing:
         details = ", ".join(f"{n} ({there.get(n)} there, {here.get(n)} here)" for n in differing[:5])

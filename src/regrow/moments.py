@@ -20,6 +20,8 @@ class Moments:
     """SGD's rule: one moment, the momentum buffer."""
 
     names = ("momentum_buffer",)
+    keeps_products = True
+    """Whether the moment is a weighted sum of gradients, so that factors of them can stand for it."""
 
     @staticmethod
     def check(group: Mapping[str, Any]) -> str | None:
@@ -51,6 +53,7 @@ class AdamMoments:
     """The rule of Adam-like optimizers: exponential averages of the gradient and of its square."""
 
     names = ("exp_avg", "exp_avg_sq")
+    keeps_products = False  # the square of a sum of products is none
 
     @staticmethod
     def check(group: Mapping[str, Any]) -> str | None:
@@ -86,6 +89,7 @@ class LastGradient:
     """No momentum: the gradient of the last step alone, for methods that grow by gradient."""
 
     names = ("gradient",)
+    keeps_products = True
 
     @staticmethod
     def check(group: Mapping[str, Any]) -> str | None:

@@ -72,6 +72,8 @@ class Updater(Updating):
             as published; None: "all" for masked weights, `momentum.DEFAULT_WINDOW` for compressed ones.
         window_batch: examples of a batch (for Linear vectors: N * T of an (N, T, F) input) from which compressed
             weights have the gradients of missing ones; None: all.
+        factored: what is collected of compressed Linear layers under SGD is kept as the factors of their gradients, and
+            no tensor of dense size is made; grow criteria then have `lazy.LazyScores`. None: above 2^28 positions.
         seed: of the generator that criteria may use; None draws one from torch's global generator.
 
     Attributes:
@@ -116,6 +118,7 @@ class Updater(Updating):
         needs_flops: bool = False,
         window: int | Literal["all"] | None = None,
         window_batch: int | None = None,
+        factored: bool | None = None,
         seed: int | None = None,
     ):
         check_steps(total_steps, update_every)
@@ -141,7 +144,9 @@ class Updater(Updating):
         self._gradients = ActiveGradients(self._weights) if uses_gradient else None
         windows = {name: window_of(weight, window) for name, weight in self._weights.items()}
         self._missing = {
-            name: MissingMomentum(weight, rules[name], windows[name] if collect == "momentum" else 1, window_batch)
+            name: MissingMomentum(
+                weight, rules[name], windows[name] if collect == "momentum" else 1, window_batch, factored
+            )
             for name, weight in self._weights.items()
         }
         self._set_collecting()

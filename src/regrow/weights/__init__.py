@@ -1,7 +1,7 @@
 """Sparse weights: what they are (`base`), how they are stored (`masked`, `compressed`), where they are (`find`), and
 the gradient of all their positions until the optimizer steps (`staged`)."""
 
-from .base import SparseWeight, put
+from .base import SparseWeight, among, put
 from .compressed import CompressedWeight
 from .find import plain_name, sparse_weights, unwrapped
 from .masked import MaskedWeight, mask_parameter, unmask_parameter
@@ -12,6 +12,7 @@ __all__ = [
     "MaskedWeight",
     "SparseWeight",
     "StagedGradient",
+    "among",
     "mask_parameter",
     "plain_name",
     "put",
