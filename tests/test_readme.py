@@ -45,6 +45,21 @@ def test_the_ten_lines_of_use_run(capsys):
     assert not regrow.sparse_weights(names["plain"])
 
 
+def test_the_wide_layers_of_the_page_train():
+    """The block as it stands, 100 times narrower."""
+    (block,) = blocks("docs/wide.md")
+    names = {}
+    exec(block.replace("250_000", "2_500").replace("update_every=100", "update_every=3"), names)
+    weight = regrow.sparse_weights(names["model"])["2.weight"]
+    before = weight.indices
+    for x, y in batches_of(4, 784, 10):
+        names["optimizer"].zero_grad()
+        torch.nn.functional.cross_entropy(names["model"](x), y).backward()
+        names["optimizer"].step()
+    assert weight.active == 625
+    assert not torch.equal(weight.indices, before)
+
+
 def make_tutorial_model():
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Linear(20, 40), torch.nn.ReLU(), torch.nn.Linear(40, 4))

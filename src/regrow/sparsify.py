@@ -46,6 +46,7 @@ def sparsify(
     dense: Sequence[str] = (),
     storage: Storage = "auto",
     seed: int | None = None,
+    rescale: bool = False,
     tune: bool = False,
 ) -> nn.Module:
     """Makes the weights of a model sparse, from now on; use the returned model.
@@ -73,6 +74,9 @@ def sparsify(
             kernels of our own; Linear and Conv2d on the CPU, other layers stay masked), or "auto": compressed up to a
             density of 0.3. `summary` says which layer got what and why.
         seed: of the random positions; None draws from torch's global generator.
+        rescale: active values are multiplied by density^-1/2 of their layer, so that its outputs keep the variance that
+            they have dense. Where a unit has few inputs left, training would begin with hardly any signal (Evci et al.
+            2022, arXiv:2010.03533, section 3, who do it by neuron).
         tune: a compressed layer that has become nearly dense computes through torch's dense operator. A table says from
             which density; with True each layer measures it instead, when an input shape first comes (eight shapes at
             most; seconds for a large layer). The state dict keeps what was measured: a resumed run gives the same bits.
@@ -108,6 +112,9 @@ def sparsify(
             layer.tune = tune
             model = replace_module(model, place.module, layer)
     keep_blocked(unwrapped(model))
+    if rescale:
+        for weight in sparse_weights(model).values():
+            weight.write(weight.values * weight.density**-0.5)
     return model
 
 

@@ -7,12 +7,10 @@ from typing import Any
 
 import regrow
 
-from . import models
-from .catalog import get_recipe
 from .errors import RunError
 from .folder import CHECKPOINT, load_checkpoint
-from .methods import make_sparse
-from .settings import Settings
+from .methods import make_network, make_sparse
+from .settings import of_checkpoint
 from .tables import console
 
 __all__ = ["print_checkpoint"]
@@ -41,7 +39,7 @@ def _layers(state: dict[str, Any]) -> str:
     if stored["method"] == "dense":
         names = [f"{name}  {tuple(value.shape)}" for name, value in state["model"].items()]
         return "\n".join(["dense: all weights are active", *names])
-    settings = Settings(get_recipe(stored["recipe"]), stored["method"], stored["density"], stored["storage"])
-    model = make_sparse(models.build(settings.recipe.model), settings)
+    settings = of_checkpoint(stored)
+    model = make_sparse(make_network(settings.recipe), settings)
     model.load_state_dict(state["model"])
     return str(regrow.summary(model))

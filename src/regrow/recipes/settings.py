@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -14,9 +14,8 @@ from .config import Recipe, override, setting_names
 from .errors import UsageError, unknown
 from .methods import METHODS
 
-__all__ = ["DEFAULT_DENSITY", "Settings", "differing", "make_settings"]
+__all__ = ["Settings", "differing", "make_settings", "of_checkpoint"]
 
-DEFAULT_DENSITY = 0.05
 Storage = Literal["auto", "masked", "compressed"]
 _IN_FOLDER_NAME = ("recipe", "method", "density", "seed")
 
@@ -81,7 +80,7 @@ def make_settings(
     """Settings from names, as the command line gives them.
 
     Args:
-        recipe: a name of the catalog, or a recipe. density: default 0.05, for the method dense 1.
+        recipe: a name of the catalog, or a recipe. density: default the recipe's, mostly 0.05; for the method dense 1.
         overrides: "key=value" for fields of the recipe.
 
     Example:
@@ -90,8 +89,16 @@ def make_settings(
     """
     base = get_recipe(recipe) if isinstance(recipe, str) else recipe
     if density is None:
-        density = 1.0 if method == "dense" else DEFAULT_DENSITY
+        density = 1.0 if method == "dense" else base.default_density
     return Settings(override(base, overrides), method, float(density), cast(Storage, storage), seed)
+
+
+def of_checkpoint(stored: Mapping[str, Any]) -> Settings:
+    """The settings of a run of the catalog, from what `as_dict` gave; those that came later have their defaults."""
+    known = {name: stored[name] for name in setting_names() if name in stored}
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+    recipe = replace(get_recipe(stored["recipe"]), **fields)
+    return Settings(recipe, *(stored[name] for name in ("method", "density", "storage", "seed")))
 
 
 def differing(settings: Settings, stored: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 import regrow
 from regrow.files import write_atomically
+from regrow.lazy import LARGEST_TENSOR
 
 from .errors import UsageError
 
@@ -24,17 +26,21 @@ class Topology:
     """Active sets, and what made them.
 
     Attributes:
-        masks: bool of each weight's shape, by parameter name.
+        masks: bool of each weight's shape, by parameter name; of weights with more than `lazy.LARGEST_TENSOR` positions
+            the active ones, int64, ascending. Either is what `sparsify` takes as `init`.
+        positions: of all sparse weights, active or not.
         about: recipe, method, density, share, epochs and whatever else says where it is from.
     """
 
     masks: dict[str, Tensor]
     about: dict[str, Any]
+    positions: int
 
     @property
     def density(self) -> float:
         """Share of active positions over all sparse weights."""
-        return sum(int(mask.sum()) for mask in self.masks.values()) / sum(mask.numel() for mask in self.masks.values())
+        active = (mask.count_nonzero() if mask.dtype == torch.bool else mask.numel() for mask in self.masks.values())
+        return sum(int(count) for count in active) / self.positions
 
     @property
     def share(self) -> str | None:
@@ -44,14 +50,20 @@ class Topology:
 def save_topology(file: Path, model: nn.Module, about: dict[str, Any]) -> None:
     """Writes the active sets of a sparse model, whole or not at all: a bit a position, compressed (.npz).
 
+    Of weights with more than `lazy.LARGEST_TENSOR` positions, the distances between active positions instead.
+
     Args:
         about: plain values that JSON can hold.
     """
     weights = regrow.sparse_weights(model)
     arrays = {}
     for name, weight in weights.items():
-        mask = torch.zeros(weight.numel, dtype=torch.bool).index_fill_(0, weight.indices.cpu(), True)
-        arrays[f"bits/{name}"] = numpy.packbits(mask.numpy())
+        indices = weight.indices.cpu()
+        if weight.numel > LARGEST_TENSOR:
+            arrays[f"gaps/{name}"] = numpy.diff(indices.numpy(), prepend=0)
+        else:
+            mask = torch.zeros(weight.numel, dtype=torch.bool).index_fill_(0, indices, True)
+            arrays[f"bits/{name}"] = numpy.packbits(mask.numpy())
         arrays[f"shape/{name}"] = numpy.array(weight.shape)
     with write_atomically(file) as temporary, open(temporary, "wb") as stream:
         numpy.savez_compressed(stream, about=numpy.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
@@ -66,18 +78,19 @@ def load_topology(file: str | Path) -> Topology:
     try:
         with numpy.load(file) as stored:
             about = json.loads(str(stored["about"]))
-            names = [key.removeprefix("bits/") for key in stored.files if key.startswith("bits/")]
-            masks = {name: _unpack(stored[f"bits/{name}"], stored[f"shape/{name}"]) for name in names}
+            shapes = {k.removeprefix("shape/"): stored[k].tolist() for k in stored.files if k.startswith("shape/")}
+            masks = {name: _active(stored, name, shape) for name, shape in shapes.items()}
     except FileNotFoundError:
         raise UsageError(
             f"there is no topology file {file}; regrow train writes topology.npz into its folder"
         ) from None
     except (KeyError, ValueError, OSError) as error:
         raise UsageError(f"{file} is no topology file ({error}); regrow train writes them as topology.npz") from error
-    return Topology(masks, about)
+    return Topology(masks, about, sum(math.prod(shape) for shape in shapes.values()))
 
 
-def _unpack(bits: Any, shape: Any) -> Tensor:
-    size = tuple(int(n) for n in shape)
-    flat = numpy.unpackbits(bits)[: int(numpy.prod(size))]
-    return torch.from_numpy(flat.astype(bool)).view(size)
+def _active(stored: Any, name: str, shape: list[int]) -> Tensor:
+    if f"gaps/{name}" in stored.files:
+        return torch.from_numpy(stored[f"gaps/{name}"]).cumsum(0)
+    flat = numpy.unpackbits(stored[f"bits/{name}"])[: math.prod(shape)]
+    return torch.from_numpy(flat.astype(bool)).view(shape)
