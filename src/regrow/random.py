@@ -21,8 +21,8 @@ def seeded_generator(seed: int | None) -> torch.Generator:
 def draw_distinct(number: int, below: int, generator: torch.Generator | None) -> Tensor:
     """`number` distinct integers in [0, below), uniformly random, int64, shape (number,), in no order to rely on.
 
-    In time and memory proportional to `number` where that is small beside `below`. (torch.randint alone would favour
-    some integers: by 5 % at 2^28, by half near 2^32.)
+    In time and memory proportional to `number` where that is small beside `below`. (torch.randint alone favours
+    some integers, by up to 5 % below 2^28.)
 
     Args:
         below: at most 2^62. generator: None draws from torch's global one.

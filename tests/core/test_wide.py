@@ -16,6 +16,8 @@ SIZE = 70_000
 """A square layer of 4.9e9 positions, 19.6 GB in float32."""
 ACTIVE = 3_000
 
+native = pytest.mark.skipif(not regrow.ops.info()["loaded"], reason="the plain-torch reference makes the dense weight")
+
 
 def wide(size=SIZE, seed=0, **settings):
     torch.manual_seed(seed)
@@ -51,6 +53,7 @@ def attach(growth, model, optimizer):
     return kind(model, optimizer, total_steps=9, update_every=3, **settings)
 
 
+@native
 @pytest.mark.parametrize("growth", GROWTH)
 def test_a_layer_of_more_than_2_to_the_32_positions_trains(growth, tmp_path):
     """Two updates; a run that is saved within the window goes on to the same bits."""
@@ -129,6 +132,7 @@ def test_what_cannot_be_made_is_refused(make, settings, words):
     assert str(picture(model)) == str(before)
 
 
+@native
 def test_what_would_be_dense_is_refused():
     model = wide()
     for way in (regrow.densify, lambda model: model[2].dense_weight()):
@@ -200,12 +204,12 @@ def test_large_layers_are_factored_and_drawn_lazily_by_themselves(monkeypatch):
 
 
 def test_distinct_draws_are_uniform_where_a_modulus_would_not_be():
-    """Of [0, 3 * 2^30), torch.randint takes those below 2^30 twice as often as the others."""
+    """Of [0, 3 * 2^26), torch.randint takes those below 2^26 by 5 % more often than the others."""
     generator = torch.Generator().manual_seed(0)
-    drawn = draw_distinct(30_000, 3 * 2**30, generator)
-    assert drawn.unique().numel() == 30_000
-    counts = torch.bincount(drawn // 2**30, minlength=3)
-    assert (counts - 10_000).abs().max() < 350  # standard deviation 82
+    drawn = draw_distinct(90_000, 3 * 2**26, generator)
+    assert drawn.unique().numel() == 90_000
+    counts = torch.bincount(drawn // 2**26, minlength=3)
+    assert (counts - 30_000).abs().max() < 500  # standard deviation 141; torch.randint: about 950
     beyond = draw_distinct(1_000, 2**40, generator)
     assert int(beyond.max()) > 0.99 * 2**40
 

@@ -180,7 +180,8 @@ class SparseLayer(nn.Module):
         for *known, active in rows:
             if tuple(known) == where:
                 return active
-        if not self.tune or 0 in where[:3] or len(rows) >= _SHAPES_KEPT or not tuning.can_measure():
+        can_be_dense = self.dense_shape.numel() <= check.LIMIT
+        if not (self.tune and can_be_dense and tuning.can_measure()) or 0 in where[:3] or len(rows) >= _SHAPES_KEPT:
             return None
         active = tuning.measure(self, where)
         self.tuned = torch.tensor([*rows, [*where, active]])

@@ -107,6 +107,7 @@ def wide_mlp() -> Recipe:
         lr_drops=(1_080,),
         schedule_steps=1_620,
         prune_rate=0.3,
+        share="none",
         window=2,
     )
 

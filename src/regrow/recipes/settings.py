@@ -96,7 +96,7 @@ def make_settings(
 def of_checkpoint(stored: Mapping[str, Any]) -> Settings:
     """The settings of a run of the catalog, from what `as_dict` gave; those that came later have their defaults."""
     known = {name: stored[name] for name in setting_names() if name in stored}
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in known.items()}
     recipe = replace(get_recipe(stored["recipe"]), **fields)
     return Settings(recipe, *(stored[name] for name in ("method", "density", "storage", "seed")))
 

@@ -51,7 +51,8 @@ class Updater(Updating):
         update_every: update after each so many optimizer steps (not at T itself); None: by hand, with `update()`.
         schedule: step -> prune rate, the share of a layer's active weights that is exchanged; see `schedule`.
         prune: layer -> scores of active weights, shape (active,); the smallest go. See `criteria`.
-        grow: layer -> scores of all positions, shape (numel,); the largest missing ones come. None: nothing grows.
+        grow: layer -> scores of all positions, shape (numel,), or `lazy.LazyScores`; the largest missing ones come.
+            None: nothing grows.
         share: layer -> its importance, a number >= 0; freed weights go to layers in proportion to it. None: each layer
             gets its own back.
         share_rule: how importance becomes counts, see `sharing`; default in proportion.
