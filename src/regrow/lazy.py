@@ -15,8 +15,8 @@ from .random import draw_missing
 
 __all__ = ["LARGEST_TENSOR", "LazyScores", "RandomScores"]
 
-LARGEST_TENSOR = 2**28
-"""Positions of a layer up to which tensors of its dense size are made: a gibibyte in float32."""
+LARGEST_TENSOR = 2**26
+"""Positions of a layer up to which tensors of its dense size are made: 256 MiB in float32."""
 
 
 @runtime_checkable

@@ -16,7 +16,10 @@ _BLOCK = 1024
 """Rows and columns of the product that are made together: four megabytes of float32."""
 
 _PENDING = 2**20
-"""Candidates, or k if that is more, that may gather before they are sifted."""
+"""Candidates that may gather before they are sifted."""
+
+_WORTH = 64
+"""Entries looked at that cost as much as sifting one candidate; a higher threshold saves more of them."""
 
 
 def largest_of_product(left: Tensor, right: Tensor, k: int, taken: Tensor) -> Tensor:
@@ -78,6 +81,7 @@ class _Best:
         self._scores: list[Tensor] = []
         self._positions: list[Tensor] = []
         self._count = 0
+        self._looked_at = 0
 
     def offer(self, scores: Tensor, rows: Tensor, columns: Tensor) -> None:
         """Looks at a block of scores, whose element (r, c) has the position rows[r] + columns[c]."""
@@ -87,7 +91,9 @@ class _Best:
         self._scores.append(found[free])
         self._positions.append(at[free])
         self._count += self._positions[-1].numel()
-        if self._count > self.k + max(self.k, _PENDING):
+        self._looked_at += scores.numel()
+        pending = self._count - self.k
+        if pending > _PENDING or (pending > 0 and self._looked_at > _WORTH * self._count):
             self._sift()
 
     def _sift(self) -> None:
@@ -95,6 +101,7 @@ class _Best:
         scores = torch.cat(self._scores)[order]
         chosen = topology.largest(scores, min(self.k, self._count))
         self._scores, self._positions, self._count = [scores[chosen]], [positions[chosen]], chosen.numel()
+        self._looked_at = 0
         if 0 < self.k == self._count:
             self.threshold = float(self._scores[0].min())
 

@@ -8,7 +8,6 @@ from torch import nn
 
 import regrow
 from core.helpers import assert_same, picture
-from regrow import lazy
 from regrow.nn import SparseLinear
 from regrow.random import draw_distinct, draw_missing
 
@@ -116,12 +115,35 @@ def test_a_model_on_the_meta_device_is_made_as_far_as_it_is_dense():
     assert torch.isfinite(model(torch.randn(5, 6))).all()
 
 
+def test_a_convolution_on_the_meta_device():
+    model = regrow.sparsify(nn.Conv2d(3, 8, 3, device="meta"), 0.25, seed=0)
+    assert model(torch.randn(2, 3, 6, 6)).shape == (2, 8, 4, 4)
+    assert 0 < float(model.weight.detach().abs().max()) <= 27**-0.5
+
+
+@pytest.mark.parametrize("storage", ["masked", "compressed"])
+def test_rescaled_values(storage):
+    dense = nn.Linear(40, 30)
+    plain, rescaled = (
+        regrow.sparsify(copy.deepcopy(dense), 0.25, storage=storage, seed=0, rescale=on) for on in (False, True)
+    )
+    values = [regrow.sparse_weights(model)["weight"].values for model in (plain, rescaled)]
+    assert torch.equal(values[0] * 2, values[1])
+
+
+def tied():
+    model = nn.Sequential(nn.Embedding(9, 8, device="meta"), nn.Linear(8, 9, bias=False, device="meta"))
+    model[1].weight = model[0].weight
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "settings", "words"),
     [
         (lambda: nn.Linear(SIZE, SIZE, device="meta"), {"density": 1e-6, "storage": "masked"}, "of its 4,900,000,000"),
         (lambda: nn.Linear(9, 9, device="meta"), {"init": "magnitude"}, "on the meta device, where it has no values"),
         (lambda: nn.MultiheadAttention(8, 2, device="meta"), {}, "make this module on the CPU"),
+        (tied, {}, "1: weight on the meta device, and tied"),
     ],
 )
 def test_what_cannot_be_made_is_refused(make, settings, words):
@@ -200,7 +222,6 @@ def test_large_layers_are_factored_and_drawn_lazily_by_themselves(monkeypatch):
     model, _, updater = trained(None, growth="random", steps=14)
     assert len({row["step"] for row in updater.history}) == 3
     assert sum(w.active for w in regrow.sparse_weights(model).values()) == round(0.2 * (30 * 40 + 40 * 40 + 40 * 9))
-    assert lazy.LARGEST_TENSOR == 2**28
 
 
 def test_distinct_draws_are_uniform_where_a_modulus_would_not_be():

@@ -62,7 +62,7 @@ class SparseMomentum(Updater):
         window_batch: examples of a batch (for Linear vectors: N * T of an (N, T, F) input) from which compressed
             weights have the gradients of missing ones; None: all.
         factored: the momentum of missing weights of compressed Linear layers under SGD is kept as the factors of the
-            window's gradients, and no tensor of dense size is made (docs/wide.md). None: above 2^28 positions.
+            window's gradients, and no tensor of dense size is made (docs/wide.md). None: above 2^26 positions.
         seed: of random growth; 0 where none is given. Sparse momentum itself draws nothing at random.
 
     Raises:

@@ -74,7 +74,7 @@ class Updater(Updating):
         window_batch: examples of a batch (for Linear vectors: N * T of an (N, T, F) input) from which compressed
             weights have the gradients of missing ones; None: all.
         factored: what is collected of compressed Linear layers under SGD is kept as the factors of their gradients, and
-            no tensor of dense size is made; grow criteria then have `lazy.LazyScores`. None: above 2^28 positions.
+            no tensor of dense size is made; grow criteria then have `lazy.LazyScores`. None: above 2^26 positions.
         seed: of the generator that criteria may use; None draws one from torch's global generator.
 
     Attributes:
