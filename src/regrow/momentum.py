@@ -38,7 +38,7 @@ def window_of(weight: SparseWeight, window: int | str | None) -> int | None:
     return None if isinstance(window, str) else window
 
 
-def keeps_factors(weight: SparseWeight, rule: Rule | None, window: int | None, asked: bool | None = None) -> bool:
+def keeps_factors(weight: SparseWeight, rule: Rule | None, window: int | None, asked: bool | None) -> bool:
     """Whether the momentum of a weight is kept as the factors of its gradients instead of as a tensor of dense size.
 
     It can be for compressed Linear layers, over a window, for SGD and for growth by gradient; it is so above
@@ -67,10 +67,7 @@ class MissingMomentum:
             whether gradients arrive.
         window: number of steps before an update that are collected; None: all steps, and nothing is ever dropped.
         window_batch: examples of a batch that compressed storage collects from; None: all.
-        factored: see `keeps_factors`.
-
-    Raises:
-        ValueError: the weight is too large for the dense tensors that this would take.
+        factored: whether moments are kept as factors, see `keeps_factors`.
     """
 
     def __init__(
@@ -79,9 +76,9 @@ class MissingMomentum:
         rule: Rule | None,
         window: int | None,
         window_batch: int | None = None,
-        factored: bool | None = None,
+        factored: bool = False,
     ):
-        self.factored = keeps_factors(weight, rule, window, factored)
+        self.factored = factored
         weight.window_batch = window_batch
         self.weight = weight
         self.rule = rule

@@ -162,9 +162,10 @@ def test_what_would_be_dense_is_refused():
             way(model)
     adam = torch.optim.AdamW(model.parameters())
     for optimizer, settings in ((sgd(model), {"window": "all"}), (sgd(model), {"factored": False}), (adam, {})):
+        before = picture(model, optimizer)
         with pytest.raises(ValueError, match=r"2.weight: a momentum of its 4,900,000,000 positions"):
             regrow.SparseMomentum(model, optimizer, total_steps=9, update_every=3, **settings)
-        assert not optimizer._optimizer_step_post_hooks
+        assert_same(picture(model, optimizer), before)
     updater = regrow.SparseMomentum(model, sgd(model), total_steps=9, update_every=3, per_neuron=True)
     for number in range(2):
         step(model, updater.optimizer, number)

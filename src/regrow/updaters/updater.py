@@ -10,7 +10,7 @@ from torch import nn
 
 from regrow.criteria import GrowScore, Importance, PruneScore, magnitude
 from regrow.moments import LastGradient, Rule, optimizer_rule
-from regrow.momentum import MissingMomentum, window_of
+from regrow.momentum import MissingMomentum, keeps_factors, window_of
 from regrow.optimizers import before_step, groups_of, was_skipped
 from regrow.random import seeded_generator
 from regrow.schedule import Schedule, step_at
@@ -137,18 +137,18 @@ class Updater(Updating):
         share_rule = share_rule or (share_none if share is None else share_by_importance)
         self._exchange = Exchange(prune, grow, share, share_rule, amount, target, per_neuron, max_density)
         rules = self._rules(collect, uses_momentum)
+        weights = self._weights
+        windows = {n: window_of(weight, window) if collect == "momentum" else 1 for n, weight in weights.items()}
+        products = {n: keeps_factors(weight, rules[n], windows[n], factored) for n, weight in weights.items()}
         self._inherits = inherit and collect == "momentum"
         self._generator = seeded_generator(seed)
         self._next_update = update_every
         self._common_factor, self._unscale = 1.0, 1.0
         self._costs = Costs(model, needs_flops)
         self._gradients = ActiveGradients(self._weights) if uses_gradient else None
-        windows = {name: window_of(weight, window) for name, weight in self._weights.items()}
         self._missing = {
-            name: MissingMomentum(
-                weight, rules[name], windows[name] if collect == "momentum" else 1, window_batch, factored
-            )
-            for name, weight in self._weights.items()
+            name: MissingMomentum(weight, rules[name], windows[name], window_batch, products[name])
+            for name, weight in weights.items()
         }
         self._set_collecting()
         self._hooks.append(before_step(self.optimizer, self._before_step))
