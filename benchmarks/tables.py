@@ -285,6 +285,27 @@ def layer_memory() -> str:
     return f"{markdown(['density', *parts, 'together', 'resident'], rows)}\n\n`{result['command']}`"
 
 
+def wide_mlp() -> str:
+    """Memory and time of wide-mlp as it grows wider, beside the dense network where there is one."""
+    result = read("wide_mlp")
+    rows = [
+        [
+            f"{row['width']:,}",
+            f"{row['positions']:,}",
+            f"{sum(row['active'].values()):,}",
+            f"{row['made_s']:.1f} s",
+            *(f"{row[step]:,.0f} ms" for step in ("step_ms", "window_step_ms", "step_after_update_ms")),
+            f"{row['update_s']:.1f} s",
+            f"{row['peak_mib']:,.0f} MiB",
+            f"{row['dense']['step_ms']:,.0f} ms, {row['dense']['peak_mib']:,.0f} MiB" if row["dense"] else "–",
+        ]
+        for row in result["rows"]
+    ]
+    steps = ["step", "step of the window", "step after an update"]
+    head = ["width", "positions", "active", "making it", *steps, "update", "peak memory", "dense step"]
+    return f"{markdown(head, rows)}\n\n`{result['command']}` ({result['processor']}, {result['isa']})."
+
+
 def blocked_layers() -> str:
     """BatchNorm, ReLU and pool in the kernels' layout and in PyTorch's."""
     result = read("blocked_layers")
@@ -422,6 +443,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "window_layers": window_layers,
     "window_linear": window_linear,
     "layer_memory": layer_memory,
+    "wide_mlp": wide_mlp,
     "blocked_layers": blocked_layers,
     "blocked_numerics": blocked_numerics,
     "survival": survival,

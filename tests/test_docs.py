@@ -92,6 +92,23 @@ def test_the_ten_lines_of_use_update_the_topology(capsys):
     assert not regrow.sparse_weights(names["plain"])
 
 
+def test_the_wide_layers_of_the_page_train():
+    """The block as it stands, 100 times narrower."""
+    (block,) = blocks(ROOT / "docs" / "wide.md")
+    names = {}
+    exec(block.code.replace("250_000", "2_500").replace("update_every=100", "update_every=3"), names)
+    weight = regrow.sparse_weights(names["model"])["2.weight"]
+    before = weight.indices
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        x = torch.randn(32, 784, generator=generator)
+        names["optimizer"].zero_grad()
+        torch.nn.functional.cross_entropy(names["model"](x), (x[:, :10] + x[:, -10:]).argmax(1)).backward()
+        names["optimizer"].step()
+    assert regrow.summary(names["model"]).active == 625 + 39_200 + 250
+    assert not torch.equal(weight.indices, before)
+
+
 def test_the_tutorial_builds_rigl_in_fifteen_lines_that_equal_regrows_own():
     build, train, further = blocks(ROOT / "docs" / "tutorial-own-method.md")
     assert build.code.strip().count("\n") + 1 <= 18  # two of imports, one of them empty

@@ -16,6 +16,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .lazy import LARGEST_TENSOR, LazyScores, RandomScores
+
 __all__ = [
     "GrowScore",
     "Importance",
@@ -67,16 +69,19 @@ class Layer(Protocol):
         """The last step's gradient of the active weights, shape (active,); uses_gradient=True."""
 
     @property
-    def missing_momentum(self) -> Tensor:
-        """|M| of every position were it missing, shape (numel,); made anew each time; collect="momentum"."""
+    def missing_momentum(self) -> Tensor | LazyScores:
+        """|M| of every position were it missing, shape (numel,); made anew each time; collect="momentum".
+
+        Of a layer with more than `lazy.LARGEST_TENSOR` positions it is no tensor, and only says where it is largest.
+        """
 
     @property
-    def missing_gradient(self) -> Tensor:
-        """|g| of every position in the last step, shape (numel,); made anew each time; collect="gradient"."""
+    def missing_gradient(self) -> Tensor | LazyScores:
+        """|g| of every position in the last step; collect="gradient". As `missing_momentum` in all else."""
 
 
 PruneScore = Callable[[Layer], Tensor]
-GrowScore = Callable[[Layer], Tensor]
+GrowScore = Callable[[Layer], Tensor | LazyScores]
 Importance = Callable[[Layer], float]
 
 
@@ -110,18 +115,20 @@ def magnitude_and_gradient(gradient_weight: float = 1.0) -> PruneScore:
     return score
 
 
-def missing_momentum(layer: Layer) -> Tensor:
+def missing_momentum(layer: Layer) -> Tensor | LazyScores:
     """Grow score |M|, shape (numel,): the largest come (sparse momentum, section 3)."""
     return layer.missing_momentum
 
 
-def missing_gradient(layer: Layer) -> Tensor:
+def missing_gradient(layer: Layer) -> Tensor | LazyScores:
     """Grow score |g| of the last step, shape (numel,): the largest come (RigL, arXiv:1911.11134, section 3)."""
     return layer.missing_gradient
 
 
-def random(layer: Layer) -> Tensor:
+def random(layer: Layer) -> Tensor | LazyScores:
     """Grow score at random, shape (numel,), from the updater's generator: a uniform draw of missing positions (SET)."""
+    if layer.numel > LARGEST_TENSOR:
+        return RandomScores(layer.numel, layer.generator)
     return torch.rand(layer.numel, generator=layer.generator, dtype=torch.float64).to(layer.indices.device)
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .atomic import write_atomically
@@ -50,27 +48,24 @@ def load(path: str | os.PathLike[str], model: nn.Module, *, storage: Storage | N
     """
     content = _read(path)
     state: dict[str, Any] = content["state_dict"]
-    refuse_other_model(path, model, state, content["sparse"])
-    masks = {name: _mask(state, name, shape) for name, shape in content["sparse"].items()}
-    if masks and not sparse_weights(model):
-        if fixed := sorted(masks.keys() - prunable(model).keys()):
+    shapes = content["sparse"]
+    refuse_other_model(path, model, state, shapes)
+    if shapes and not sparse_weights(model):
+        if fixed := sorted(shapes.keys() - prunable(model).keys()):
             raise ValueError(f"{fixed} are sparse in {os.fspath(path)}, but frozen here; freeze them after loading")
-        dense = [name for name in prunable(model) if name not in masks]
-        of_file: Storage = "masked" if all(f"{name}_mask" in state for name in masks) else "compressed"
-        model = sparsify(model, None, init=masks, dense=dense, storage=storage or of_file)
+        dense = [name for name in prunable(model) if name not in shapes]
+        of_file: Storage = "masked" if all(f"{name}_mask" in state for name in shapes) else "compressed"
+        active = {name: _active(state, name) for name in shapes}
+        model = sparsify(model, None, init=active, dense=dense, storage=storage or of_file)
     target = unwrapped(model)
     wrapped_names = {plain_name(name): name for name in target.state_dict()}
     target.load_state_dict({wrapped_names.get(name, name): value for name, value in state.items()})
     return model
 
 
-def _mask(state: Mapping[str, Any], name: str, shape: list[int]) -> Tensor:
-    """The active set of a weight, from the state of either storage."""
-    if f"{name}_mask" in state:
-        return state[f"{name}_mask"]
-    mask = torch.zeros(math.prod(shape), dtype=torch.bool)
-    mask[state[_beside(name, "indices")].long()] = True
-    return mask.view(shape)
+def _active(state: Mapping[str, Any], name: str) -> Tensor:
+    """The active set of a weight as `sparsify` takes it, from the state of either storage."""
+    return state[f"{name}_mask"] if f"{name}_mask" in state else state[_beside(name, "indices")].long()
 
 
 def _beside(name: str, buffer: str) -> str:

@@ -22,6 +22,8 @@ class Moments:
     names = ("momentum_buffer",)
     linear = True
     """Whether the moments of a mean of gradients are the mean of their moments."""
+    keeps_products = True
+    """Whether the moment is a weighted sum of gradients, so that factors of them can stand for it."""
 
     @staticmethod
     def check(group: Mapping[str, Any]) -> str | None:
@@ -54,6 +56,7 @@ class AdamMoments:
 
     names = ("exp_avg", "exp_avg_sq")
     linear = False
+    keeps_products = False  # the square of a sum of products is none
 
     @staticmethod
     def check(group: Mapping[str, Any]) -> str | None:
@@ -90,6 +93,7 @@ class LastGradient:
 
     names = ("gradient",)
     linear = True
+    keeps_products = True
 
     @staticmethod
     def check(group: Mapping[str, Any]) -> str | None:

@@ -16,11 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .distributed import mean_
+from .distributed import mean_, several
+from .factored import FactoredMoment
+from .lazy import LARGEST_TENSOR, LazyScores
 from .moments import Rule
+from .nn._positions import LIMIT
 from .weights import SparseWeight, StagedGradient, local
 
-__all__ = ["DEFAULT_WINDOW", "MissingMomentum", "window_of"]
+__all__ = ["DEFAULT_WINDOW", "MissingMomentum", "keeps_factors", "window_of"]
 
 DEFAULT_WINDOW = 20
 """Steps before an update in which compressed storage collects, unless told otherwise; docs/window.md says why."""
@@ -36,6 +39,28 @@ def window_of(weight: SparseWeight, window: int | str | None) -> int | None:
     return None if isinstance(window, str) else window
 
 
+def keeps_factors(weight: SparseWeight, rule: Rule | None, window: int | None, asked: bool | None) -> bool:
+    """Whether the momentum of a weight is kept as the factors of its gradients instead of as a tensor of dense size.
+
+    It can be for compressed Linear layers in a single process, over a window, for SGD and for growth by gradient; it is so above
+    `lazy.LARGEST_TENSOR` positions, or as `asked`. (Factors as large as the tensor would be are multiplied out.)
+
+    Raises:
+        ValueError: a tensor would have 2^31 elements or more.
+    """
+    possible = (
+        not several() and weight.stages_products and window is not None and rule is not None and rule.keeps_products
+    )
+    factored = possible and (weight.numel > LARGEST_TENSOR if asked is None else asked)
+    if rule is not None and not factored and weight.numel > LIMIT:
+        raise ValueError(
+            f"{weight.name}: a momentum of its {weight.numel:,} positions takes {4 * weight.numel / 1e9:,.0f} GB as a "
+            "tensor. Only compressed Linear layers do without: under SGD with a window of some steps, such as "
+            "window=20 (not factored=False), or with growth at random or by gradient"
+        )
+    return factored
+
+
 class MissingMomentum:
     """Collects the momentum that the missing weights of one layer would have.
 
@@ -45,9 +70,18 @@ class MissingMomentum:
             whether gradients arrive.
         window: number of steps before an update that are collected; None: all steps, and nothing is ever dropped.
         window_batch: examples of a batch that compressed storage collects from; None: all.
+        factored: whether moments are kept as factors, see `keeps_factors`.
     """
 
-    def __init__(self, weight: SparseWeight, rule: Rule | None, window: int | None, window_batch: int | None = None):
+    def __init__(
+        self,
+        weight: SparseWeight,
+        rule: Rule | None,
+        window: int | None,
+        window_batch: int | None = None,
+        factored: bool = False,
+    ):
+        self.factored = factored
         weight.window_batch = window_batch
         self.weight = weight
         self.rule = rule
@@ -55,7 +89,7 @@ class MissingMomentum:
         self.collecting = rule is not None and window is None
         self.saw_gradient = False
         self.steps = 0
-        self.moments: dict[str, Tensor] = {}
+        self.moments: dict[str, Any] = {}  # of tensors, or of FactoredMoments
         self._arrived = False
         self._factor: float | None = None
         self._staged: StagedGradient | None = None
@@ -159,14 +193,28 @@ class MissingMomentum:
         self._arrived = False
         if self.rule is None or self._staged is None or self._source is None:
             return
-        if not self.moments:
-            self.moments = {name: self.weight.new_moment() for name in self.rule.names}
+        self._make_moments(self._staged)
         factor = (common_factor if self._factor is None else self._factor) * unscale
         if group.get("maximize", False):
             factor = -factor
         self.rule.fold(self.moments, self._staged, factor, group)
         self.steps += 1
         self.drop()
+
+    def _make_moments(self, staged: StagedGradient) -> None:
+        """Makes the moments that `staged` can be folded into: factors, while they are fewer numbers than positions."""
+        assert self.rule is not None
+        kept = sum(m.size for m in self.moments.values() if isinstance(m, FactoredMoment))
+        factored = self.factored and staged.tensor is None and kept + staged.factors < self.weight.numel
+        if not self.moments:
+            make = self._new_factored if factored else self.weight.new_moment
+            self.moments = {name: make() for name in self.rule.names}
+        elif not factored:
+            known = self.moments.items()
+            self.moments = {n: m.multiplied_out() if isinstance(m, FactoredMoment) else m for n, m in known}
+
+    def _new_factored(self) -> FactoredMoment:
+        return FactoredMoment(self.weight.shape, self.weight.parameter.dtype)
 
     def staged(self, common_factor: float) -> Tensor | None:
         """The gradient of all positions as the optimizer would see it, after `measure`; None where there is none."""
@@ -205,11 +253,14 @@ class MissingMomentum:
             for name, values in self.rule.aged(own, age, self.steps, group, full=True).items():
                 self.weight.place(self.moments[name], indices, values)
 
-    def scores(self, group: Mapping[str, Any]) -> Tensor:
-        """|M| at every position, shape (numel,); 0 where nothing has been collected."""
+    def scores(self, group: Mapping[str, Any]) -> Tensor | LazyScores:
+        """|M| at every position, shape (numel,), or where it is largest; 0 where nothing has been collected."""
         if self.rule is None or not self.moments:
+            if self.factored:
+                return self._new_factored()
             return torch.zeros(self.weight.numel, device=self.weight.parameter.device)
-        return self.weight.whole(self.rule.score(self.moments, max(self.steps, 1), group)).abs()
+        score = self.rule.score(self.moments, max(self.steps, 1), group)
+        return self.weight.whole(score).abs() if isinstance(score, Tensor) else score
 
     def grown_state(self, positions: Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Tensor]:
         """Optimizer state with which weights at `positions` enter."""
@@ -225,11 +276,11 @@ class MissingMomentum:
             self.release()
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "steps": self.steps,
-            "saw_gradient": self.saw_gradient,
-            "moments": {name: self.weight.pack(m) for name, m in self.moments.items()},
-        }
+        return {"steps": self.steps, "saw_gradient": self.saw_gradient, "moments": self._moments_state()}
+
+    def _moments_state(self) -> dict[str, Any]:
+        known = self.moments.items()
+        return {n: m.state_dict() if isinstance(m, FactoredMoment) else self.weight.pack(m) for n, m in known}
 
     def all_moments(self) -> dict[str, Any]:
         """The moments as `state_dict` has them; zeros where there are none yet."""
@@ -241,4 +292,9 @@ class MissingMomentum:
         self.release()
         self.steps = state["steps"]
         self.saw_gradient = state["saw_gradient"]
-        self.moments = {name: local(value).to(like.device).clone() for name, value in state["moments"].items()}
+        for name, value in state["moments"].items():
+            if isinstance(value, Tensor):
+                self.moments[name] = local(value).to(like.device).clone()
+            else:
+                self.moments[name] = self._new_factored()
+                self.moments[name].load_state_dict(value)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from . import topology
-from .allocation import initial_counts
 from .distributed import GradientMean, leave_to_ddp, leave_to_us
+from .initial import active_sets, matching
+from .nn._positions import check_dense
 from .nn.blocked import Conversion, trace
-from .random import seeded_generator
-from .storage import Storage, compress, keep_blocked, leave_blocked, replace_module, why_masked
+from .storage import Storage, compress, keep_blocked, leave_blocked, materialise, on_meta, replace_module, why_masked
 from .weights import MaskedWeight, mask_parameter, plain_name, sparse_weights, unmask_parameter, unwrapped
 
 __all__ = ["Patterns", "Summary", "densify", "prunable", "select", "sparsify", "summary"]
@@ -53,6 +51,7 @@ def sparsify(
     dense: Patterns = (),
     storage: Storage = "auto",
     seed: int | None = None,
+    rescale: bool = False,
     tune: bool = False,
 ) -> nn.Module:
     """Makes the weights of a model sparse, from now on; use the returned model.
@@ -60,6 +59,10 @@ def sparsify(
     Sparse becomes every trainable floating parameter with two or more dimensions of a module that is not a
     normalisation; tied parameters count once. The active sets are uniformly random and of exact size: the network has
     round(density * positions) active weights, at least one a layer. Active weights keep their values, unscaled.
+
+    Layers on the meta device have no values to keep: their active weights are drawn as the layer's `reset_parameters`
+    draws them, from torch's global generator. Compressed ones may be of any size, for nothing dense is made of them;
+    the other modules there are made whole.
 
     Args:
         model: a dense model; changed in place. A root that is itself a layer may be replaced, so use the return value.
@@ -69,7 +72,8 @@ def sparsify(
             pattern get `density`. "network", with scores or "magnitude" as `init`: the largest of the whole network,
             wherever they are, at least one a layer.
         init: which positions are active: "random", "magnitude" (the largest weights of each layer), a mapping from
-            parameter names to scores (the largest are active), or to boolean masks (which then decide all counts).
+            parameter names to scores (the largest are active), or to boolean masks or ascending positions (int64, shape
+            (active,)), which then decide all counts.
         dense: names or patterns (`fc3`, `layer1.*`, `*.embedding`) of parameters or modules that stay dense, or types
             of modules (`torch.nn.Embedding`) whose own parameters do.
         storage: "masked" (a dense parameter and a mask; works everywhere), "compressed" (only the active values, with
@@ -77,6 +81,9 @@ def sparsify(
             density of 0.3. `summary` says which layer got what and why.
         seed: of the random positions; None draws from torch's global generator. Where several processes train
             together, an updater gives all of them rank 0's.
+        rescale: active values are multiplied by density^-1/2 of their layer, so that its outputs keep the variance that
+            they have dense. Where a unit has few inputs left, training would begin with hardly any signal (Evci et al.
+            2022, arXiv:2010.03533, section 3, who do it by neuron).
         tune: a compressed layer that has become nearly dense computes through torch's dense operator. A table says from
             which density; with True each layer measures it instead, when an input shape first comes (eight shapes at
             most; seconds for a large layer). The state dict keeps what was measured: a resumed run gives the same bits.
@@ -90,29 +97,42 @@ def sparsify(
         >>> net = regrow.sparsify(net, density=0.05, dense=["2"])
         >>> regrow.sparse_weights(net)["0.weight"].active
         11760
+        >>> wide = torch.nn.Linear(250_000, 250_000, device="meta")  # dense, 250 GB
+        >>> regrow.summary(regrow.sparsify(wide, density=1e-7)).active
+        6250
     """
     _check_arguments(model, density, init, storage)
     chosen = select(prunable(model), dense)
-    masks = _masks(chosen, density, distribution, init, seed)
+    parameters = {name: place.parameter for name, place in chosen.items()}
+    active = active_sets(parameters, density, distribution, init, seed)
     root = unwrapped(model)
-    reasons = {name: _why_masked(root, place, masks[name], storage) for name, place in chosen.items()}
+    reasons = {name: _why_masked(root, place, active[name], storage) for name, place in chosen.items()}
+    compressed = [place.module for name, place in chosen.items() if reasons[name] is None]
+    materialise(on_meta(root, compressed))
     for name, place in chosen.items():
         reason = reasons[name]
         if reason is not None:
-            mask_parameter(place.module, place.attribute, masks[name], reason)
+            mask_parameter(place.module, place.attribute, _mask(place.parameter.shape, active[name]), reason)
         else:
             why = "compressed was asked for" if storage == "compressed" else "auto"
-            layer = compress(place.module, masks[name], why)  # type: ignore[arg-type]
+            layer = compress(place.module, active[name], why)  # type: ignore[arg-type]
             layer.tune = tune
             model = replace_module(model, place.module, layer)
     keep_blocked(unwrapped(model))
+    if rescale:
+        for weight in sparse_weights(model).values():
+            weight.write(weight.values * weight.density**-0.5)
     GradientMean.hang_on(model)
     leave_to_us(model)
     return model
 
 
-def _why_masked(model: nn.Module, place: Prunable, mask: Tensor, storage: Storage) -> str | None:
-    return why_masked(model, place.module, place.parameter, int(mask.sum()) / mask.numel(), storage)
+def _why_masked(model: nn.Module, place: Prunable, active: Tensor, storage: Storage) -> str | None:
+    return why_masked(model, place.module, place.parameter, active.numel() / place.parameter.numel(), storage)
+
+
+def _mask(shape: torch.Size, positions: Tensor) -> Tensor:
+    return torch.zeros(shape.numel(), dtype=torch.bool).index_fill_(0, positions, True).view(shape)
 
 
 def prunable(model: nn.Module) -> dict[str, Prunable]:
@@ -148,10 +168,15 @@ def prunable(model: nn.Module) -> dict[str, Prunable]:
 def densify(model: nn.Module) -> nn.Module:
     """A plain dense copy of a sparse model, with zeros where weights were inactive; the model itself stays as it is.
 
+    Raises:
+        ValueError: a weight has 2^31 positions or more, too many to be made dense.
+
     Example:
         >>> plain = regrow.densify(model)
         >>> torch.save(plain.state_dict(), "dense.pt")
     """
+    for name, weight in sparse_weights(model).items():
+        check_dense(name, weight.numel)
     model = copy.deepcopy(model)
     leave_to_ddp(model)
     GradientMean.take_off(model)
@@ -291,7 +316,7 @@ def select(found: Mapping[str, Prunable], dense: Patterns) -> dict[str, Prunable
         raise ValueError(f"dense={dense!r} must be a list of patterns, such as dense=[{dense!r}]")
     kept_dense: set[str] = set()
     for pattern in dense:
-        kept_dense |= _matching(found, pattern, "dense") if isinstance(pattern, str) else _of_type(found, pattern)
+        kept_dense |= matching(found, pattern, "dense") if isinstance(pattern, str) else _of_type(found, pattern)
     chosen = {name: place for name, place in found.items() if name not in kept_dense}
     if not chosen:
         raise ValueError(
@@ -301,14 +326,6 @@ def select(found: Mapping[str, Prunable], dense: Patterns) -> dict[str, Prunable
     return chosen
 
 
-def _matching(names: Iterable[str], pattern: str, argument: str) -> set[str]:
-    """The parameter names that a pattern names, by themselves or by their module."""
-    matches = {name for name in names if any(fnmatch.fnmatchcase(part, pattern) for part in _self_and_parents(name))}
-    if not matches:
-        raise ValueError(f"{argument}: the pattern {pattern!r} matches none of {', '.join(names)}")
-    return matches
-
-
 def _of_type(found: Mapping[str, Prunable], kind: type[nn.Module]) -> set[str]:
     """The names of the parameters that modules of a type hold themselves."""
     matches = {name for name, place in found.items() if isinstance(place.module, kind)}
@@ -316,112 +333,3 @@ def _of_type(found: Mapping[str, Prunable], kind: type[nn.Module]) -> set[str]:
         kinds = sorted({type(place.module).__name__ for place in found.values()})
         raise ValueError(f"dense: no prunable parameter belongs to a module of type {kind.__name__}, but to {kinds}")
     return matches
-
-
-def _self_and_parents(name: str) -> list[str]:
-    parts = name.split(".")
-    return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
-
-
-def _masks(
-    chosen: Mapping[str, Prunable],
-    density: float | None,
-    distribution: str | Mapping[str, float],
-    init: str | Mapping[str, Tensor],
-    seed: int | None,
-) -> dict[str, Tensor]:
-    if not isinstance(init, str):
-        _check_tensors(chosen, init)
-        if all(tensor.dtype == torch.bool for tensor in init.values()):
-            return _checked_masks(init, density)
-    scores = None if init == "random" else {n: _scores(n, place.parameter, init) for n, place in chosen.items()}
-    if distribution == "network":
-        counts = _counts_of_network(scores, density)
-    else:
-        counts = _counts(chosen, density, distribution)
-    generator = seeded_generator(seed) if scores is None else None
-    masks = {}
-    for name, place in chosen.items():
-        shape = place.parameter.shape
-        if scores is None:
-            positions = torch.randperm(shape.numel(), generator=generator)[: counts[name]]
-        else:
-            positions = topology.largest(scores[name], counts[name]).cpu()
-        masks[name] = torch.zeros(shape.numel(), dtype=torch.bool).index_fill_(0, positions, True).reshape(shape)
-    return masks
-
-
-def _scores(name: str, parameter: Tensor, init: str | Mapping[str, Tensor]) -> Tensor:
-    """The scores of one layer, flat: magnitudes, or those that were given."""
-    scores = parameter.detach().abs() if isinstance(init, str) else init[name]
-    if not torch.isfinite(scores).all():
-        raise ValueError(f"init: the scores of {name} are not all finite")
-    return scores.reshape(-1)
-
-
-def _counts_of_network(scores: Mapping[str, Tensor] | None, density: float | None) -> dict[str, int]:
-    """How many of the largest scores of all layers lie in each."""
-    if scores is None or density is None:
-        raise ValueError(
-            "distribution='network' goes with a density and with scores, such as init=regrow.snip(...) or 'magnitude', "
-            f"got density={density} and " + ("init='random'" if scores is None else "scores")
-        )
-    total = sum(initial_counts([layer.shape for layer in scores.values()], density))
-    return dict(zip(scores, topology.counts_of_largest(list(scores.values()), total), strict=True))
-
-
-def _counts(
-    chosen: Mapping[str, Prunable], density: float | None, distribution: str | Mapping[str, float]
-) -> dict[str, int]:
-    shapes = [place.parameter.shape for place in chosen.values()]
-    if isinstance(distribution, str):
-        if density is None:
-            raise ValueError("density=None goes with masks as init only; give a density in (0, 1]")
-        return dict(zip(chosen, initial_counts(shapes, density, distribution), strict=True))
-    densities = dict.fromkeys(chosen, density)
-    for pattern, value in distribution.items():
-        if not 0 < value <= 1:
-            raise ValueError(f"distribution: the density {value} of {pattern!r} must be above 0 and at most 1")
-        densities |= dict.fromkeys(_matching(chosen, pattern, "distribution"), value)
-    unnamed = [name for name, value in densities.items() if value is None]
-    if unnamed:
-        raise ValueError(f"density=None, but no pattern of distribution names {', '.join(unnamed)}")
-    return {name: _layer_count(name, chosen[name].parameter.shape, value) for name, value in densities.items() if value}
-
-
-def _layer_count(name: str, shape: torch.Size, density: float) -> int:
-    try:
-        return initial_counts([shape], density)[0]
-    except ValueError as error:
-        raise ValueError(f"distribution: {name}: {error}") from error
-
-
-def _check_tensors(chosen: Mapping[str, Prunable], tensors: Mapping[str, Tensor]) -> None:
-    absent, unknown = [n for n in chosen if n not in tensors], [n for n in tensors if n not in chosen]
-    if absent or unknown:
-        raise ValueError(
-            f"init must name exactly the sparse weights; absent: {absent}, unknown: {unknown}; keep layers dense with "
-            "dense=[...]"
-        )
-    for name, tensor in tensors.items():
-        if tensor.shape != chosen[name].parameter.shape:
-            raise ValueError(
-                f"init: {name} has shape {tuple(tensor.shape)}, but the parameter has "
-                f"{tuple(chosen[name].parameter.shape)}"
-            )
-
-
-def _checked_masks(masks: Mapping[str, Tensor], density: float | None) -> dict[str, Tensor]:
-    for name, mask in masks.items():
-        if not mask.any():
-            raise ValueError(f"init: the mask of {name} has no active position; each layer needs at least one")
-    active, numel = (
-        sum(int(mask.sum()) for mask in masks.values()),
-        sum(mask.numel() for mask in masks.values()),
-    )
-    if density is not None and round(density * numel) != active:
-        raise ValueError(
-            f"density={density} asks for {round(density * numel)} active weights, but the masks of init have {active}; "
-            "use density=None to take the masks as they are"
-        )
-    return dict(masks)

@@ -5,12 +5,14 @@ The rule is fixed and the same on every machine, so that a run does not depend o
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from .nn import SparseConv2d, SparseLinear
+from .nn._positions import check_dense
 from .nn.blocked import ordinary_outputs
 from .nn.conv2d import resolve_padding
 
@@ -20,6 +22,8 @@ __all__ = [
     "compress",
     "keep_blocked",
     "leave_blocked",
+    "materialise",
+    "on_meta",
     "replace_module",
     "why_masked",
 ]
@@ -48,7 +52,8 @@ def why_masked(
     """Why a weight has to stay in masked storage; None where it can be compressed.
 
     Compressed are the weights of modules of exactly the type nn.Linear or nn.Conv2d (groups 1, zero padding), on the
-    CPU, in float32 or float64, that nobody else reads; and under "auto" only up to a density of 0.3.
+    CPU or on the meta device, in float32 or float64, that nobody else reads; and under "auto" only up to a density of
+    0.3.
     """
     kind = type(module)
     if storage == "masked":
@@ -56,7 +61,7 @@ def why_masked(
     if kind not in (nn.Linear, nn.Conv2d):
         own = isinstance(module, nn.Linear | nn.Conv2d)  # a subclass may bear the same name, and compute otherwise
         return f"{kind.__module__ + '.' if own else ''}{kind.__name__} has no compressed form"
-    if parameter.device.type != "cpu":
+    if parameter.device.type not in ("cpu", "meta"):
         return f"on {parameter.device.type}, compressed runs on the CPU"
     if parameter.dtype not in (torch.float32, torch.float64):
         return f"{parameter.dtype} has no compressed form".replace("torch.", "")
@@ -91,14 +96,46 @@ def _read_elsewhere(model: nn.Module, module: nn.Module, parameter: nn.Parameter
     return None
 
 
-def compress(module: nn.Linear | nn.Conv2d, mask: Tensor, why: str) -> SparseLinear | SparseConv2d:
-    """The compressed form of a dense layer, with its hooks."""
+def compress(module: nn.Linear | nn.Conv2d, positions: Tensor, why: str) -> SparseLinear | SparseConv2d:
+    """The compressed form of a dense layer, with its hooks; positions: (active,) int64, ascending."""
     kind = SparseLinear if isinstance(module, nn.Linear) else SparseConv2d
-    layer = kind.from_dense(module, mask)  # type: ignore[arg-type]
+    layer = kind.from_dense(module, positions=positions)  # type: ignore[arg-type]
     layer.why = why
     for name in _HOOKS:
         getattr(layer, name).update(getattr(module, name))
     return layer
+
+
+def on_meta(model: nn.Module, compressed: Collection[nn.Module]) -> list[nn.Module]:
+    """The modules with tensors of their own on the meta device, but for those that will be compressed.
+
+    Raises:
+        ValueError: one that cannot be given values: tied, too large, or without `reset_parameters`.
+    """
+    found: list[nn.Module] = []
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        names = {name: tensor for name, tensor in own if tensor.is_meta}
+        if not names or any(module is other for other in compressed):
+            continue
+        for name, tensor in names.items():
+            check_dense(f"{path}.{name}".lstrip("."), tensor.numel())
+        if not hasattr(module, "reset_parameters") or seen & {id(tensor) for tensor in names.values()}:
+            raise ValueError(
+                f"{path or type(module).__name__}: {', '.join(names)} on the meta device, and tied or without a "
+                "reset_parameters() that draws values; make this module on the CPU"
+            )
+        seen |= {id(tensor) for tensor in names.values()}
+        found.append(module)
+    return found
+
+
+def materialise(modules: Iterable[nn.Module]) -> None:
+    """Gives modules on the meta device memory on the CPU and the values that they are made with."""
+    for module in modules:
+        module.to_empty(device="cpu", recurse=False)
+        module.reset_parameters()  # type: ignore[operator]
 
 
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:

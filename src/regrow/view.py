@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .lazy import LazyScores
 from .moments import LastGradient, momentum_of_state, optimizer_rule
 from .momentum import MissingMomentum
 from .optimizers import group_of
@@ -71,14 +72,14 @@ class LayerView:
         raise self._not_collected("gradient", "uses_gradient=True")
 
     @property
-    def missing_momentum(self) -> Tensor:
+    def missing_momentum(self) -> Tensor | LazyScores:
         """Made when asked for, so that this exists for one layer at a time."""
         if self.missing.rule is None or self.missing.rule is LastGradient:
             raise self._not_collected("missing_momentum", 'collect="momentum"')
         return self.missing.scores(self.group)
 
     @property
-    def missing_gradient(self) -> Tensor:
+    def missing_gradient(self) -> Tensor | LazyScores:
         if self.missing.rule is not LastGradient:
             raise self._not_collected("missing_gradient", 'collect="gradient"')
         return self.missing.scores(self.group)
@@ -91,7 +92,7 @@ class LayerView:
 
     def not_finite(self) -> list[str]:
         """What of the layer is NaN or infinite, of what the updater collects."""
-        parts = {"weights": self.values}
+        parts: dict[str, Tensor | LazyScores] = {"weights": self.values}
         if self._gradient is not None:
             parts["gradient"] = self._gradient
         if self.missing.rule is LastGradient:
@@ -101,6 +102,8 @@ class LayerView:
         return [what for what, tensor in parts.items() if not is_finite(tensor)]
 
 
-def is_finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor | LazyScores) -> bool:
     """Whether all are finite; isfinite itself would make two more tensors of this size."""
+    if not isinstance(tensor, Tensor):
+        return tensor.is_finite()
     return tensor.numel() == 0 or all(math.isfinite(float(end)) for end in torch.aminmax(tensor))

@@ -9,8 +9,8 @@ from torch import nn
 import regrow
 from core.helpers import fed, feed, indices
 from regrow import criteria, sharing, topology
+from regrow.random import draw_distinct
 from regrow.sharing import PruneRequest, ShareRequest
-from regrow.updaters.deep_rewiring import draw_distinct
 from regrow.updaters.dsr import AdaptiveThreshold
 
 

@@ -99,7 +99,7 @@ def pixels(uri: str) -> numpy.ndarray:
 def test_pictures_have_a_dark_pixel_for_each_active_weight(sparse: Run):
     (figure,) = mask_figures(sparse)
     seen, units = figure.pictures
-    masks, _ = read_active_sets(sparse.topology_file or "")
+    masks, _, _ = read_active_sets(sparse.topology_file or "")
     first = masks["fc1.weight"]
     assert (pixels(units.uri) == DARK).all(2).sum() == first[:32].sum()
     per_pixel = first.sum(0).reshape(8, 8)

@@ -41,7 +41,7 @@ def _take_over(weight: SparseWeight) -> None:
     here = weight.indices
     count = int(broadcast_(torch.tensor([here.numel()], device=here.device)))
     there = broadcast_(here.clone() if dist.get_rank() == 0 else here.new_empty(count))
-    weight.move(here[~among(here, there, weight.numel)], there[~among(there, here, weight.numel)], {}, {})
+    weight.move(here[~among(here, there)], there[~among(there, here)], {}, {})
     weight.write(broadcast_(weight.values))
 
 

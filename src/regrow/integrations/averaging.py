@@ -72,7 +72,7 @@ def _follow(average: SparseWeight, weight: SparseWeight) -> None:
     before = average.indices
     after = weight.indices.to(before.device)
     if not torch.equal(before, after):
-        pruned, grown = (here[~among(here, there, average.numel)] for here, there in ((before, after), (after, before)))
+        pruned, grown = (here[~among(here, there)] for here, there in ((before, after), (after, before)))
         average.move(pruned, grown, state={}, grown_state={})
     if isinstance(average, CompressedWeight) and isinstance(weight, CompressedWeight):
         tuned = weight.module.tuned

@@ -24,7 +24,7 @@ class SparseLayer(nn.Module):
 
     Attributes:
         weight: parameter (active, 1), ordered by ascending flat position in the logical weight.
-        indices: buffer (active,) int32, those positions.
+        indices: buffer (active,), those positions; int32, or int64 for a weight of 2^31 positions and more.
         bias: parameter (out,) or None.
         on_backward: None, or a function of (input, grad_output) that every backward pass through this layer
             calls with the ordinary tensors; nothing is kept while it is None. It is not copied, pickled or
@@ -56,11 +56,10 @@ class SparseLayer(nn.Module):
         self.why = "made by hand"
         dtype = dtype or torch.get_default_dtype()
         check.check_real(self._label(), dtype, torch.device("cpu"))
-        check.check_size(self._label(), self.dense_shape.numel())
         if positions is None:
             positions = torch.empty(0, dtype=torch.int64)
         check.check_positions(self._label(), positions, self.dense_shape.numel())
-        self.register_buffer("indices", positions.to(torch.int32))
+        self.register_buffer("indices", positions.to(self._index_dtype))
         self.register_buffer("tuned", None)
         self.weight = nn.Parameter(torch.empty(positions.numel(), 1, dtype=dtype, device="cpu"))
         self.register_parameter("bias", nn.Parameter(torch.empty(dense_shape[0], dtype=dtype)) if bias else None)
@@ -74,7 +73,25 @@ class SparseLayer(nn.Module):
             if parameter is not None:
                 nn.init.uniform_(parameter, -bound, bound)
 
+    def _take_over(self, module: Any, positions: Tensor) -> None:
+        """Values, bias and mode of a dense layer; one on the meta device has no values, so they are drawn."""
+        weight, bias = module.weight, module.bias
+        if weight.is_meta:
+            self.set_topology(positions, self.weight.new_empty(positions.numel()))
+            if bias is not None:
+                self.bias = nn.Parameter(self.weight.new_empty(bias.shape), bias.requires_grad)
+            self.reset_parameters()
+        else:
+            self.set_topology(positions, weight.detach().reshape(-1)[positions])
+            self.bias = bias
+        self.weight.requires_grad_(weight.requires_grad)
+        self.train(module.training)
+
     # -- the active set
+
+    @property
+    def _index_dtype(self) -> torch.dtype:
+        return check.index_dtype(self.dense_shape.numel())
 
     @property
     def active(self) -> int:
@@ -119,11 +136,16 @@ class SparseLayer(nn.Module):
         check.check_values(self._label(), values, positions, self.weight.dtype)
         self.weight.set_(values.detach().clone().view(-1, 1))  # type: ignore[call-overload]
         self.weight.grad = None
-        self.indices = positions.to(torch.int32, copy=True)
+        self.indices = positions.to(self._index_dtype, copy=True)
         self._forget()
 
     def dense_weight(self) -> Tensor:
-        """The logical weight, (dense_shape), zeros where inactive. Differentiable."""
+        """The logical weight, (dense_shape), zeros where inactive. Differentiable.
+
+        Raises:
+            ValueError: it has 2^31 positions or more.
+        """
+        check.check_dense(self._label(), self.dense_shape.numel())
         return ScatterDense.apply(self.weight, self.indices, self.dense_shape)
 
     # -- sparse or dense
@@ -158,7 +180,8 @@ class SparseLayer(nn.Module):
         for *known, active in rows:
             if tuple(known) == where:
                 return active
-        if not self.tune or 0 in where[:3] or len(rows) >= _SHAPES_KEPT or not tuning.can_measure():
+        can_be_dense = self.dense_shape.numel() <= check.LIMIT
+        if not (self.tune and can_be_dense and tuning.can_measure()) or 0 in where[:3] or len(rows) >= _SHAPES_KEPT:
             return None
         active = tuning.measure(self, where)
         self.tuned = torch.tensor([*rows, [*where, active]])
@@ -238,7 +261,7 @@ class SparseLayer(nn.Module):
             return
         del state_dict[prefix + "weight_mask"]
         indices = mask.reshape(-1).nonzero().squeeze(1)
-        state_dict[prefix + "indices"] = indices.to(torch.int32)
+        state_dict[prefix + "indices"] = indices.to(self._index_dtype)
         state_dict[prefix + "weight"] = weight.reshape(-1)[indices].unsqueeze(1)
 
     @torch.no_grad()

@@ -5,13 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-LIMIT = 2**31 - 1  # kernels index with int32
+LIMIT = 2**31 - 1
+"""Positions that int32 can tell apart, and up to which a weight is ever made dense."""
 
 
-def check_size(layer: str, positions: int) -> None:
-    """Raise unless a weight of so many positions can be indexed."""
+def index_dtype(positions: int) -> torch.dtype:
+    """Of the indices of a weight of so many positions: the smallest that holds them."""
+    return torch.int32 if positions <= LIMIT else torch.int64
+
+
+def check_dense(layer: str, positions: int) -> None:
+    """Raise where a weight of so many positions is to be made dense."""
     if positions > LIMIT:
-        raise ValueError(f"{layer}: {positions} weight positions, the kernels index at most {LIMIT}; keep it masked")
+        raise ValueError(
+            f"{layer}: a dense tensor of its {positions:,} positions takes {4 * positions / 1e9:,.0f} GB; it exists in "
+            "compressed storage only, in which it is trained, saved and loaded"
+        )
 
 
 def check_positions(layer: str, positions: Tensor, limit: int) -> None:
@@ -63,10 +72,14 @@ def check_real(layer: str, dtype: torch.dtype, device: torch.device) -> None:
         raise ValueError(f"{layer}: weight is on {device}; compressed layers are on the CPU. Use masked storage there")
 
 
-def active_positions(layer: str, weight: Tensor, mask: Tensor | None) -> Tensor:
-    """Ascending flat positions of a mask, or of the non-zero weights when there is none."""
-    check_real(layer, weight.dtype, weight.device)
+def active_positions(layer: str, weight: Tensor, mask: Tensor | None, positions: Tensor | None) -> Tensor:
+    """Ascending flat positions: those given, those of a mask, or those of the non-zero weights."""
+    check_real(layer, weight.dtype, torch.device("cpu") if weight.is_meta else weight.device)
+    if positions is not None:
+        return positions
     if mask is None:
+        if weight.is_meta:
+            raise ValueError(f"{layer}: on the meta device there are no values; say which are active, by positions=")
         mask = weight.detach() != 0
     check_mask(layer, mask, weight.shape)
     return mask.detach().cpu().reshape(-1).nonzero().view(-1)

@@ -85,25 +85,25 @@ class SparseConv2d(SparseLayer):
         self.kind = "pointwise" if kernel == (1, 1) else "conv"
 
     @classmethod
-    def from_dense(cls, module: nn.Conv2d, mask: Tensor | None = None) -> SparseConv2d:
+    def from_dense(cls, module: nn.Conv2d, mask: Tensor | None = None, positions: Tensor | None = None) -> SparseConv2d:
         """The sparse form of a dense layer: values where `mask`, the same bias parameter.
 
         Args:
-            module: an nn.Conv2d on the CPU, float32 or float64, groups 1, padding_mode "zeros".
+            module: an nn.Conv2d, groups 1, padding_mode "zeros"; on the CPU, float32 or float64, or on the meta device
+                (see `SparseLinear.from_dense`).
             mask: bool, of the weight's shape; default the non-zero weights.
+            positions: (active,) int64, ascending; in the place of a mask.
         """
         name = f"from_dense({module})"
         if module.padding_mode != "zeros":
             raise ValueError(
                 f"{name}: padding_mode is {module.padding_mode!r}, wanted 'zeros'; keep it masked or dense"
             )
-        positions = active_positions(name, module.weight, mask)
+        positions = active_positions(name, module.weight, mask, positions)
         geometry = (module.kernel_size, module.stride, module.padding, module.dilation, module.groups)
         layer = cls(module.in_channels, module.out_channels, *geometry, bias=False, dtype=module.weight.dtype)  # type: ignore[arg-type]
-        layer.set_topology(positions, module.weight.detach().reshape(-1)[positions])
-        layer.weight.requires_grad_(module.weight.requires_grad)
-        layer.bias = module.bias  # type: ignore[assignment]
-        return layer.train(module.training)
+        layer._take_over(module, positions)
+        return layer
 
     def to_dense(self) -> nn.Conv2d:
         """A plain nn.Conv2d with zeros where inactive, its own copy of everything."""

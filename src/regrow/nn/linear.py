@@ -50,19 +50,19 @@ class SparseLinear(SparseLayer):
         self.in_features, self.out_features = in_features, out_features
 
     @classmethod
-    def from_dense(cls, module: nn.Linear, mask: Tensor | None = None) -> SparseLinear:
+    def from_dense(cls, module: nn.Linear, mask: Tensor | None = None, positions: Tensor | None = None) -> SparseLinear:
         """The sparse form of a dense layer: values where `mask`, the same bias parameter.
 
         Args:
-            module: an nn.Linear on the CPU, float32 or float64.
+            module: an nn.Linear on the CPU, float32 or float64; or on the meta device, where it may have any size: the
+                active values and the bias are then drawn by `reset_parameters`.
             mask: bool, of the weight's shape; default the non-zero weights.
+            positions: (active,) int64, ascending; in the place of a mask.
         """
-        positions = active_positions(f"from_dense({module})", module.weight, mask)
+        positions = active_positions(f"from_dense({module})", module.weight, mask, positions)
         layer = cls(module.in_features, module.out_features, bias=False, dtype=module.weight.dtype)  # draws nothing
-        layer.set_topology(positions, module.weight.detach().reshape(-1)[positions])
-        layer.weight.requires_grad_(module.weight.requires_grad)
-        layer.bias = module.bias
-        return layer.train(module.training)
+        layer._take_over(module, positions)
+        return layer
 
     def to_dense(self) -> nn.Linear:
         """A plain nn.Linear with zeros where inactive, its own copy of everything."""

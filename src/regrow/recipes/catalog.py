@@ -86,6 +86,33 @@ def lenet5_mnist() -> Recipe:
     )
 
 
+@recipe
+def wide_mlp() -> Recipe:
+    """A network that could not exist dense: 62.5 billion positions between its hidden layers, 8 million weights.
+
+    No publication behind it. As many connections a unit at every width W, with `--density` 32 / (784 + W).
+    """
+    return Recipe(
+        name="wide-mlp",
+        about="MLP of two hidden layers of 250,000 units; --set width=N",
+        model="wide-mlp",
+        width=250_000,
+        default_density=1.28e-4,
+        distribution="er",
+        dense=("fc3",),
+        rescale=True,
+        data=data.mnist,
+        epochs=3,
+        batch_size=100,
+        lr=0.3,
+        lr_drops=(1_080,),
+        schedule_steps=1_620,
+        prune_rate=0.3,
+        share="none",
+        window=2,
+    )
+
+
 CIFAR10_MODELS = {
     "alexnet-s": "AlexNet-s, published protocol",
     "alexnet-b": "AlexNet-b, published protocol",

@@ -86,7 +86,9 @@ def train(
     ] = "sparse-momentum",
     density: Annotated[
         float | None,
-        typer.Option(metavar="SHARE", help="Share of the weights that exist, above 0 to 1; default 0.05, dense: 1."),
+        typer.Option(
+            metavar="SHARE", help="Share of the weights that exist, above 0 to 1; default: the recipe's, mostly 0.05."
+        ),
     ] = None,
     storage: Annotated[str, typer.Option(metavar="STORAGE", help="auto, masked or compressed.")] = "auto",
     seed: Annotated[int, typer.Option(metavar="N", help="Of split, network, topology and order of examples.")] = 0,

@@ -34,6 +34,7 @@ SPARSE_ONLY = (
     "window_batch",
     "distribution",
     "dense",
+    "rescale",
 )
 """Settings that change nothing in a dense run. One that is missing here costs a comparison needless dense runs."""
 
@@ -60,8 +61,10 @@ class Recipe:
         prune_rate, prune_schedule: of sparse momentum; where they are not the defaults here, also of the other methods
             that have them. growth, inherit_momentum, per_neuron, share, max_density, flops_budget, window,
             window_batch: of the updater.
+        width: hidden units of the model wide-mlp; None for the others.
         rewind_epochs: of the dense training, whose weights lottery tickets go back to; 0: those at initialisation.
-        distribution, dense: of `sparsify`.
+        distribution, dense, rescale: of `sparsify`.
+        default_density: where none is asked for.
         channels_last: memory format of weights and images; faster for convolutions on CPUs, the same numbers otherwise.
         precision: of Lightning Fabric: "32-true", or "bf16-mixed", under which dense layers compute in bfloat16.
         accelerator: of Lightning Fabric; "auto" takes a GPU where there is one.
@@ -101,9 +104,12 @@ class Recipe:
     flops_budget: float | None = None
     window: Window = None
     window_batch: int | None = None
+    width: int | None = None
     rewind_epochs: int = 0
     distribution: str = "uniform"
     dense: tuple[str, ...] = ()
+    rescale: bool = False
+    default_density: float = 0.05
     channels_last: bool = False
     precision: str = "32-true"
     accelerator: str = "auto"
@@ -111,7 +117,7 @@ class Recipe:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "schedule_steps", "images", "update_every"):
+        for name in ("epochs", "batch_size", "schedule_steps", "images", "update_every", "width"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "at least 1")
         _require(0 <= self.warmup_epochs <= self.epochs, "warmup_epochs", self.warmup_epochs, "0 to the epochs")
@@ -192,7 +198,7 @@ def setting_names() -> list[str]:
         >>> "weight_decay" in setting_names()
         True
     """
-    fixed = ("name", "about", "model", "classes", "threads")
+    fixed = ("name", "about", "model", "classes", "threads", "default_density")
     return [field.name for field in fields(Recipe) if field.type in _PARSERS and field.name not in fixed]
 
 

@@ -17,7 +17,6 @@ import regrow.topology as topology
 from regrow.allocation import initial_counts
 from regrow.files import write_atomically
 
-from . import models
 from .errors import UsageError
 from .folder import (
     CHECKPOINT,
@@ -30,7 +29,7 @@ from .folder import (
     load_checkpoint,
     open_folder,
 )
-from .methods import make_sparse
+from .methods import make_network, make_sparse
 from .progress import Reporter
 from .settings import Settings
 from .ticket import REWIND, Ticket
@@ -103,7 +102,7 @@ def _next_ticket(settings: Settings, ticket: Ticket, folder: Path, out: Path, fi
     """The largest weights that a round ended with, as many as the next one has."""
     densities = round_densities(final)
     following = next((density for density in densities if density < settings.density), final)
-    model = make_sparse(models.build(settings.recipe.model, settings.recipe.classes), settings, ticket.masks)
+    model = make_sparse(make_network(settings.recipe), settings, ticket.masks)
     model.load_state_dict(load_checkpoint(folder / CHECKPOINT)["model"])
     weights = regrow.sparse_weights(model)
     scores = {name: weight.values.abs() for name, weight in weights.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import signature
@@ -12,7 +11,10 @@ import torch
 from torch import Tensor, nn, optim
 
 import regrow
+from regrow.sparsify import prunable, select
+from regrow.storage import materialise, on_meta
 
+from . import models
 from .config import Recipe
 from .errors import UsageError
 from .loss import mean_loss
@@ -21,7 +23,16 @@ if TYPE_CHECKING:
     from .settings import Settings
     from .split import AnySplit
 
-__all__ = ["METHODS", "Examples", "Method", "make_sparse", "make_updater", "prunable_weights", "update_interval"]
+__all__ = [
+    "METHODS",
+    "Examples",
+    "Method",
+    "make_network",
+    "make_sparse",
+    "make_updater",
+    "prunable_weights",
+    "update_interval",
+]
 
 
 @dataclass(frozen=True)
@@ -60,10 +71,11 @@ class Method:
 def _sparsify(model: nn.Module, settings: Settings, **more: Any) -> nn.Module:
     recipe = settings.recipe
     arguments = {"distribution": recipe.distribution, "dense": list(recipe.dense), "storage": settings.storage}
-    return regrow.sparsify(model, **{"density": settings.density, **arguments, **more})
+    return regrow.sparsify(model, **{"density": settings.density, "rescale": recipe.rescale, **arguments, **more})
 
 
 def _untouched(model: nn.Module, settings: Settings, examples: Examples | None) -> nn.Module:
+    materialise(on_meta(model, ()))
     return model
 
 
@@ -203,6 +215,20 @@ METHODS: dict[str, Method] = {
 }
 
 
+def make_network(recipe: Recipe) -> nn.Module:
+    """The dense network of a recipe, freshly initialised.
+
+    Raises:
+        UsageError: it takes no width, and the recipe has one.
+    """
+    if recipe.width is None:
+        return models.build(recipe.model, recipe.classes)
+    try:
+        return models.build(recipe.model, recipe.classes, width=recipe.width)
+    except TypeError as error:
+        raise UsageError(f"width={recipe.width}: {recipe.model} has no such option; leave it out ({error})") from error
+
+
 def make_sparse(
     model: nn.Module,
     settings: Settings,
@@ -235,6 +261,5 @@ def update_interval(settings: Settings, total_steps: int, steps_per_epoch: int) 
 
 
 def prunable_weights(model: nn.Module, dense: tuple[str, ...] = ()) -> int:
-    """How many weights of a dense network `sparsify` would make sparse; the network is not touched."""
-    twin = regrow.sparsify(copy.deepcopy(model), 1.0, dense=list(dense), storage="masked", seed=0)
-    return sum(weight.numel for weight in regrow.sparse_weights(twin).values())
+    """How many weights of a dense network `sparsify` would make sparse."""
+    return sum(place.parameter.numel() for place in select(prunable(model), dense).values())

@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from . import models
 from .errors import RunError
 from .folder import CHECKPOINT, load_checkpoint
-from .methods import make_sparse
+from .methods import make_network, make_sparse
 from .settings import Settings, settings_of
 
 __all__ = ["load_network"]
@@ -30,6 +29,6 @@ def load_network(path: Path) -> tuple[Settings, nn.Module, dict[str, Any]]:
         raise RunError(f"there is no checkpoint {file}; name a folder that regrow train has made")
     state = load_checkpoint(file)
     settings = settings_of(state["settings"])
-    model = make_sparse(models.build(settings.recipe.model, settings.recipe.classes), settings)
+    model = make_sparse(make_network(settings.recipe), settings)
     model.load_state_dict(state["model"])
     return settings, model, state

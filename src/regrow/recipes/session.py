@@ -14,10 +14,9 @@ from torch import Tensor, nn, optim
 import regrow
 from regrow.flops import flop_density, flops_per_weight
 
-from . import models
 from .errors import RunError
 from .loss import mean_loss
-from .methods import Examples, make_sparse, make_updater, prunable_weights, update_interval
+from .methods import Examples, make_network, make_sparse, make_updater, prunable_weights, update_interval
 from .randomness import generator, rng_state, set_rng_state
 from .ranks import Ranks, launch
 from .reading import Reading
@@ -154,7 +153,7 @@ def make_session(
     ranks = Ranks(fabric)
     seed_everything(settings.seed, verbose=False)
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    dense = models.build(recipe.model, recipe.classes).to(memory_format=memory_format)
+    dense = make_network(recipe).to(memory_format=memory_format)
     parameters, prunable = sum(p.numel() for p in dense.parameters()), prunable_weights(dense, recipe.dense)
     model = fabric.to_device(make_sparse(dense, settings, masks, Examples(data.train, settings.seed)))
     optimizer = make_optimizer(model, settings)

@@ -14,9 +14,8 @@ from .config import Recipe, override, setting_names
 from .errors import UsageError, unknown
 from .methods import METHODS
 
-__all__ = ["DEFAULT_DENSITY", "Settings", "differing", "make_settings", "settings_of"]
+__all__ = ["Settings", "differing", "make_settings", "settings_of"]
 
-DEFAULT_DENSITY = 0.05
 Storage = Literal["auto", "masked", "compressed"]
 _IN_FOLDER_NAME = ("recipe", "method", "density", "seed")
 
@@ -81,7 +80,7 @@ def make_settings(
     """Settings from names, as the command line gives them.
 
     Args:
-        recipe: a name of the catalog, or a recipe. density: default 0.05, for the method dense 1.
+        recipe: a name of the catalog, or a recipe. density: default the recipe's, mostly 0.05; for the method dense 1.
         overrides: "key=value" for fields of the recipe.
 
     Example:
@@ -90,7 +89,7 @@ def make_settings(
     """
     base = get_recipe(recipe) if isinstance(recipe, str) else recipe
     if density is None:
-        density = 1.0 if method == "dense" else DEFAULT_DENSITY
+        density = 1.0 if method == "dense" else base.default_density
     return Settings(override(base, overrides), method, float(density), cast(Storage, storage), seed)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 import regrow
 from regrow.files import write_atomically
+from regrow.lazy import LARGEST_TENSOR
 from regrow.report.active_sets import read_active_sets
 
 from .errors import UsageError
@@ -25,17 +27,21 @@ class Topology:
     """Active sets, and what made them.
 
     Attributes:
-        masks: bool of each weight's shape, by parameter name.
+        masks: bool of each weight's shape, by parameter name; of weights with more than `lazy.LARGEST_TENSOR` positions
+            the active ones, int64, ascending. Either is what `sparsify` takes as `init`.
+        positions: of all sparse weights, active or not.
         about: recipe, method, density, share, epochs and whatever else says where it is from.
     """
 
     masks: dict[str, Tensor]
     about: dict[str, Any]
+    positions: int
 
     @property
     def density(self) -> float:
         """Share of active positions over all sparse weights."""
-        return sum(int(mask.sum()) for mask in self.masks.values()) / sum(mask.numel() for mask in self.masks.values())
+        active = (mask.count_nonzero() if mask.dtype == torch.bool else mask.numel() for mask in self.masks.values())
+        return sum(int(count) for count in active) / self.positions
 
     @property
     def share(self) -> str | None:
@@ -45,14 +51,20 @@ class Topology:
 def save_topology(file: Path, model: nn.Module, about: dict[str, Any]) -> None:
     """Writes the active sets of a sparse model, whole or not at all: a bit a position, compressed (.npz).
 
+    Of weights with more than `lazy.LARGEST_TENSOR` positions, the distances between active positions instead.
+
     Args:
         about: plain values that JSON can hold.
     """
     weights = regrow.sparse_weights(model)
     arrays = {}
     for name, weight in weights.items():
-        mask = torch.zeros(weight.numel, dtype=torch.bool).index_fill_(0, weight.indices.cpu(), True)
-        arrays[f"bits/{name}"] = numpy.packbits(mask.numpy())
+        indices = weight.indices.cpu()
+        if weight.numel > LARGEST_TENSOR:
+            arrays[f"gaps/{name}"] = numpy.diff(indices.numpy(), prepend=0)
+        else:
+            mask = torch.zeros(weight.numel, dtype=torch.bool).index_fill_(0, indices, True)
+            arrays[f"bits/{name}"] = numpy.packbits(mask.numpy())
         arrays[f"shape/{name}"] = numpy.array(weight.shape)
     with write_atomically(file) as temporary, open(temporary, "wb") as stream:
         numpy.savez_compressed(stream, about=numpy.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
@@ -65,11 +77,12 @@ def load_topology(file: str | Path) -> Topology:
         UsageError: there is no such file, or it holds something else.
     """
     try:
-        masks, about = read_active_sets(file)
+        found, shapes, about = read_active_sets(file)
     except FileNotFoundError:
         raise UsageError(
             f"there is no topology file {file}; regrow train writes topology.npz into its folder"
         ) from None
     except (KeyError, ValueError, OSError) as error:
         raise UsageError(f"{file} is no topology file ({error}); regrow train writes them as topology.npz") from error
-    return Topology({name: torch.from_numpy(mask) for name, mask in masks.items()}, about)
+    masks = {name: torch.from_numpy(active) for name, active in found.items()}
+    return Topology(masks, about, sum(math.prod(shape) for shape in shapes.values()))

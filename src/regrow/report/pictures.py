@@ -29,7 +29,8 @@ def mask_figures(run: Run) -> list[Figure]:
     """The active sets that a run has written: kernels of convolutions, and what the first Linear layer sees."""
     if run.topology_file is None:
         return []
-    masks, _ = read_active_sets(run.topology_file)
+    found, _, _ = read_active_sets(run.topology_file)
+    masks = {name: active for name, active in found.items() if active.dtype == bool}
     commands = [run.command] if run.command else []
     return [*_kernels(masks, commands), *_receptive_fields(masks, commands)]
 

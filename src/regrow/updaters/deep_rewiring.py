@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from regrow.distributed import refuse_differing, same_generator
 from regrow.optimizers import was_skipped
-from regrow.random import seeded_generator
+from regrow.random import draw_distinct, draw_missing, seeded_generator
 from regrow.weights import SparseWeight
 
 from .attached import Updating, check_shapes_of, check_steps, row_of
@@ -139,22 +139,13 @@ class DeepRewiring(Updating):
 
     def _move(self, weight: SparseWeight, dead: Tensor, born: int) -> None:
         before = weight.indices
-        leaving = before[dead]
-        entering = self._draw_missing(weight, before[~dead], born)
+        leaving, kept = before[dead], before[~dead]
+        entering = draw_missing(born, weight.numel, kept, self._generator)
         state = self.optimizer.state.get(weight.parameter, {})
-        signs = torch.zeros(weight.numel, dtype=torch.bool, device=before.device)
-        signs[before] = self._signs[weight.name]
-        signs[entering] = torch.randint(2, (born,), generator=self._generator).bool().to(before.device)
+        signs = torch.randint(2, (born,), generator=self._generator).bool().to(before.device)
         weight.move(leaving, entering, state, {}, restart=True)
-        self._signs[weight.name] = signs[weight.indices]
-
-    def _draw_missing(self, weight: SparseWeight, kept: Tensor, number: int) -> Tensor:
-        """Positions at random, outside `kept`, ascending."""
-        free = weight.numel - kept.numel()
-        ranks = draw_distinct(number, free, self._generator).sort().values.to(kept.device)
-        # the r-th missing position is r + (how many kept ones lie before it)
-        gaps = kept - torch.arange(kept.numel(), device=kept.device)
-        return ranks + torch.searchsorted(gaps, ranks, right=True)
+        ascending = torch.cat([kept, entering]).argsort()
+        self._signs[weight.name] = torch.cat([self._signs[weight.name][~dead], signs])[ascending]
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs beside the model's and the optimizer's state; tensors and plain values only."""
@@ -189,23 +180,3 @@ def _dead(strength: Tensor) -> Tensor:
     if dead.all():
         dead[strength.argmax()] = False
     return dead
-
-
-def draw_distinct(number: int, below: int, generator: torch.Generator) -> Tensor:
-    """`number` distinct integers in [0, below), uniformly random, int64, shape (number,), in no order to rely on.
-
-    In time proportional to `number` where that is small beside `below`.
-
-    Example:
-        >>> draw_distinct(3, 3, torch.Generator().manual_seed(0)).sort().values
-        tensor([0, 1, 2])
-    """
-    if not 0 <= number <= below:
-        raise ValueError(f"cannot draw {number} distinct integers below {below}")
-    if number > below // 4:
-        return torch.randperm(below, generator=generator)[:number]
-    drawn = torch.zeros(0, dtype=torch.int64)
-    while drawn.numel() < number:
-        more = torch.randint(below, (number - drawn.numel(),), generator=generator)
-        drawn = torch.cat([drawn, more]).unique()
-    return drawn

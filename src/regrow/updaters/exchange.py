@@ -100,10 +100,18 @@ class Exchange:
 
     def _choose(self, layer: LayerView, scores: Tensor, pruned: int, grown: int) -> tuple[Tensor, Tensor]:
         """Positions that leave and positions that enter; what has just been pruned may enter again."""
-        leaving = layer.indices[topology.smallest(scores, pruned)]
+        gone = topology.smallest(scores, pruned)
+        leaving = layer.indices[gone]
         if self.grow is None or grown == 0:
             return leaving, leaving[:0]
         wishes = self.grow(layer)
+        if not isinstance(wishes, Tensor):
+            if self.per_neuron:
+                raise ValueError(
+                    f"per_neuron=True: {layer.name} has too many positions to sum up the scores of neurons"
+                )
+            stays = torch.ones_like(layer.indices, dtype=torch.bool).index_fill_(0, gone, False)
+            return leaving, wishes.largest(grown, taken=layer.indices[stays])
         candidates = torch.ones(layer.numel, dtype=torch.bool, device=wishes.device)
         candidates[layer.indices] = False
         candidates[leaving] = True

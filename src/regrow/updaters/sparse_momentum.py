@@ -61,6 +61,8 @@ class SparseMomentum(Updater):
             steps, as published; None: "all" for masked weights, `momentum.DEFAULT_WINDOW` for compressed ones.
         window_batch: examples of a batch (for Linear vectors: N * T of an (N, T, F) input) from which compressed
             weights have the gradients of missing ones; None: all.
+        factored: the momentum of missing weights of compressed Linear layers under SGD is kept as the factors of the
+            window's gradients, and no tensor of dense size is made (docs/wide.md). None: above 2^26 positions.
         seed: of random growth; 0 where none is given. Sparse momentum itself draws nothing at random.
 
     Raises:
@@ -90,6 +92,7 @@ class SparseMomentum(Updater):
         flops_budget: float | None = None,
         window: int | Literal["all"] | None = None,
         window_batch: int | None = None,
+        factored: bool | None = None,
         seed: int | None = None,
     ):
         _check("share", share, _IMPORTANCE)
@@ -119,6 +122,7 @@ class SparseMomentum(Updater):
             needs_flops=flops_budget is not None or share == "momentum-per-flop",
             window=window,
             window_batch=window_batch,
+            factored=factored,
             seed=0 if seed is None else seed,
         )
 

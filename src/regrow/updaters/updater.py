@@ -11,7 +11,7 @@ from torch import nn
 from regrow.criteria import GrowScore, Importance, PruneScore, magnitude
 from regrow.distributed import largest, refuse_differing, same_generator, several
 from regrow.moments import LastGradient, Rule, optimizer_rule
-from regrow.momentum import MissingMomentum, window_of
+from regrow.momentum import MissingMomentum, keeps_factors, window_of
 from regrow.optimizers import before_step, groups_of, was_skipped
 from regrow.random import seeded_generator
 from regrow.schedule import Schedule, step_at
@@ -52,7 +52,8 @@ class Updater(Updating):
         update_every: update after each so many optimizer steps (not at T itself); None: by hand, with `update()`.
         schedule: step -> prune rate, the share of a layer's active weights that is exchanged; see `schedule`.
         prune: layer -> scores of active weights, shape (active,); the smallest go. See `criteria`.
-        grow: layer -> scores of all positions, shape (numel,); the largest missing ones come. None: nothing grows.
+        grow: layer -> scores of all positions, shape (numel,), or `lazy.LazyScores`; the largest missing ones come.
+            None: nothing grows.
         share: layer -> its importance, a number >= 0; freed weights go to layers in proportion to it. None: each layer
             gets its own back.
         share_rule: how importance becomes counts, see `sharing`; default in proportion.
@@ -73,6 +74,8 @@ class Updater(Updating):
             as published; None: "all" for masked weights, `momentum.DEFAULT_WINDOW` for compressed ones.
         window_batch: examples of a batch (for Linear vectors: N * T of an (N, T, F) input) from which compressed
             weights have the gradients of missing ones; None: all.
+        factored: what is collected of compressed Linear layers under SGD is kept as the factors of their gradients, and
+            no tensor of dense size is made; grow criteria then have `lazy.LazyScores`. None: above 2^26 positions.
         seed: of the generator that criteria may use; None draws one from torch's global generator.
 
     Attributes:
@@ -117,6 +120,7 @@ class Updater(Updating):
         needs_flops: bool = False,
         window: int | Literal["all"] | None = None,
         window_batch: int | None = None,
+        factored: bool | None = None,
         seed: int | None = None,
     ):
         check_steps(total_steps, update_every)
@@ -133,16 +137,18 @@ class Updater(Updating):
         share_rule = share_rule or (share_none if share is None else share_by_importance)
         self._exchange = Exchange(prune, grow, share, share_rule, amount, target, per_neuron, max_density)
         rules = self._rules(collect, uses_momentum)
+        weights = self._weights
+        windows = {n: window_of(weight, window) if collect == "momentum" else 1 for n, weight in weights.items()}
+        products = {n: keeps_factors(weight, rules[n], windows[n], factored) for n, weight in weights.items()}
         self._inherits = inherit and collect == "momentum"
         self._generator = same_generator(seeded_generator(seed), self._device)
         self._next_update = update_every
         self._common_factor, self._unscale = 1.0, 1.0
         self._costs = Costs(model, needs_flops)
         self._gradients = ActiveGradients(self._weights) if uses_gradient else None
-        windows = {name: window_of(weight, window) for name, weight in self._weights.items()}
         self._missing = {
-            name: MissingMomentum(weight, rules[name], windows[name] if collect == "momentum" else 1, window_batch)
-            for name, weight in self._weights.items()
+            name: MissingMomentum(weight, rules[name], windows[name], window_batch, products[name])
+            for name, weight in weights.items()
         }
         self._set_collecting()
         self._hooks.append(before_step(self.optimizer, self._before_step))

@@ -133,6 +133,11 @@ class SparseWeight(ABC):
         """Whether `collect` is on."""
 
     @property
+    def stages_products(self) -> bool:
+        """Whether what `stage` returns is a product of thin factors, while these are smaller than the weight."""
+        return False
+
+    @property
     def gradient_positions(self) -> int:
         """Positions of which a training step needs the gradient: all while collecting, else the active ones."""
         return self.numel if self.collecting else self.active
@@ -214,8 +219,9 @@ def put(tensor: Tensor, positions: Tensor, values: Tensor | float | bool) -> Non
         tensor[torch.unravel_index(positions, tensor.shape)] = values
 
 
-def among(positions: Tensor, others: Tensor, numel: int) -> Tensor:
-    """Which positions are also among `others`, bool; both lie in [0, numel)."""
-    flags = torch.zeros(numel, dtype=torch.bool, device=positions.device)
-    flags[others] = True
-    return flags[positions]
+def among(positions: Tensor, others: Tensor) -> Tensor:
+    """Which positions are also among `others`, bool; `others` are ascending."""
+    if not others.numel():
+        return torch.zeros_like(positions, dtype=torch.bool)
+    places = torch.searchsorted(others, positions).clamp_(max=others.numel() - 1)
+    return others[places] == positions

@@ -74,9 +74,9 @@ class CompressedWeight(SparseWeight):
     ) -> None:
         parameter: nn.Parameter = self.parameter
         before = self.indices
-        newcomers = ~among(grown, pruned, self.numel)
-        leaves = among(before, pruned, self.numel)
-        stays = among(before, grown, self.numel) | ~leaves
+        newcomers = ~among(grown, pruned)
+        leaves = among(before, pruned)
+        stays = among(before, grown) | ~leaves
         positions, order = torch.cat([before[stays], grown[newcomers]]).sort()
 
         def moved(old: Tensor, entering: Tensor) -> Tensor:
@@ -116,10 +116,14 @@ class CompressedWeight(SparseWeight):
     def collecting(self) -> bool:
         return self.module.on_backward is not None
 
+    @property
+    def stages_products(self) -> bool:
+        return isinstance(self.module, SparseLinear)
+
     @torch.no_grad()
     def _dense_pass(self, input: Tensor, grad_output: Tensor) -> None:
         """The gradient of all positions, from `window_batch` examples of the batch and scaled up to it."""
-        linear = isinstance(self.module, SparseLinear)
+        linear = self.stages_products
         if linear:
             input, grad_output = (tensor.reshape(-1, tensor.size(-1)) for tensor in (input, grad_output))
         batch, part = input.size(0), self.window_batch

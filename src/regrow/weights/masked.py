@@ -189,9 +189,9 @@ class MaskedWeight(SparseWeight):
         restart: bool = False,
     ) -> None:
         parameter, mask = self.parameter, self.mask
-        newcomers = ~among(grown, pruned, self.numel)
+        newcomers = ~among(grown, pruned)
         entered = grown[newcomers]
-        left = pruned[~among(pruned, grown, self.numel)]
+        left = pruned[~among(pruned, grown)]
         for name, tensor in per_element_state(parameter, state).items():
             self.place(tensor, pruned if restart else left, 0)
             self.place(tensor, entered, grown_state[name][newcomers] if name in grown_state else 0)

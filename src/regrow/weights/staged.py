@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,10 +31,14 @@ class StagedGradient:
         """Adds a gradient, which must not be used elsewhere."""
         self.tensor = tensor if self.tensor is None else self.tensor.add_(tensor)
 
+    @property
+    def factors(self) -> int:
+        """Numbers in the factors of all products."""
+        return sum(factor.numel() for pair in self.products for factor in pair)
+
     def add_product(self, left: Tensor, right: Tensor) -> None:
         """Adds left.t() @ right; copies the factors where it keeps them, for a caller may use its batch again."""
-        kept = sum(factor.numel() for pair in self.products for factor in pair)
-        if kept + left.numel() + right.numel() < left.size(1) * right.size(1):
+        if self.factors + left.numel() + right.numel() < left.size(1) * right.size(1):
             self.products.append((left.clone(), right.clone()))
         else:
             self.add(left.t() @ right)
@@ -51,8 +56,16 @@ class StagedGradient:
         parts += [] if self.tensor is None else [self.tensor]
         return all(math.isfinite(float(part.sum())) for part in parts)
 
-    def fold_into(self, moment: Tensor, decay: float, factor: float) -> None:
-        """moment = decay * moment + factor * gradient; where the factor is 0, even infinities count as 0."""
+    def fold_into(self, moment: Any, decay: float, factor: float) -> None:
+        """moment = decay * moment + factor * gradient; where the factor is 0, even infinities count as 0.
+
+        Args:
+            moment: a tensor of the dense shape, or something else that products can be folded into, while nothing but
+                products is staged.
+        """
+        if not isinstance(moment, Tensor):
+            moment.fold(self.products if factor != 0 else [], decay, factor)
+            return
         if factor != 0:
             for left, right in self.products:
                 moment.addmm_(left.t(), right, beta=decay, alpha=factor)

@@ -21,6 +21,7 @@ from .alexnet import alexnet
 from .gpt import GPT
 from .lenet import digits_mlp, lenet_5_caffe, lenet_300_100
 from .vgg import vgg16
+from .wide_mlp import wide_mlp
 from .wide_resnet import WideResNet
 
 __all__ = ["GPT", "MODELS", "WideResNet", "build", "example_input"]
@@ -39,6 +40,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "digits-mlp": digits_mlp,
     "lenet-300-100": lenet_300_100,
     "lenet-5-caffe": lenet_5_caffe,
+    "wide-mlp": wide_mlp,
     "alexnet-s": partial(alexnet, 1024),
     "alexnet-b": partial(alexnet, 2048),
     "vgg16-c": partial(vgg16, "C"),
@@ -77,7 +79,8 @@ def build(name: str, num_classes: int = 10, **options: Any) -> nn.Module:
     Args:
         name: a key of `MODELS`.
         options: of the network: `in_channels` and `width` (a factor on all channels and hidden features) for AlexNet,
-            VGG16 and the wide residual networks, `dropout` for the latter; of `GPT` its arguments.
+            VGG16 and the wide residual networks, `dropout` for the latter; of `GPT` its arguments; `width` (hidden
+            units) for wide-mlp, which is on the meta device until it is made sparse.
 
     Raises:
         UsageError: there is no such network. TypeError: it has no such option.
