@@ -42,8 +42,9 @@ def window_of(weight: SparseWeight, window: int | str | None) -> int | None:
 def keeps_factors(weight: SparseWeight, rule: Rule | None, window: int | None, asked: bool | None) -> bool:
     """Whether the momentum of a weight is kept as the factors of its gradients instead of as a tensor of dense size.
 
-    It can be for compressed Linear layers in a single process, over a window, for SGD and for growth by gradient; it is so above
-    `lazy.LARGEST_TENSOR` positions, or as `asked`. (Factors as large as the tensor would be are multiplied out.)
+    It can be for compressed Linear layers in a single process, over a window, for SGD and for growth by gradient; it is
+    so above `lazy.LARGEST_TENSOR` positions, or as `asked`. (Factors as large as the tensor would be are multiplied
+    out.)
 
     Raises:
         ValueError: a tensor would have 2^31 elements or more.

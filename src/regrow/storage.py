@@ -5,7 +5,12 @@ The rule is fixed and the same on every machine, so that a run does not depend o
 
 from __future__ import annotations
 
+<<<<<<< ours
 from collections.abc import Collection, Iterable
+||||||| base
+=======
+import math
+>>>>>>> theirs
 from typing import Literal
 
 import torch
@@ -69,7 +74,8 @@ def why_masked(
         return reason
     if reason := _read_elsewhere(model, module, parameter):
         return reason
-    if storage == "auto" and density - 1 / parameter.numel() >= DENSEST_COMPRESSED:  # counts are rounded up, too
+    numel = parameter.numel()
+    if storage == "auto" and round(density * numel) > math.ceil(DENSEST_COMPRESSED * numel):  # counts are rounded
         return f"density above {DENSEST_COMPRESSED:.0%}"
     return None
 

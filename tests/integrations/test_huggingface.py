@@ -46,6 +46,9 @@ def test_a_resumed_training_goes_on_to_the_same_bits(tmp_path):
     assert_same(updater.state_dict(), updater_again.state_dict())
     assert {row["step"] for row in updater.history} == {2, 4, 6}
     assert sum(row["grown"] for row in updater.history) > 0
+    regrow.densify(model).save_pretrained(tmp_path / "dense")
+    plain = transformers.BertForMaskedLM.from_pretrained(tmp_path / "dense")
+    assert_same(plain.state_dict(), regrow.densify(model).state_dict())
     names = dict(again.named_parameters(remove_duplicate=False))
     assert names["bert.embeddings.word_embeddings.weight"] is names["cls.predictions.decoder.weight"]
 

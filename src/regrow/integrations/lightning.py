@@ -41,6 +41,9 @@ class SparseTraining(Callback):
         self.updater: Any = None
         self._saved: Mapping[str, Any] | None = None
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._saved = None  # of an evaluation before; a checkpoint of this run is loaded after this
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lightning has loaded model and optimizer by now."""
         if len(trainer.optimizers) != 1:
