@@ -17,7 +17,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(tmp_path_factory.mktemp("bench"))
 
 
-@pytest.mark.parametrize(("fault", "variant"), zip(FAULTS, cycle(["compressed", "lottery"])))
+@pytest.mark.parametrize(("fault", "variant"), list(zip(FAULTS, cycle(["compressed", "lottery"]))))
 def test_a_run_survives(bench: Bench, tmp_path: Path, fault: str, variant: str):
     trial = Trial(bench, variant, f"{fault}, 0", tmp_path / "run", most_kills=2)
     try:
