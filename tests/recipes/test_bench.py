@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from regrow.recipes import Settings, bench_inference, bench_run, bench_step, train
+from regrow.recipes import Settings, bench_inference, bench_run, bench_step, models, train
 from regrow.recipes.bench_step import Network
 from regrow.recipes.cli import app
 from regrow.recipes.topology_file import load_topology
@@ -53,6 +54,12 @@ def test_inference_is_measured_told_and_written(tiny: Callable[..., Settings], t
         assert row["ratio_best_dense"] == min(row["dense_ms"].values()) / row["sparse_ms"]
         assert max(row["max_rel_error"].values()) < 1e-5
         assert row["failed"] == {}
+
+
+def test_outputs_that_are_compared_depend_on_the_input():
+    with torch.no_grad():
+        outputs = bench_inference.with_signal(Network("vgg16-d-half", 0.05))(models.example_input("vgg16-d-half", 8))
+    assert outputs.std(0).max() > 0.01 * outputs.abs().max()
 
 
 def test_a_contestant_that_is_missing_is_told_and_the_others_run(

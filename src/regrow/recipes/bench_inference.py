@@ -19,6 +19,7 @@ import regrow
 from regrow.export.onnx import onnx_session, save_onnx
 from regrow.flops import flop_density, flops_per_weight
 
+from . import models
 from .bench_step import CHANNELS_LAST, Network
 from .measuring import Step, bench_place, noise, times_in_turn, working
 
@@ -26,6 +27,20 @@ __all__ = ["KINDS", "run"]
 
 KINDS = ("nchw", "channels_last", "compile", "onnxruntime")
 """Dense contestants."""
+
+
+@torch.no_grad()
+def with_signal(network: Network) -> nn.Module:
+    """The sparse network in evaluation, its batch norms fitted to a batch of 16.
+
+    As they are made they would let hardly any signal through a sparse network, and equal outputs would say nothing.
+    """
+    model = network.sparse()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1.0
+    model(models.example_input(network.model, 16))
+    return model.eval()
 
 
 def _contestant(network: Network, model: nn.Module, kind: str, folder: Path) -> Step:
@@ -61,7 +76,7 @@ def _make(network: Network, model: nn.Module, kind: str, folder: Path) -> Step:
 def measure(network: Network, kinds: Sequence[str], seconds: float, folder: Path) -> dict[str, Any]:
     """One row; `folder` is for the ONNX file."""
     torch.compiler.reset()
-    model = network.sparse().eval()
+    model = with_signal(network)
     good, bad = working({kind: _contestant(network, model, kind, folder) for kind in ("sparse", *kinds)})
     times = times_in_turn(good, seconds)
     medians = {name: statistics.median(values) for name, values in times.items()}
