@@ -5,12 +5,8 @@ The rule is fixed and the same on every machine, so that a run does not depend o
 
 from __future__ import annotations
 
-<<<<<<< ours
-from collections.abc import Collection, Iterable
-||||||| base
-=======
 import math
->>>>>>> theirs
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 import torch
