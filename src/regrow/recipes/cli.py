@@ -188,8 +188,7 @@ def train(
     \b
     Examples:
       regrow train lenet300-mnist --method dense --seed 3 --set lr=0.05 --resume --logger tensorboard
-      regrow train vgg16-d-cifar10 --density 0.05 --epochs 20 --flops-budget 0.1
-      regrow train lenet300-mnist --density 0.05 --devices 2 --strategy ddp
+      regrow train vgg16-d-cifar10 --density 0.05 --epochs 20 --flops-budget 0.1 --devices 2
     """
     from regrow import ops
 

@@ -32,7 +32,7 @@ def _left(folder: RunFolder) -> str:
     except (RunError, OSError) as error:
         return reason(error)
     if checkpoint is None:
-        return "there is no checkpoint yet"
+        return "there is no checkpoint yet, so it begins anew"
     return f"the last good checkpoint is that of step {checkpoint['position']['step']}, {folder.path / CHECKPOINT}"
 
 
