@@ -308,7 +308,10 @@ def test_usage_errors(args: list[str], remedy: str):
     ("args", "remedy"),
     [
         (["summary", "nowhere"], "regrow train has made"),
-        (["train", "digits-mlp", "--epochs", "1", "--out", "/dev/null/run"], "Not a directory: /dev/null/run; put that right"),
+        (
+            ["train", "digits-mlp", "--epochs", "1", "--out", "/dev/null/run"],
+            "Not a directory: /dev/null/run; put that right",
+        ),
         (["train", "digits-mlp", "--set", "distribution=odd"], "use one of uniform"),
         (["train", "digits-mlp", "--set", "lr=1e20"], "--set lr="),
     ],

@@ -116,6 +116,17 @@ def data_vanish(trial: Trial) -> None:
     trial.ends_as_undisturbed()
 
 
+def rank_dies(trial: Trial) -> None:
+    """One of two processes that train together is killed, again and again; then both go on to the end."""
+    trial.variant = "compressed"
+    lines = trial.bench.lines(trial.variant)
+    while trial.kills < min(trial.most_kills, 2) and trial.kill_one_of_two(
+        draw_moment(trial.random, "training", lines)
+    ):
+        pass
+    trial.ends_together_as_undisturbed()
+
+
 def _stricken_at(trial: Trial, step: int, strike: Callable[[Tensor], Tensor]) -> Settings:
     """The trial's run with a training batch, counted from 1, on which something falls."""
     trial.note(f"step {step}")
@@ -150,4 +161,5 @@ FAULTS = {
     "file too large": Fault(file_too_large, 4),
     "loss NaN": Fault(loss_lost, 8),
     "data set vanishes": Fault(data_vanish, 8),
+    "one of two processes killed": Fault(rank_dies, 6),
 }

@@ -17,7 +17,7 @@ from regrow.recipes import Reporter, RunError, Settings, train
 from regrow.recipes.folder import CHECKPOINT, RunFolder
 from regrow.recipes.position import Position
 
-from .lives import count_lines, live
+from .lives import count_lines, live, live_together
 from .moments import Lines, Moment
 from .runs import VARIANTS, write_examples
 
@@ -111,6 +111,24 @@ class Trial:
     def kill_at(self, moment: Moment) -> bool:
         """Whether the run was killed then; it may have ended before."""
         return self._lived(live(self.settings, self.out, self.bench.folder, moment), str(moment))
+
+    def kill_one_of_two(self, moment: Moment) -> bool:
+        """Whether one of two processes was killed then; the other stops with a line that names the cause."""
+        (code, cause), (killed, _) = live_together(self.settings, self.out, self.bench.folder, moment)
+        if not self._lived(killed, f"rank 1: {moment}"):
+            return False
+        assert code == 1, f"exit code {code} of the rank that is left"
+        assert re.search("another of the 2 processes is gone", cause), cause
+        assert "\n" not in cause, cause
+        self.causes.append(cause.replace(str(self.out), "run"))
+        return True
+
+    def ends_together_as_undisturbed(self) -> None:
+        """Both processes go on to the end, and the run is that of two undisturbed ones, to the bit."""
+        for out in (self.bench.folder / "undisturbed" / "two-processes", self.out):
+            codes = live_together(self.settings, out, self.bench.folder)
+            assert [code for code, _ in codes] == [0, 0], codes
+        assert_same_run(self.bench.folder / "undisturbed" / "two-processes", self.out)
 
     def kill_after(self, seconds: float) -> bool:
         """Whether the run was killed after so long; it may have ended before."""

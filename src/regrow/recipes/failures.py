@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,16 +10,28 @@ from .errors import RunError, reason
 from .folder import CHECKPOINT, RunFolder
 from .loss import LossSum
 from .position import Position
+from .ranks import Ranks
 from .session import Session
 
 __all__ = ["named_causes", "refuse_lost_loss", "refuse_lost_weights"]
 
 
+_LOST_PEER = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe", re.IGNORECASE)
+
+
 @contextmanager
-def named_causes(folder: RunFolder) -> Iterator[None]:
-    """Within `with`, full disks, data that cannot be read and numbers that are not finite become a RunError."""
+def named_causes(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
+    """Within `with`, full disks, data that cannot be read, numbers that are not finite and other processes that are
+    gone become a RunError."""
     try:
         yield
+    except RuntimeError as error:
+        if ranks.number == 1 or not _LOST_PEER.search(str(error)):
+            raise
+        raise RunError(
+            f"another of the {ranks.number} processes is gone ({reason(error)}); go on with --resume in as many; "
+            f"{_left(folder)}"
+        ) from error
     except OSError as error:
         raise RunError(f"{reason(error)}; put that right and go on with --resume; {_left(folder)}") from error
     except FloatingPointError as error:

@@ -124,7 +124,7 @@ def train(
     threads = threads or settings.recipe.threads
     step = stored["position"]["step"] if stored else 0
     with (
-        named_causes(folder),
+        named_causes(folder, ranks),
         _threads(threads),
         deterministic_algorithms(deterministic),
         run_loggers(logger if ranks.first else None, path, step) as loggers,
