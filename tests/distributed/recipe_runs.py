@@ -16,7 +16,7 @@ from regrow.recipes.folder import RunFolder
 from regrow.recipes.ranks import launch
 from regrow.recipes.session import make_session
 
-TIMES = {"seconds", "topology_seconds", "train_seconds", "validation_seconds"}
+TIMES = {"seconds", "topology_seconds", "train_seconds", "validation_seconds", "data_wait_share"}
 
 
 class Stop(Reporter):
@@ -89,7 +89,8 @@ def rank_0_alone_writes(rank, folder):
     settings = make_settings("digits-mlp", density=0.1, overrides=["epochs=1"])
     out = folder / "of-rank-0" if rank == 0 else Path("/proc/nowhere")
     run(rank, settings, out, topology_every=1)
-    names = {"checkpoint.pt", "metrics.jsonl", "summary.json", "topology.jsonl", "topology.npz", "topology-epoch1.npz"}
+    names = {"checkpoint.pt", "metrics.jsonl", "run.json", "summary.json", "topology.jsonl", "weights.jsonl"}
+    names |= {"topology.npz", "topology-epoch1.npz"}
     assert rank == 1 or {file.name for file in out.iterdir()} == names
 
 

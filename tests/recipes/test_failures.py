@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def test_the_first_lost_loss_is_known(lost: list[int], at: int | None, value: fl
         losses.add(torch.tensor(value if number in lost else 0.5), examples=2)
     assert losses.lost_step == at
     if not lost:
-        assert losses.sum == 1.5 + 5
+        assert losses.total == 1.5 + 5
 
 
 @pytest.mark.parametrize("step", [82, 100])
@@ -59,9 +60,9 @@ def test_lost_weights_do_not_get_into_a_checkpoint(
     short: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ):
     """The loss of the step that loses them is still a number; the next one's comes after the save of the epoch."""
-    ordinary, done = Session.step, 0
+    ordinary, done = Session.learn, 0
 
-    def losing(session: Session, *args: torch.Tensor) -> torch.Tensor:
+    def losing(session: Session, *args: Any) -> torch.Tensor:
         nonlocal done
         loss, done = ordinary(session, *args), done + 1
         if done == step:
@@ -69,7 +70,7 @@ def test_lost_weights_do_not_get_into_a_checkpoint(
                 next(session.model.parameters())[0, 0] = math.inf
         return loss
 
-    monkeypatch.setattr(Session, "step", losing)
+    monkeypatch.setattr(Session, "learn", losing)
     epoch, last = -(-step // 41), (step - 1) // 41 * 41
     found = step + (step % 41 > 0)  # by the next loss, or before the save
     message = rf"not finite (at|after) step {found} \(epoch {epoch}\).*good checkpoint is that of step {last}, "
