@@ -13,7 +13,7 @@ from regrow.files import write_atomically
 from .errors import UsageError
 from .tables import console
 
-__all__ = ["Rows", "check_known", "machine_line", "number", "read_density", "words"]
+__all__ = ["Rows", "check_known", "machine_line", "number", "read_density", "words", "write_rows"]
 
 
 def words(text: str | None, default: Sequence[Any]) -> list[str]:
@@ -51,6 +51,12 @@ def machine_line(row: Mapping[str, Any]) -> str:
     return f"{text}allocator: {allocator}, {row['clock']} time"
 
 
+def write_rows(file: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows as JSON, whole or not at all, each with the command that measures them."""
+    with write_atomically(file) as temporary:
+        temporary.write_text(json.dumps([{**row, "command": command} for row in rows], indent=1) + "\n")
+
+
 @dataclass
 class Rows:
     """Rows as they are measured: a plain line for each, on a terminal too, since whatever moves takes time from what
@@ -76,9 +82,7 @@ class Rows:
         self.rows.append(row)
         print(self.line(row), flush=True)
         if self.file is not None:
-            with write_atomically(self.file) as temporary:
-                rows = [{**one, "command": self.command} for one in self.rows]
-                temporary.write_text(json.dumps(rows, indent=1) + "\n")
+            write_rows(self.file, self.command, self.rows)
 
     def say_where(self) -> None:
         """Says where the file is."""
