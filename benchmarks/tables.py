@@ -366,6 +366,19 @@ def distributed() -> str:
     return f"{markdown(head, rows)}\n\n`{result['command']}`: `results/distributed.json`."
 
 
+def imagenette() -> str:
+    """The epochs of a short training on image files."""
+    result = read("resnet50-imagenette")
+    rows = [
+        [str(row["epoch"]), f"{row['loss']:.2f}", f"{row['validation_error']:.1f}", f"{row['data_wait_share']:.0%}"]
+        for row in result["epochs"]
+    ]
+    table = markdown(["epoch", "loss", "validation error, %", "waiting for data"], rows)
+    summary = result["summary"]
+    end = f"Test error: {summary['test_error']:.1f} %, where guessing gives 90 %; {summary['updates']} updates."
+    return f"{table}\n\n{end} `{result['command']}`"
+
+
 IMAGENET_IMAGES = 1_281_167
 
 
@@ -448,6 +461,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "blocked_numerics": blocked_numerics,
     "survival": survival,
     "distributed": distributed,
+    "imagenette": imagenette,
     "imagenet_throughput": imagenet_throughput,
     "models": models,
 }
