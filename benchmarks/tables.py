@@ -155,6 +155,24 @@ def epochs() -> str:
     return f"{table}\n\n{_where(result[0])}"
 
 
+def time_to_accuracy() -> str:
+    """Errors that whole trainings end with, and the seconds that they take by the measured epoch."""
+    result = read("time_to_accuracy_vgg16-d")
+    rows = [
+        [
+            row["arm"].replace(",", ", "),
+            f"{row['flop_density']:.2f}",
+            str(row["epochs"]),
+            f"{row['test_error']:.2f}",
+            f"{row['epoch_seconds']:.0f} s",
+            f"{row['seconds'] / 60:.0f} min",
+        ]
+        for row in result["arms"]
+    ]
+    head = ["arm, rule-density@epochs", "FLOP density", "epochs", "test error, %", "an epoch", "all of them"]
+    return f"{markdown(head, rows)}\n\nOne seed each. `{result['command']}`"
+
+
 def scaling() -> str:
     """Training steps as density, batch and threads vary, and from which density dense wins."""
     result = read("scaling")
@@ -461,6 +479,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "blocked_numerics": blocked_numerics,
     "survival": survival,
     "distributed": distributed,
+    "time_to_accuracy": time_to_accuracy,
     "imagenette": imagenette,
     "imagenet_throughput": imagenet_throughput,
     "models": models,
