@@ -211,6 +211,10 @@ def test_topology_files_hold_the_active_sets(tiny: Callable[..., Settings], tmp_
     assert list(about.values()) == ["tiny-images", "wrn-tiny", "sparse-momentum", 0.2, "none", 0, 3]
     assert topology.about["flop_density"] == summary["flop_density_end"]
     assert load_topology(tmp_path / "run" / "topology-epoch2.npz").about["step"] == 24
+    whole = (tmp_path / "run" / "topology.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UsageError, match=r"cut\.npz is no topology file"):
+        load_topology(tmp_path / "cut.npz")
 
 
 def test_tiny_images_are_learned(tiny: Callable[..., Settings], tmp_path: Path):

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy
 import torch
@@ -82,7 +83,7 @@ def load_topology(file: str | Path) -> Topology:
         raise UsageError(
             f"there is no topology file {file}; regrow train writes topology.npz into its folder"
         ) from None
-    except (KeyError, ValueError, OSError) as error:
+    except (KeyError, ValueError, OSError, BadZipFile) as error:
         raise UsageError(f"{file} is no topology file ({error}); regrow train writes them as topology.npz") from error
     masks = {name: torch.from_numpy(active) for name, active in found.items()}
     return Topology(masks, about, sum(math.prod(shape) for shape in shapes.values()))
