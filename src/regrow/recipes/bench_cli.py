@@ -14,6 +14,12 @@ bench = typer.Typer(name="bench", rich_markup_mode="rich")
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, metavar="N", help="Threads of torch; default: torch's choice.")
 ]
+ModelsOption = Annotated[str, typer.Option(metavar="NAME,…", help="Networks of regrow.recipes.models.")]
+DensitiesOption = Annotated[str, typer.Option(metavar="SHARE,…", help="Of the weights, uniform; above 0 to 1.")]
+TopologyOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Active sets of a trained network (topology.npz of its run), not uniform ones."),
+]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the rows there, anew after each.")
 ]
@@ -66,16 +72,11 @@ def layers(
 
 @bench.command()
 def step(
-    model: Annotated[str, typer.Option(metavar="NAME,…", help="Networks of regrow.recipes.models.")] = "vgg16-d",
-    density: Annotated[str, typer.Option(metavar="SHARE,…", help="Of the weights, uniform; above 0 to 1.")] = "0.05",
+    model: ModelsOption = "vgg16-d",
+    density: DensitiesOption = "0.05",
     batch: Annotated[str, typer.Option(metavar="N,…", help="Images of a batch.")] = "128",
     threads: ThreadsOption = None,
-    topology: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Active sets of a trained network (topology.npz of its run), not uniform ones."
-        ),
-    ] = None,
+    topology: TopologyOption = None,
     json: JsonOption = None,
     kinds: Annotated[
         str | None,
@@ -104,16 +105,11 @@ def step(
 
 @bench.command()
 def inference(
-    model: Annotated[str, typer.Option(metavar="NAME,…", help="Networks of regrow.recipes.models.")] = "vgg16-d",
-    density: Annotated[str, typer.Option(metavar="SHARE,…", help="Of the weights, uniform; above 0 to 1.")] = "0.05",
+    model: ModelsOption = "vgg16-d",
+    density: DensitiesOption = "0.05",
     batches: Annotated[str, typer.Option(metavar="N,…", help="Images of a batch.")] = "1,16,128",
     threads: ThreadsOption = None,
-    topology: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Active sets of a trained network (topology.npz of its run), not uniform ones."
-        ),
-    ] = None,
+    topology: TopologyOption = None,
     json: JsonOption = None,
     kinds: Annotated[
         str | None,
