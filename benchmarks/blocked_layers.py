@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from regrow import ops
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 from regrow.nn import BlockedTensor, to_blocked
 from regrow.recipes.machine import processor
 from regrow.recipes.measuring import times_in_turn

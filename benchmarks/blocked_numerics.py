@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import regrow
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 from regrow.nn import SparseConv2d, SparseLayer
 from regrow.recipes.machine import processor
 from regrow.recipes.models import build

@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 import regrow
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 from regrow.recipes import models
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 import regrow
+from regrow.atomic import write_atomically
 from regrow.export.onnx import onnx_session
-from regrow.files import write_atomically
 from regrow.recipes import make_settings, models, train
 from regrow.recipes.data import data_root
 from regrow.recipes.exporting import FORMATS

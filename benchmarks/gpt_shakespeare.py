@@ -28,7 +28,7 @@ from rich.progress import track
 from torch import Tensor
 
 from regrow import ops
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 from regrow.recipes.config import learning_rate
 from regrow.recipes.data import data_root
 from regrow.recipes.machine import processor

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 from regrow.recipes.grid import INTERRUPTED, Cell, Outcome, run_grid
 from regrow.report.leaderboard import mean_and_error
 

@@ -26,7 +26,7 @@ import torch
 
 import regrow
 from regrow import ops
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 from regrow.recipes import get_recipe, models
 from regrow.recipes.bench_step import TrainingStep
 from regrow.recipes.data import data_root

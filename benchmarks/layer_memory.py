@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 from regrow.nn import SparseLinear
 from regrow.ops import isa, plan_bytes
 from regrow.recipes.machine import processor

@@ -20,7 +20,7 @@ from statistics import median
 
 import torch
 
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 from regrow.recipes.data import data_root
 from regrow.recipes.session import Session, make_session
 from regrow.recipes.settings import make_settings

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 from regrow.recipes import bench_step
 from regrow.recipes.bench_step import FP32, Network
 

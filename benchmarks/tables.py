@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 

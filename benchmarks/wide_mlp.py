@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 import regrow
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 from regrow.ops import isa, keep_pages
 from regrow.recipes.data import data_root
 from regrow.recipes.machine import peak_memory_mib, processor

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 from regrow.momentum import DEFAULT_WINDOW
 from regrow.recipes.machine import processor
 from regrow.recipes.measuring import times_in_turn

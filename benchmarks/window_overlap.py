@@ -31,7 +31,7 @@ from torch import Tensor
 
 import regrow
 from branching import NETWORKS, Training, made
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 from regrow.recipes.config import Recipe
 from regrow.recipes.data import data_root
 from regrow.recipes.measuring import times_in_turn

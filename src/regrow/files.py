@@ -15,7 +15,7 @@ from .sparsify import prunable, sparsify
 from .storage import Storage
 from .weights import plain_name, sparse_weights, unwrapped
 
-__all__ = ["load", "refuse_other_model", "save", "write_atomically"]
+__all__ = ["load", "refuse_other_model", "save"]
 
 _FORMAT = "regrow sparse model 2"
 _WITHOUT_CHECKSUM = "regrow sparse model 1"

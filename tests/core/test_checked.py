@@ -7,8 +7,8 @@ import torch
 
 import regrow
 from core.helpers import assert_same, picture, sparse_mlp
+from regrow.atomic import write_atomically
 from regrow.checked import DamagedFile, load_checked, save_checked
-from regrow.files import write_atomically
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ import torch
 from rich.progress import track
 
 import regrow
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 from regrow.recipes.folder import RunFolder
 
 from .disk import Unavailable

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 from regrow.weights import sparse_weights
 
 __all__ = ["SparseTraining"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 
 from .errors import UsageError
 from .tables import console

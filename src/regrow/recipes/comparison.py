@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 
 from .bench_common import read_density
 from .command import setting_text

@@ -16,7 +16,7 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 from regrow.report.leaderboard import percent
 
 from .data import data_root

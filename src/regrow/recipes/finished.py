@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 
 from .errors import UsageError
 from .folder import SUMMARY

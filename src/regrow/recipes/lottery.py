@@ -15,7 +15,7 @@ from torch import Tensor
 import regrow
 import regrow.topology as topology
 from regrow.allocation import initial_counts
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 
 from .errors import UsageError
 from .folder import (

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import regrow
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 from regrow.lazy import LARGEST_TENSOR
 from regrow.report.active_sets import read_active_sets
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 
 from .published import PublishedPoint, sources
 

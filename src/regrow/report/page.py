@@ -14,7 +14,7 @@ import altair
 import vl_convert
 from jinja2 import Environment
 
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 
 from .charts import Chart, Figure
 from .figures_comparison import comparison_figures

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regrow.files import write_atomically
+from regrow.atomic import write_atomically
 
 from .drawing import (
     STYLE,
