@@ -19,7 +19,7 @@ from regrow.atomic import write_atomically
 from regrow.recipes.grid import INTERRUPTED, Cell, Outcome, run_grid
 from regrow.report.leaderboard import mean_and_error
 
-__all__ = ["ROOT", "Cell", "add_arguments", "common_words", "mean_and_error", "run"]
+__all__ = ["ROOT", "Cell", "add_arguments", "bring_back", "common_words", "mean_and_error", "run"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -64,12 +64,26 @@ def run(
     return 1 if outcome.failed else 0
 
 
+def bring_back(file: Path, cells: Sequence[Cell]) -> None:
+    """Gives finished runs that have no folder on this machine theirs again, with the summary that the result file has.
+
+    For grids whose folder names say all that a run depends on: what has such a name is not trained anew.
+    """
+    rows = json.loads(file.read_text())["rows"] if file.exists() else []
+    finished = {row.pop("run"): row for row in rows}
+    for cell in cells:
+        if cell.folder.name in finished and not cell.folder.exists():
+            cell.folder.mkdir(parents=True)
+            with write_atomically(cell.finished) as temporary:
+                temporary.write_text(json.dumps(finished[cell.folder.name], indent=1) + "\n")
+
+
 def _failures(outcome: Outcome) -> list[str]:
     return [f"{cell}: {reason}" for cell, reason in outcome.failed.items()]
 
 
 def _write(file: Path, cells: Sequence[Cell], outcome: Outcome, contents: Callable) -> dict[str, Any]:
-    rows = [summary for cell in cells if (summary := cell.summary)]
+    rows = [{"run": cell.folder.name, **summary} for cell in cells if (summary := cell.summary)]
     program = os.path.relpath(sys.modules["__main__"].__file__ or "", ROOT)
     content = {
         "command": shlex.join(["python", program, *sys.argv[1:]]),
@@ -79,5 +93,5 @@ def _write(file: Path, cells: Sequence[Cell], outcome: Outcome, contents: Callab
         "rows": rows,
     }
     with write_atomically(file) as temporary:
-        Path(temporary).write_text(json.dumps(content, indent=1) + "\n")
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
     return content

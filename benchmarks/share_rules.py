@@ -93,7 +93,9 @@ def plus_minus(mean: float, error: float | None) -> str:
 def main() -> int:
     chosen = arguments()
     cells = make_cells(chosen)
-    return grid.run(cells, chosen.jobs, chosen.results / "share_rules.json", lambda rows: contents(cells), show)
+    file = chosen.results / "share_rules.json"
+    grid.bring_back(file, cells)
+    return grid.run(cells, chosen.jobs, file, lambda rows: contents(cells), show)
 
 
 if __name__ == "__main__":

@@ -120,8 +120,18 @@ def make_cells(chosen: argparse.Namespace) -> dict[str, Cell]:
     return cells
 
 
-def contents(chosen: argparse.Namespace, cells: dict[str, Cell]) -> dict[str, Any]:
-    """What is known of each arm and seed: its curve, its errors, its two clocks."""
+def known_curves(file: Path) -> dict[str, list[dict[str, Any]]]:
+    """The curves that the result file has, by cell."""
+    arms = json.loads(file.read_text())["arms"] if file.exists() else []
+    return {f"{row['arm']} seed {row['seed']}": row["curve"] for row in arms}
+
+
+def contents(chosen: argparse.Namespace, cells: dict[str, Cell], curves: dict[str, list]) -> dict[str, Any]:
+    """What is known of each arm and seed: its curve, its errors, its two clocks.
+
+    Args:
+        curves: of runs that have no folder on this machine, by cell.
+    """
     measured = json.loads(chosen.epochs_from.read_text()) if chosen.epochs_from else []
     measured = [row for row in measured if row["model"] == chosen.model]
     arms = []
@@ -130,7 +140,12 @@ def contents(chosen: argparse.Namespace, cells: dict[str, Cell]) -> dict[str, An
             cell = cells[f"{arm.name} seed {seed}"]
             if not (summary := cell.summary):
                 continue
-            lines = [json.loads(line) for line in (cell.folder / "metrics.jsonl").read_text().splitlines()]
+            metrics = cell.folder / "metrics.jsonl"
+            lines = (
+                [json.loads(line) for line in metrics.read_text().splitlines()]
+                if metrics.exists()
+                else curves[cell.name]
+            )
             epoch = arm.epoch_seconds(measured)
             arms.append(
                 {
@@ -198,9 +213,11 @@ def draw(content: dict[str, Any], file: Path) -> None:
 def main() -> int:
     chosen = arguments()
     cells = make_cells(chosen)
-    todo = [cell for cell in cells.values() if cell.summary or not chosen.plot_only]
     file = chosen.results / f"time_to_accuracy_{chosen.model}.json"
-    code = grid.run(todo, chosen.jobs, file, lambda rows: contents(chosen, cells), show)
+    curves = known_curves(file)
+    grid.bring_back(file, list(cells.values()))
+    todo = [cell for cell in cells.values() if cell.summary or not chosen.plot_only]
+    code = grid.run(todo, chosen.jobs, file, lambda rows: contents(chosen, cells, curves), show)
     if chosen.plot:
         draw(json.loads(file.read_text()), chosen.plot)
     return code
