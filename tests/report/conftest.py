@@ -110,3 +110,16 @@ def ten_runs() -> Callable[[int], Inputs]:
         return Inputs(runs=found, boards=[Board("invented", leaderboard(entries), ["regrow compare invented"], 2)])
 
     return make
+
+
+@pytest.fixture(scope="session")
+def varied_board() -> Board:
+    """A comparison that varied a number and a word."""
+    errors = {(0.2, "none"): 4.0, (0.2, "momentum"): 3.0, (0.5, "none"): 5.0, (0.5, "momentum"): 3.5}
+    run = {"active_weights": 5, "prunable_weights": 100, "train_flops": None, "flop_density_end": 0.05}
+    run |= {"train_seconds": 1.0, "peak_rss_mb": 100.0, "updates": 3}
+    entries = [
+        Entry("sparse-momentum", 0.05, {"prune_rate": rate, "share": share}, [{**run, "test_error": error}], 1)
+        for (rate, share), error in errors.items()
+    ]
+    return Board("digits-mlp", leaderboard(entries), ["regrow compare digits-mlp --vary prune_rate=0.2,0.5"], 1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from regrow.report.inputs import Inputs, read_inputs
+from regrow.report.inputs import Board, Inputs, read_inputs
 from regrow.report.page import write_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs: pip install playwright")
@@ -32,11 +32,13 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def page_file(ten_runs: Callable[[int], Inputs], runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everything that a report can show at once: ten runs, two more with masks, files of benches."""
+def page_file(
+    ten_runs: Callable[[int], Inputs], varied_board: Board, runs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Everything that a report can show at once: ten runs, two more with masks, varied settings, files of benches."""
     others = read_inputs([runs, *(RESULTS / name for name in ("layers.json", "steps.json", "run.json"))])
     grid = ten_runs(5)
-    inputs = Inputs([*others.runs, *grid.runs], [*grid.boards, *others.boards])
+    inputs = Inputs([*others.runs, *grid.runs], [*grid.boards, varied_board, *others.boards])
     inputs.layers, inputs.steps, inputs.epochs = others.layers, others.steps, others.epochs
     file = tmp_path_factory.mktemp("page") / "report.html"
     write_page(inputs, file, "regrow report table")

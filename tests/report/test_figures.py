@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from regrow.report.figures_comparison import comparison_figures
 from regrow.report.figures_features import feature_figures
 from regrow.report.figures_speed import speed_figures
 from regrow.report.figures_topology import UPDATES, histogram_figures, topology_figures
-from regrow.report.inputs import Inputs, read_inputs
+from regrow.report.inputs import Board, Inputs, read_inputs
 from regrow.report.palette import styles
 from regrow.report.pictures import DARK, mask_figures
 from regrow.report.runs import Run
@@ -70,6 +71,16 @@ def test_published_points_stand_beside_ours():
     assert ours[5] == 1.576
     assert published[5] == 1.53
     assert "arXiv:1907.04840" in figure.caption
+
+
+def test_error_stands_against_each_varied_setting(varied_board: Board):
+    *_, numbers, words = comparison_figures(varied_board)
+    assert numbers.title == "Test error against prune rate: digits-mlp"
+    (rows,) = (chart.rows for chart in numbers.charts)
+    assert [(row["x"], row["error"]) for row in rows if row["label"].endswith("share none")] == [(0.2, 4.0), (0.5, 5.0)]
+    assert {row["x"] for row in words.charts[0].rows} == {"momentum", "none"}
+    assert '"line"' not in json.dumps(words.charts[0].spec)  # words have no order
+    assert '"line"' in json.dumps(numbers.charts[0].spec)
 
 
 def test_speed_figures_have_a_point_for_each_row():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .leaderboard import Row, percent
+from .leaderboard import Row, percent, varied
 from .published import PublishedPoint, sources
 
-__all__ = ["Line", "as_row", "cited", "join_rows", "named", "published_lines", "within_reach"]
+__all__ = ["Line", "are_numbers", "cited", "join_rows", "named", "published_lines", "setting_lines", "within_reach"]
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,14 @@ def join_rows(
         found.setdefault(label, []).append((x(row), row["test_error_mean"], row["test_error_se"]))
     lines = []
     for label, points in found.items():
-        numbers = all(isinstance(point[0], int | float) for point in points)
-        lines.append(Line(label, sorted(points) if numbers else points, published))
+        ordered = sorted(points) if are_numbers(x for x, _, _ in points) else points
+        lines.append(Line(label, ordered, published))
     return sorted(lines, key=lambda line: line.points[0][1])
+
+
+def are_numbers(values: Iterable[Any]) -> bool:
+    """Whether an axis can have them at their distances; else they stand side by side as words."""
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
 def named(setting: str) -> str:
@@ -47,7 +52,7 @@ def named(setting: str) -> str:
     return setting.replace("_", " ")
 
 
-def as_row(point: PublishedPoint) -> Row:
+def _as_row(point: PublishedPoint) -> Row:
     return {
         "method": point.method,
         "density": point.density,
@@ -62,11 +67,25 @@ def published_lines(points: Sequence[PublishedPoint], settings: Sequence[str], r
     densities = [row["density"] for row in rows if row["method"] != "dense"]
     low, high = min(densities) / 1.05, max(densities) * 1.05
     fitting = [
-        as_row(point)
+        _as_row(point)
         for point in points
         if not settings and not point.settings and point.method != "dense" and low <= point.density <= high
     ]
     return join_rows(fitting, [], lambda row: row["density"], published=True)
+
+
+def setting_lines(rows: Sequence[Row], setting: str, points: Sequence[PublishedPoint]) -> list[Line]:
+    """Error against one varied setting: a line for each method, density and other setting, then the published ones."""
+    concerned = [row for row in rows if setting in row]
+    others = [key for key in varied(rows) if key != setting]
+    ours = {(row["method"], row["density"]) for row in concerned}
+    known = [
+        _as_row(point)
+        for point in points
+        if not others and set(point.settings) == {setting} and (point.method, point.density) in ours
+    ]
+    lines = join_rows(concerned, others, lambda row: row[setting], with_density=True)
+    return lines + join_rows(known, [], lambda row: row[setting], with_density=True, published=True)
 
 
 def within_reach(lines: Sequence[Line], text: Callable[[Any], str]) -> tuple[list[Line], str]:

@@ -19,7 +19,7 @@ from .drawing import (
     setting_axis,
 )
 from .leaderboard import Row, percent, varied
-from .lines import Line, as_row, cited, join_rows, named, published_lines, within_reach
+from .lines import Line, are_numbers, cited, join_rows, named, published_lines, setting_lines, within_reach
 from .published import PublishedPoint
 
 if TYPE_CHECKING:
@@ -86,39 +86,23 @@ def _figures(
         flops_axis(axes)
         figures.append(("error_flops", add_legend(figure)))
     for setting in settings:
-        figures.append((f"error_{setting}", _setting_figure(rows, settings, setting, title, command, points)))
+        figures.append((f"error_{setting}", _setting_figure(rows, setting, title, command, points)))
     return figures
 
 
 def _setting_figure(
-    rows: Sequence[Row],
-    settings: Sequence[str],
-    setting: str,
-    title: str,
-    command: str,
-    points: Sequence[PublishedPoint],
+    rows: Sequence[Row], setting: str, title: str, command: str, points: Sequence[PublishedPoint]
 ) -> Figure:
-    """Error against one varied setting: a line for each method, density and other setting."""
-    concerned = [row for row in rows if setting in row]
-    others = [key for key in settings if key != setting]
-    lines = join_rows(concerned, others, lambda row: row[setting], with_density=True)
-    known = [point for point in points if set(point.settings) == {setting}] if not others else []
-    ours = {(row["method"], row["density"]) for row in concerned}
-    published = join_rows(
-        [as_row(point) for point in known if (point.method, point.density) in ours],
-        [],
-        lambda row: row[setting],
-        with_density=True,
-        published=True,
-    )
-    shown, above = within_reach([*lines, *published], lambda value: f"{named(setting)} {value}")
-    figure = new_figure(title, command, cited(points, published), above)
+    """Error against one varied setting, at its distances where the values are numbers."""
+    lines = setting_lines(rows, setting, points)
+    shown, above = within_reach(lines, lambda value: f"{named(setting)} {value}")
+    figure = new_figure(title, command, cited(points, lines), above)
     axes = figure.axes[0]
     values = list({str(x): x for line in shown for x, _, _ in line.points}.values())
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+    if are_numbers(values):
         places = {str(value): value for value in sorted(values)}
         draw_lines(axes, shown)
-    else:  # words, evenly spaced
+    else:
         places = {str(value): place for place, value in enumerate(values)}
         placed = [
             Line(line.label, [(places[str(x)], y, se) for x, y, se in line.points], line.published) for line in shown
