@@ -2,10 +2,11 @@
 
 Contestants are dense PyTorch, regrow with sparse momentum, and sparselab with its RigL where that package is installed
 (pip install --no-deps sparselab). All have the network, the data order, the optimizer and the schedule of the recipe
-gpt-shakespeare, and make their topology updates at the end of each epoch. A contestant's seconds are those of its steps
+gpt-shakespeare, and make their topology updates after as many steps. A contestant's seconds are those of its steps
 and topology updates. The test set is looked at once, at the end.
 
     python benchmarks/gpt_shakespeare.py --epochs 6 --threads 2
+    python benchmarks/gpt_shakespeare.py --epochs 1 --update-every 39 --threads 2
     python benchmarks/gpt_shakespeare.py --epochs 1 --densities 0.1 --threads 1
 """
 
@@ -62,12 +63,13 @@ class Contestant:
         self.after_step()
         self.steps.append(time.perf_counter() - began)
 
-    def end_epoch(self, epoch: int, last: bool) -> None:
-        validation = evaluate(self.session, self.session.data.validation)
+    def update_topology(self) -> None:
         began = time.perf_counter()
-        if not last:
-            self.update()
+        self.update()
         self.updates.append(time.perf_counter() - began)
+
+    def end_epoch(self, epoch: int) -> None:
+        validation = evaluate(self.session, self.session.data.validation)
         self.curve.append({"epoch": epoch, "validation_loss": validation.loss, "seconds": self.seconds})
 
     @property
@@ -91,10 +93,15 @@ class Contestant:
         }
 
 
+def interval(session: Session, chosen: argparse.Namespace) -> int:
+    """Steps between topology updates."""
+    return chosen.update_every or session.steps_per_epoch
+
+
 def make_regrow(density: float, chosen: argparse.Namespace) -> Contestant:
     session = _session(chosen, density=density, storage="compressed")
     assert session.updater is not None
-    updater, every = session.updater, session.steps_per_epoch
+    updater, every = session.updater, interval(session, chosen)
     updater.expect_update(every)
 
     def update() -> None:
@@ -116,7 +123,7 @@ def make_peer(density: float, chosen: argparse.Namespace) -> Contestant | None:
             old = getattr(parent, name)
             setattr(parent, name, sparselab.SparseLinear(old.in_features, old.out_features, sparsity=1 - density))
     session.optimizer = make_optimizer(session.model, session.settings)
-    algorithm = sparselab.RigL(sparsity=1 - density, drop_fraction=PEER_DROP, update_freq=session.steps_per_epoch)
+    algorithm = sparselab.RigL(sparsity=1 - density, drop_fraction=PEER_DROP, update_freq=interval(session, chosen))
     session.model.apply(algorithm)
     return Contestant(f"sparselab {density:g}", density, session, after_step=algorithm.step)
 
@@ -132,7 +139,7 @@ def make_contestants(chosen: argparse.Namespace) -> list[Contestant]:
     return [dense, *(one for one in sparse if one)]
 
 
-def race(contestants: list[Contestant]) -> None:
+def race(contestants: list[Contestant], every: int) -> None:
     """Every step of every contestant, in turn."""
     session = contestants[0].session
     recipe, seed = session.settings.recipe, session.settings.seed
@@ -143,8 +150,11 @@ def race(contestants: list[Contestant]) -> None:
             for one in contestants:
                 one.step(index, moves, learning_rate(recipe, step, session.total_steps))
             step += 1
+            if step % every == 0 and step < session.total_steps:
+                for one in contestants:
+                    one.update_topology()
         for one in contestants:
-            one.end_epoch(epoch + 1, last=epoch + 1 == recipe.epochs)
+            one.end_epoch(epoch + 1)
         print("  ".join(f"{one.name}: {one.curve[-1]['validation_loss']:.4f}" for one in contestants), flush=True)
 
 
@@ -155,6 +165,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--densities", type=float, nargs="+", default=[0.1, 0.2])
     parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--update-every", type=int, metavar="STEPS", help="between topology updates; default: an epoch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--data-dir", help="as for regrow train")
@@ -176,7 +187,7 @@ def main() -> int:
     torch.set_num_threads(chosen.threads)
     ops.keep_pages()
     contestants = make_contestants(chosen)
-    race(contestants)
+    race(contestants, interval(contestants[0].session, chosen))
     rows = [one.row(contestants[0]) for one in contestants]
     content = {
         "command": shlex.join(["python", os.path.relpath(__file__, ROOT), *sys.argv[1:]]),

@@ -394,7 +394,9 @@ def imagenette() -> str:
     table = markdown(["epoch", "loss", "validation error, %", "waiting for data"], rows)
     summary = result["summary"]
     end = f"Test error: {summary['test_error']:.1f} %, where guessing gives 90 %; {summary['updates']} updates."
-    return f"{table}\n\n{end} `{result['command']}`"
+    kills = f"Killed with SIGKILL {len(result['kills'])} times, once in every epoch, and resumed, it ends with "
+    kills += "the same bits." if result["same_bits"] else "other bits."
+    return f"{table}\n\n{end} `{result['command']}`. {kills} (`python benchmarks/imagenette.py`)"
 
 
 IMAGENET_IMAGES = 1_281_167
