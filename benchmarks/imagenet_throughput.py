@@ -31,13 +31,13 @@ from regrow.recipes import get_recipe, models
 from regrow.recipes.bench_step import TrainingStep
 from regrow.recipes.data import data_root
 from regrow.recipes.images import ImageFiles
-from regrow.recipes.machine import processor
+from regrow.recipes.machine import computes_bf16, processor
 from regrow.recipes.measuring import noise, times_in_turn, working
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = get_recipe("resnet50-imagenet")
 SIZE, PHOTOGRAPH = 224, (500, 375)
-DENSE = {"dense": False, "dense, bfloat16": True}
+DENSE = {"dense": False} | ({"dense, bfloat16": True} if computes_bf16() else {})
 
 
 def step(batch: int, density: float | None = None, bf16: bool = False) -> TrainingStep:

@@ -442,6 +442,56 @@ def export() -> str:
     return f"{markdown(head, rows)}\n\n{of}: `{result['command']}`"
 
 
+def inference() -> str:
+    """Latency of a forward pass, and of the dense network by each of its ways."""
+    rows = read("inference")
+    kinds = list(rows[0]["dense_ms"])
+    cells = [
+        [
+            f"`{row['model']}`",
+            f"{row['density']:.0%}",
+            str(row["batch"]),
+            f"{row['sparse_ms']:.2f}",
+            *(f"{row['dense_ms'][kind]:.2f}" if kind in row["dense_ms"] else "–" for kind in kinds),
+            f"{row['ratio_best_dense']:.2f} ({row['best_dense']})",
+        ]
+        for row in rows
+    ]
+    table = markdown(["network", "density", "batch", "sparse, ms", *kinds, "best dense / sparse"], cells)
+    return f"{table}\n\n`{rows[0]['command']}`, {rows[0]['threads']} threads, {rows[0]['cpu']}, {rows[0]['isa']}."
+
+
+def shakespeare() -> str:
+    """The character GPT: time of a step and loss at equal steps."""
+    result = read("gpt_shakespeare")
+    dense = result["rows"][0]
+    cells = [
+        [
+            row["name"],
+            f"{row['validation_loss']:.3f}",
+            f"{row['validation_loss'] - dense['validation_loss']:+.3f}",
+            f"{row['test_loss']:.3f}",
+            f"{row['step_ms']:,.0f}",
+            f"{row['step_ratio']:.2f}",
+            f"{row['seconds']:,.0f}",
+            f"{row['ratio']:.2f}",
+        ]
+        for row in result["rows"]
+    ]
+    head = [
+        "",
+        "validation loss, nats",
+        "above dense",
+        "test loss",
+        "ms a step",
+        "dense / this",
+        "seconds",
+        "dense / this",
+    ]
+    where = f"{dense['steps']} steps, {result['threads']} threads, {result['processor']}, {result['isa']}"
+    return f"{markdown(head, cells)}\n\n`{result['command']}`; {where}."
+
+
 def models() -> str:
     """What is sparse in networks of other libraries."""
     result = read("model_summaries")
@@ -485,6 +535,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "imagenette": imagenette,
     "imagenet_throughput": imagenet_throughput,
     "models": models,
+    "inference": inference,
+    "shakespeare": shakespeare,
 }
 
 

@@ -17,6 +17,12 @@ from regrow.recipes.cli import app
 from regrow.recipes.topology_file import load_topology
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_bf16_is_measured_where_the_processor_computes_it(bf16: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bench_step, "computes_bf16", lambda: bf16)
+    assert ("bf16" in bench_step.default_kinds()) == bf16
+
+
 def test_a_step_is_measured_told_and_written(tiny: Callable[..., Settings], tmp_path: Path):
     tiny()  # brings its network
     words = ["--model", "wrn-tiny", "--density", "0.1", "--batch", "4,6", "--threads", "1", "--kinds", "nchw"]

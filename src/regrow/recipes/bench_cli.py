@@ -81,7 +81,9 @@ def step(
     kinds: Annotated[
         str | None,
         typer.Option(
-            metavar="KIND,…", help="Dense steps: nchw, channels_last, compile, bf16, bf16_channels_last; default: all."
+            metavar="KIND,…",
+            help="Dense steps: nchw, channels_last, compile, bf16, bf16_channels_last; default: all that the processor "
+            "computes (bf16 needs AVX-512).",
         ),
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.0, metavar="S", help="Time of each contestant in a row.")] = 5.0,
@@ -155,7 +157,8 @@ def run_(
         str | None,
         typer.Option(
             metavar="KIND,…",
-            help="Dense networks: nchw, channels_last, compile, bf16, bf16_channels_last; default: all.",
+            help="Dense networks: nchw, channels_last, compile, bf16, bf16_channels_last; default: all that the "
+            "processor computes (bf16 needs AVX-512).",
         ),
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="As for `regrow train`.")] = None,

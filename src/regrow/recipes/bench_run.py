@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .bench_step import BF16, CHANNELS_LAST, DENSE, against
+from .bench_step import BF16, CHANNELS_LAST, against, default_kinds
 from .config import Recipe
 from .measuring import bench_place
 from .session import Session, evaluate, make_session
@@ -142,7 +142,7 @@ def run(
     runs: Sequence[tuple[Settings, Topology | None]],
     root: Path,
     threads: int | None = None,
-    kinds: Sequence[str] = DENSE,
+    kinds: Sequence[str] | None = None,
     dense_steps: int = 3,
     starting: Callable[[Settings], None] = lambda settings: None,
     progress: Callable[[dict[str, Any]], None] = lambda row: None,
@@ -153,7 +153,7 @@ def run(
         runs: settings of a recipe, and the topology to start from; None: the initial one.
         root: where the data sets are.
         threads: torch's threads meanwhile; default as they are.
-        kinds: dense contestants, at least one of FP32.
+        kinds: dense contestants, at least one of FP32; None: `default_kinds`.
         dense_steps: steps of each dense contestant after each eighth of the sparse epoch.
         starting, progress: called before each run is measured, and with its row when it is there.
 
@@ -162,7 +162,7 @@ def run(
         epoch and its parts and of the dense epochs by kind, ratios (above 1: sparse is faster), and where it was
         measured.
     """
-    rows = []
+    rows, kinds = [], default_kinds() if kinds is None else kinds
     with bench_place(threads) as where:
         for settings, topology in runs:
             starting(settings)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from . import bench_run
 from .bench_common import Rows, check_known, machine_line, number, read_density, words
-from .bench_step import DENSE, FP32
+from .bench_step import DENSE, FP32, default_kinds
 from .command import bench_command
 from .data import data_root
 from .errors import UsageError
@@ -31,7 +31,7 @@ def run_bench_run(given: Mapping[str, Any], file: Path | None) -> None:
         file: for the JSON, or None.
     """
     runs = _read(given)
-    kinds = words(given["kinds"], DENSE)
+    kinds = words(given["kinds"], default_kinds())
     check_known("kind", kinds, DENSE)
     if not set(kinds) & set(FP32):
         raise UsageError(f"--kinds {given['kinds']}: give at least one of {', '.join(FP32)} to compare with")

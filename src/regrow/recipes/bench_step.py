@@ -21,15 +21,20 @@ from regrow import ops
 from regrow.flops import flop_density, flops_per_weight
 
 from . import models
-from .machine import peak_memory_mib
+from .machine import computes_bf16, peak_memory_mib
 from .measuring import bench_place, noise, times_in_turn, working
 
-__all__ = ["DENSE", "Network", "profile", "run"]
+__all__ = ["DENSE", "Network", "default_kinds", "profile", "run"]
 
 FP32 = ("nchw", "channels_last", "compile")
 BF16 = ("bf16", "bf16_channels_last")
 DENSE = (*FP32, *BF16)
 CHANNELS_LAST = ("channels_last", "compile", "bf16_channels_last")
+
+
+def default_kinds() -> Sequence[str]:
+    """Dense contestants that are worth measuring on this processor."""
+    return DENSE if computes_bf16() else FP32
 
 
 @dataclass(frozen=True)
@@ -224,7 +229,7 @@ def _positions(model: nn.Module) -> list[Tensor]:
 def run(
     networks: Sequence[Network],
     threads: int | None = None,
-    kinds: Sequence[str] = DENSE,
+    kinds: Sequence[str] | None = None,
     seconds: float = 5.0,
     memory: bool = True,
     starting: Callable[[Network], None] = lambda network: None,
@@ -235,7 +240,7 @@ def run(
     Args:
         networks: what to measure.
         threads: torch's threads meanwhile; default as they are.
-        kinds: dense contestants, some of DENSE.
+        kinds: dense contestants, some of DENSE; None: `default_kinds`.
         seconds: time of each contestant in a row.
         memory: also measure the peak memory of each contestant, in a process of its own.
         starting, progress: called with each network before it is measured, and with its row when it is there.
@@ -246,7 +251,7 @@ def run(
         faster), noise (quartile distance over median), work_ms by kind of work, peak_mib by contestant, weight_bytes,
         failed contestants with the reason, and where it was measured (processor, isa, torch, allocator).
     """
-    rows = []
+    rows, kinds = [], default_kinds() if kinds is None else kinds
     with bench_place(threads) as where:
         for network in networks:
             starting(network)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from . import bench_step
 from .bench_common import Rows, check_known, machine_line, number, read_density, words
-from .bench_step import DENSE, Network
+from .bench_step import DENSE, Network, default_kinds
 from .command import bench_command
 from .models import MODELS
 from .tables import console
@@ -42,7 +42,7 @@ def run_bench_step(given: Mapping[str, Any], file: Path | None) -> None:
 def _read(given: Mapping[str, Any]) -> tuple[list[Network], dict[str, Any]]:
     """The networks and the further arguments of `bench_step.run`; all is checked before anything is measured."""
     networks = read_networks(given["model"], given["density"], given["batch"], given["topology"])
-    kinds = words(given["kinds"], DENSE)
+    kinds = words(given["kinds"], default_kinds())
     check_known("kind", kinds, DENSE)
     asked = {"threads": given["threads"], "kinds": kinds, "seconds": given["seconds"], "memory": given["memory"]}
     return networks, asked

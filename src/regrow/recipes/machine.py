@@ -7,7 +7,9 @@ import resource
 import sys
 from pathlib import Path
 
-__all__ = ["peak_memory_mib", "processor"]
+import torch
+
+__all__ = ["computes_bf16", "peak_memory_mib", "processor"]
 
 
 def processor() -> str:
@@ -15,6 +17,11 @@ def processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def computes_bf16() -> bool:
+    """Whether oneDNN computes bfloat16 here; without AVX-512 it is imitated, several times slower than float32."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def peak_memory_mib() -> float:

@@ -64,7 +64,9 @@ def _against_setting(board: Board, setting: str) -> Figure:
     if are_numbers(x for line in shown for x, _, _ in line.points):
         x = alt.X("x:Q", title=named(setting), scale=alt.Scale(zero=False, padding=18), axis=alt.Axis(tickCount=5))
     else:
-        shown = [Line(line.label, [(str(x), *rest) for x, *rest in line.points], line.published) for line in shown]
+        shown = [
+            Line(line.label, [(str(x), error, se) for x, error, se in line.points], line.published) for line in shown
+        ]
         x = alt.X("x:N", title=named(setting), sort=None, axis=alt.Axis(labelAngle=0))
     return Figure(
         f"Test error against {named(setting)}: {board.recipe}",
