@@ -181,8 +181,8 @@ def resnet50_imagenet() -> Recipe:
 def resnet50_imagenette() -> Recipe:
     """ResNet-50 on few and small images, to see all of the ImageNet recipe at work; no publication behind it.
 
-    In so few steps the network bears neither a larger learning rate, dense or sparse, nor weights that enter with their
-    momentum (docs/decisions/0012-entering-momentum.md).
+    In so few steps the network bears neither a larger learning rate nor weights that enter with their momentum
+    (docs/decisions/0012-entering-momentum.md).
     """
     return replace(
         resnet50_imagenet(),
@@ -192,7 +192,7 @@ def resnet50_imagenette() -> Recipe:
         data=partial(data.image_folder, "imagenette224", 64, 0.35),
         epochs=20,
         batch_size=32,
-        lr=0.005,
+        lr=0.01,
         lr_drops=(70, 90),
         warmup_epochs=0.5,
         inherit_momentum=False,

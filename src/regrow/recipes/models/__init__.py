@@ -28,12 +28,16 @@ __all__ = ["GPT", "MODELS", "WideResNet", "build", "example_input"]
 
 
 def _resnet50(num_classes: int = 10) -> nn.Module:
-    """ResNet-50 of torchvision, initialised as it does (He et al. 2015); takes (N, 3, H, W), 224 on ImageNet."""
+    """ResNet-50 of torchvision; takes (N, 3, H, W), 224 on ImageNet.
+
+    Initialised as it does (He et al. 2015), with the last batch norm of each block starting at 0 (Goyal et al. 2017,
+    section 5.1).
+    """
     try:
         from torchvision.models import resnet50
     except ImportError as error:
         raise RunError(f"resnet-50 is torchvision's ({error}); pip install torchvision") from error
-    return resnet50(weights=None, num_classes=num_classes)
+    return resnet50(weights=None, num_classes=num_classes, zero_init_residual=True)
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
