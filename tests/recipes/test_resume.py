@@ -30,6 +30,17 @@ train(make_settings("digits-mlp", density=0.1, overrides=["epochs=4"]), out=sys.
 """
 
 
+HOLDS_THE_FOLDER = """
+import sys
+from regrow.recipes.folder import RunFolder
+
+folder = RunFolder(sys.argv[1])
+folder.cut_back(folder.checkpoint())
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
 class SignalAt(Reporter):
     """Sends this process a signal in the middle of an epoch."""
 
@@ -194,3 +205,19 @@ def test_a_broken_checkpoint_is_explained(short: Callable[..., Settings], tmp_pa
     (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(RunError, match=r"checkpoint\.pt is damaged or cut short.*there is none before it"):
         train(short(), out=tmp_path, resume=True)
+
+
+def test_two_processes_do_not_train_in_one_folder(short: Callable[..., Settings], tmp_path: Path):
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(short(), out=out, reporter=SignalAt(1))
+    holder = [sys.executable, "-c", HOLDS_THE_FOLDER, str(out)]
+    with subprocess.Popen(holder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "held\n"
+        before = {file.name: file.read_bytes() for file in out.iterdir()}
+        with pytest.raises(RunError, match=r"another process trains in .*run; wait for it or end it"):
+            train(short(), out=out, resume=True)
+        assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+        process.kill()
+    assert train(short(), out=out, resume=True)["epochs"] == 4

@@ -1,11 +1,14 @@
 """The files of a run: description, summary, lines that grow, checkpoint; consistent whenever the run is killed.
 
 The jsonl files only grow; a checkpoint remembers how long they were, and resuming cuts them back to that. Until the run
-is finished the checkpoint before the last one is kept too, and takes its place where that is damaged.
+is finished the checkpoint before the last one is kept too, and takes its place where that is damaged. One process at a
+time writes there.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +33,7 @@ TOPOLOGY_FILE = "topology.npz"
 SUMMARY = "summary.json"
 CHECKPOINT = "checkpoint.pt"
 PREVIOUS = "checkpoint-previous.pt"
+LOCK = ".lock"
 FORMAT = 2
 WITHOUT_CHECKSUM = 1
 """The format of regrow 0.1."""
@@ -122,14 +126,20 @@ class RunFolder:
         """Writes summary.json, which marks the run as finished; one checkpoint is enough then."""
         (self.path / PREVIOUS).unlink(missing_ok=True)
         self._write(SUMMARY, summary)
+        (self.path / LOCK).unlink(missing_ok=True)
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         with write_atomically(self.path / name) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n")
 
     def cut_back(self, checkpoint: Mapping[str, Any] | None) -> None:
-        """Makes the jsonl files as long as they were at the checkpoint; empty without one."""
+        """Makes the jsonl files as long as they were at the checkpoint; empty without one.
+
+        Raises:
+            RunError: another process trains in the folder, which stays as it is; or a file is shorter than it was.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        self._claim()
         self.clear()
         for name in _GROWING:
             length = checkpoint["lengths"].get(name, 0) if checkpoint else 0
@@ -140,6 +150,17 @@ class RunFolder:
                         f"delete {self.path} and start anew"
                     )
                 file.truncate(length)
+
+    def _claim(self) -> None:
+        """Keeps other processes out, as long as this one lives. The system lets go of the lock when it is killed."""
+        self._lock = open(self.path / LOCK, "a")  # noqa: SIM115
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):  # else the file system has no locks
+                raise RunError(
+                    f"another process trains in {self.path}; wait for it or end it, then go on with --resume"
+                ) from error
 
     def clear(self) -> None:
         """Deletes what was half-written when the run was killed."""
