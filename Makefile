@@ -38,6 +38,7 @@ clean:
 
 # torch comes first, so that the packages after it find it there and fetch no second one.
 .venv/ready: pyproject.toml setup.py
+	@echo "Installing PyTorch (several GB) and compiling the kernels: minutes without a word"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH) "setuptools>=77"
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[recipes,report,dev,docs,examples]"

@@ -158,6 +158,9 @@ def epochs() -> str:
 def time_to_accuracy() -> str:
     """Errors that whole trainings end with, and the seconds that they take by the measured epoch."""
     result = read("time_to_accuracy_vgg16-d")
+    (dense,) = (row for row in result["arms"] if row["arm"].startswith("dense"))
+    (measured,) = (row for row in read("run") if row["model"] == result["model"])
+    seconds = [dense["epochs"] * measured["dense_epoch_s"][measured[best]] for best in ("best_bf16", "best_fp32")]
     rows = [
         [
             row["arm"].replace(",", ", "),
@@ -166,11 +169,14 @@ def time_to_accuracy() -> str:
             f"{row['test_error']:.2f}",
             f"{row['epoch_seconds']:.0f} s",
             f"{row['seconds'] / 60:.0f} min",
+            *(f"{other / row['seconds']:.2f}" for other in seconds),
         ]
         for row in result["arms"]
     ]
     head = ["arm, rule-density@epochs", "FLOP density", "epochs", "test error, %", "an epoch", "all of them"]
-    return f"{markdown(head, rows)}\n\nOne seed each. `{result['command']}`"
+    head += [f"dense {precision} / this" for precision in ("bf16", "fp32")]
+    end = f"One seed each; dense fp32: {seconds[1] / 60:.0f} min by its measured epoch, not trained."
+    return f"{markdown(head, rows)}\n\n{end} `{result['command']}`"
 
 
 def scaling() -> str:
