@@ -34,8 +34,8 @@ def run_demo(density: float, seed: int, out: Path, threads: int | None) -> None:
     print_comparison(summaries)
     say.print("\n".join(["The run folders:", *(f"  {folder}" for folder in folders)]), soft_wrap=True)
     say.print(
-        "A network this small needs its weights, and its steps are mostly overhead: regrow train lenet300-mnist reaches "
-        "dense accuracy sparse, and regrow bench step times large networks.",
+        "A network this small needs its weights, and its steps are mostly overhead: regrow train lenet300-mnist "
+        "comes close to dense accuracy with 5 % of the weights, and regrow bench step times large networks.",
         soft_wrap=True,
     )
     _write_page(out, folders)
