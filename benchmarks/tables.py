@@ -494,7 +494,7 @@ def shakespeare() -> str:
         "seconds",
         "dense / this",
     ]
-    where = f"{dense['steps']} steps, {result['threads']} threads, {result['processor']}, {result['isa']}"
+    where = f"{dense['steps']} steps, {result['threads']} thread{'s' * (result['threads'] > 1)}, {result['processor']}, {result['isa']}"
     return f"{markdown(head, cells)}\n\n`{result['command']}`; {where}."
 
 
