@@ -464,7 +464,7 @@ def inference() -> str:
         for row in rows
     ]
     table = markdown(["network", "density", "batch", "sparse, ms", *kinds, "best dense / sparse"], cells)
-    return f"{table}\n\n`{rows[0]['command']}`, {rows[0]['threads']} threads, {rows[0]['cpu']}, {rows[0]['isa']}."
+    return f"{table}\n\n`{rows[0]['command']}`, threads: {rows[0]['threads']}, {rows[0]['cpu']}, {rows[0]['isa']}."
 
 
 def shakespeare() -> str:
@@ -494,7 +494,7 @@ def shakespeare() -> str:
         "seconds",
         "dense / this",
     ]
-    where = f"{dense['steps']} steps, {result['threads']} thread{'s' * (result['threads'] > 1)}, {result['processor']}, {result['isa']}"
+    where = f"{dense['steps']} steps, threads: {result['threads']}, {result['processor']}, {result['isa']}"
     return f"{markdown(head, cells)}\n\n`{result['command']}`; {where}."
 
 
