@@ -464,7 +464,7 @@ def inference() -> str:
         for row in rows
     ]
     table = markdown(["network", "density", "batch", "sparse, ms", *kinds, "best dense / sparse"], cells)
-    return f"{table}\n\n`{rows[0]['command']}`, threads: {rows[0]['threads']}, {rows[0]['cpu']}, {rows[0]['isa']}."
+    return f"{table}\n\n`{rows[0]['command']}`, threads: {rows[0]['threads']}, {rows[0]['processor']}, {rows[0]['isa']}."
 
 
 def shakespeare() -> str:
