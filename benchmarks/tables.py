@@ -464,7 +464,9 @@ def inference() -> str:
         for row in rows
     ]
     table = markdown(["network", "density", "batch", "sparse, ms", *kinds, "best dense / sparse"], cells)
-    return f"{table}\n\n`{rows[0]['command']}`, threads: {rows[0]['threads']}, {rows[0]['processor']}, {rows[0]['isa']}."
+    return (
+        f"{table}\n\n`{rows[0]['command']}`, threads: {rows[0]['threads']}, {rows[0]['processor']}, {rows[0]['isa']}."
+    )
 
 
 def shakespeare() -> str:
@@ -494,8 +496,13 @@ def shakespeare() -> str:
         "seconds",
         "dense / this",
     ]
+    rescaled = read("gpt_shakespeare-rescale")
+    other = (
+        f"With active values rescaled to the variance of the dense layer: {rescaled['summary']['validation_loss']:.3f} "
+    )
+    other += f"at 10 % (`{rescaled['command']}`)."
     where = f"{dense['steps']} steps, threads: {result['threads']}, {result['processor']}, {result['isa']}"
-    return f"{markdown(head, cells)}\n\n`{result['command']}`; {where}."
+    return f"{markdown(head, cells)}\n\n`{result['command']}`; {where}. {other}"
 
 
 def models() -> str:

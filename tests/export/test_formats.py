@@ -89,6 +89,24 @@ def test_onnx_is_not_written_where_outputs_differ_or_a_library_lacks(tmp_path, m
     assert not list(tmp_path.iterdir())
 
 
+def test_onnx_may_be_closer_to_the_float64_network_than_torch_is(tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    from regrow.export import onnx
+
+    class Rounding(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + (1e-3 if x.dtype == torch.float32 else 0)
+
+    model, x = Rounding(3, 4), torch.randn(2, 3)
+    exact = torch.nn.functional.linear(x, model.weight, model.bias).detach().numpy()
+    monkeypatch.setattr(onnx, "onnx_session", lambda file: lambda x: [exact])
+    save_onnx(tmp_path / "m.onnx", model, x)
+    monkeypatch.setattr(onnx, "onnx_session", lambda file: lambda x: [exact - 3e-3])
+    with pytest.raises(RuntimeError, match=r"differs from torch's by 0\.004"):
+        save_onnx(tmp_path / "other.onnx", model, x)
+
+
 # -- masks
 
 
