@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from regrow.atomic import write_atomically
@@ -505,6 +506,18 @@ def shakespeare() -> str:
     return f"{markdown(head, cells)}\n\n`{result['command']}`; {where}. {other}"
 
 
+def features() -> str:
+    """Mean class specialisation of the channels behind each ReLU, sparse beside dense."""
+    result = read("features-alexnet-s")
+    networks = result["networks"]
+    rows = [
+        [layers[0]["name"], str(layers[0]["channels"]), *(f"{mean(layer['specialisation']):.3f}" for layer in layers)]
+        for layers in zip(*(network["layers"] for network in networks), strict=True)
+    ]
+    table = markdown(["layer", "channels", *(network["label"] for network in networks)], rows)
+    return f"{table}\n\n`{result['command']}`"
+
+
 def models() -> str:
     """What is sparse in networks of other libraries."""
     result = read("model_summaries")
@@ -549,6 +562,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "imagenet_throughput": imagenet_throughput,
     "models": models,
     "inference": inference,
+    "features": features,
     "shakespeare": shakespeare,
 }
 
