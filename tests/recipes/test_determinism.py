@@ -43,7 +43,7 @@ def with_threads() -> Iterator[Callable[..., dict[str, Tensor]]]:
     ("layer", "shape", "same"),
     [
         (LINEAR, (100, 784), {"output", "input", "weight", "bias"}),
-        (SMALL_PLANES, (32, 64, 4, 4), {"output", "input", "weight", "bias"}),
+        (SMALL_PLANES, (8, 64, 2, 2), {"output", "input", "weight", "bias"}),
         (LARGE_PLANES, (32, 16, 16, 16), {"output", "input", "bias"}),
     ],
 )
