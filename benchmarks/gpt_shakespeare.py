@@ -2,7 +2,7 @@
 
 Contestants are dense PyTorch, regrow with sparse momentum, and sparselab with its RigL where that package is installed
 (pip install --no-deps sparselab). All have the network, the data order, the optimizer and the schedule of the recipe
-gpt-shakespeare, and make their topology updates after as many steps. A contestant's seconds are those of its steps
+gpt-shakespeare, and update their topology after the same steps. A contestant's seconds are those of its steps
 and topology updates. The test set is looked at once, at the end.
 
     python benchmarks/gpt_shakespeare.py --epochs 6 --threads 2

@@ -1,6 +1,6 @@
 """resnet50-imagenette trained twice from one seed: undisturbed, and killed with SIGKILL once in every epoch.
 
-A kill falls at a moment drawn from --seed, between the start of an epoch and as long as the epoch before took; then the
+A kill falls at a moment drawn from --seed, between the start of an epoch and as long as it took undisturbed; then the
 same command goes on with --resume. The two end with the same bits, or this ends with an error. Writes
 results/resnet50-imagenette.json.
 

@@ -21,7 +21,7 @@ def processor() -> str:
 
 def computes_bf16() -> bool:
     """Whether oneDNN computes bfloat16 here; without AVX-512 it is imitated, several times slower than float32."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def peak_memory_mib() -> float:
