@@ -6,6 +6,7 @@ may be met with the same seed again. A new one is a function and a row of `FAULT
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -37,8 +38,11 @@ def killed(phase: str, trial: Trial) -> None:
 
 def killed_any_time(trial: Trial) -> None:
     """Kills the run by the clock."""
-    seconds = trial.bench.seconds(trial.variant)
-    while trial.kills < trial.most_kills and trial.kill_after(trial.random.uniform(0, seconds / 2)):
+    span = trial.bench.seconds(trial.variant) / 2
+    while not trial.kill_after(trial.random.uniform(0, span)):  # the machine was slower when the run was timed
+        shutil.rmtree(trial.out)
+        span /= 2
+    while trial.kills < trial.most_kills and trial.kill_after(trial.random.uniform(0, span)):
         pass
     trial.ends_as_undisturbed()
 
