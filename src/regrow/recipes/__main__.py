@@ -7,6 +7,8 @@ from .errors import lacking
 
 def main() -> None:
     """Runs the command line; without its optional packages it says which one to install."""
+    # Lightning asks for its version by importing it, and it imports transformers where they are: seconds, for nothing
+    sys.modules.setdefault("torchmetrics", None)  # type: ignore[arg-type]
     try:
         from .cli import app
     except ModuleNotFoundError as error:
