@@ -1,0 +1,127 @@
+"""Tables of what trainings end with."""
+
+from __future__ import annotations
+
+from statistics import mean
+
+from .reading import markdown, plus_minus, read
+
+
+def mnist(name: str) -> str:
+    """Test error against density, mean and standard error over seeds."""
+    result = read(name)
+    epochs = {row["epochs"] for row in result["rows"]}
+    rows = [
+        [
+            "dense" if row["method"] == "dense" else f"{row['density']:.0%}",
+            plus_minus(row["test_error"], row["se"]),
+            plus_minus(row["published"], row["published_se"]),
+            str(row["seeds"]),
+        ]
+        for row in result["table"]
+    ]
+    table = markdown(["density", "test error, %", "published, %", "seeds"], rows)
+    failed = "".join(f" Failed: {line.split(', see')[0]}." for line in result["failed"])
+    return f"{table}\n\n`{result['command']}`, {'/'.join(map(str, epochs))} epochs: `results/{name}.json`.{failed}"
+
+
+def two_storages() -> str:
+    """Masked beside compressed: the difference of the means, and two standard errors of it."""
+    results = [read("lenet300-mnist"), read("lenet300-mnist-compressed")]
+    masked, compressed = ({row["density"]: row for row in result["table"]} for result in results)
+    rows = []
+    for density, row in compressed.items():
+        other = masked[density]
+        error = 2 * (row["se"] ** 2 + other["se"] ** 2) ** 0.5
+        errors = [plus_minus(one["test_error"], one["se"]) for one in (other, row)]
+        difference = row["test_error"] - other["test_error"]
+        rows.append([f"{density:.0%}", *errors, f"{difference:+.2f}", f"{error:.2f}", str(row["seeds"])])
+    head = ["density", "masked, error in %", "compressed", "difference", "two standard errors of it", "seeds"]
+    return f"{markdown(head, rows)}\n\n`{results[1]['command']}`"
+
+
+def time_to_accuracy() -> str:
+    """Errors that whole trainings end with, and the seconds that they take by the measured epoch."""
+    result = read("time_to_accuracy_vgg16-d")
+    (dense,) = (row for row in result["arms"] if row["arm"].startswith("dense"))
+    (measured,) = (row for row in read("run") if row["model"] == result["model"])
+    seconds = [dense["epochs"] * measured["dense_epoch_s"][measured[best]] for best in ("best_bf16", "best_fp32")]
+    rows = [
+        [
+            row["arm"].replace(",", ", "),
+            f"{row['flop_density']:.2f}",
+            str(row["epochs"]),
+            f"{row['test_error']:.2f}",
+            f"{row['epoch_seconds']:.0f} s",
+            f"{row['seconds'] / 60:.0f} min",
+            *(f"{other / row['seconds']:.2f}" for other in seconds),
+        ]
+        for row in result["arms"]
+    ]
+    head = ["arm, rule-density@epochs", "FLOP density", "epochs", "test error, %", "an epoch", "all of them"]
+    head += [f"dense {precision} / this" for precision in ("bf16", "fp32")]
+    end = f"One seed each; dense fp32: {seconds[1] / 60:.0f} min by its measured epoch, not trained."
+    return f"{markdown(head, rows)}\n\n{end} `{result['command']}`"
+
+
+def imagenette() -> str:
+    """The epochs of a short training on image files."""
+    result = read("resnet50-imagenette")
+    rows = [
+        [str(row["epoch"]), f"{row['loss']:.2f}", f"{row['validation_error']:.1f}", f"{row['data_wait_share']:.0%}"]
+        for row in result["epochs"]
+    ]
+    table = markdown(["epoch", "loss", "validation error, %", "waiting for data"], rows)
+    summary = result["summary"]
+    end = f"Test error: {summary['test_error']:.1f} %, where guessing gives 90 %; {summary['updates']} updates."
+    kills = f"Killed with SIGKILL {len(result['kills'])} times, once in every epoch, and resumed, it ends with "
+    kills += "the same bits." if result["same_bits"] else "other bits."
+    return f"{table}\n\n{end} `{result['command']}`. {kills} (`python benchmarks/imagenette.py`)"
+
+
+def shakespeare() -> str:
+    """The character GPT: time of a step and loss at equal steps."""
+    result = read("gpt_shakespeare")
+    dense = result["rows"][0]
+    cells = [
+        [
+            row["name"],
+            f"{row['validation_loss']:.3f}",
+            f"{row['validation_loss'] - dense['validation_loss']:+.3f}",
+            f"{row['test_loss']:.3f}",
+            f"{row['step_ms']:,.0f}",
+            f"{row['step_ratio']:.2f}",
+            f"{row['seconds']:,.0f}",
+            f"{row['ratio']:.2f}",
+        ]
+        for row in result["rows"]
+    ]
+    head = [
+        "",
+        "validation loss, nats",
+        "above dense",
+        "test loss",
+        "ms a step",
+        "dense / this",
+        "seconds",
+        "dense / this",
+    ]
+    rescaled = read("gpt_shakespeare-rescale")
+    other = (
+        f"With active values rescaled to the variance of the dense layer: {rescaled['summary']['validation_loss']:.3f} "
+    )
+    other += f"at 10 % (`{rescaled['command']}`)."
+    where = f"{dense['steps']} steps, threads: {result['threads']}, {result['processor']}, {result['isa']}"
+    return f"{markdown(head, cells)}\n\n`{result['command']}`; {where}. {other}"
+
+
+def features() -> str:
+    """Mean class specialisation of the channels behind each ReLU, sparse beside dense."""
+    result = read("features-alexnet-s")
+    networks = result["networks"]
+    rows = [
+        [layers[0]["name"], str(layers[0]["channels"]), *(f"{mean(layer['specialisation']):.3f}" for layer in layers)]
+        for layers in zip(*(network["layers"] for network in networks), strict=True)
+    ]
+    table = markdown(["layer", "channels", *(network["label"] for network in networks)], rows)
+    return f"{table}\n\n`{result['command']}`"

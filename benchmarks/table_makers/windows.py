@@ -1,0 +1,45 @@
+"""Tables of the window in which momentum of missing weights is collected."""
+
+from __future__ import annotations
+
+from .reading import markdown, read
+
+
+def window_overlap() -> str:
+    """Grown sets of windows and sub-batches against those of exact momentum, and what they cost."""
+    result = read("window_overlap")
+    networks = result["networks"]
+    rows = []
+    for same in zip(*(network["table"] for network in networks), strict=True):
+        cells = [str(same[0]["window"]), f"{same[0]['batch_share']:.0%}"]
+        for row in same:
+            cells.append(f"{row['grown']:.0%} ({row['active']:.0%})")
+            cells.append(f"{row['interval_ms']:.0f} ms, {row['interval_cost']:.1%}" if "interval_ms" in row else "–")
+        rows.append(cells)
+    head = [cell for network in networks for cell in (network["network"], "cost")]
+    table = markdown(["window", "of the batch", *head], rows)
+    return f"{table}\n\nMeans of {result['mean_of']}. `{result['command']}`"
+
+
+def window_layers() -> str:
+    """The same for whole batches, by layer and by update."""
+    rows = []
+    for network in read("window_overlap")["networks"]:
+        whole = [row for row in network["table"] if row["batch_share"] == 1]
+        for key, label in (("grown_by_layer", "{}"), ("grown_by_update", "update {}")):
+            for part in whole[0][key]:
+                shares = [row[key][part] for row in whole]
+                cells = ["–" if share is None else f"{share:.0%}" for share in shares]
+                rows.append([network["network"], label.format(part.removesuffix(".weight")), *cells])
+    return markdown(["network", "of which", *(str(row["window"]) for row in whole)], rows)
+
+
+def window_linear() -> str:
+    """Ways to collect the momentum of a Linear layer."""
+    result = read("window_linear")
+    ways = list(result["rows"][0]["ms"])
+    rows = [
+        [row["layer"], str(row["batch"]), *(f"{row['ms'][way]:.0f} ms, {row['mb'][way]:.0f} MB" for way in ways)]
+        for row in result["rows"]
+    ]
+    return f"{markdown(['layer', 'batch', *ways], rows)}\n\n`{result['command']}`"
