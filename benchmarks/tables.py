@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 
 from regrow.atomic import write_atomically
-from table_makers import files, kernels, networks, training, windows
+from table_makers import files, kernels, methods, networks, training, windows
 from table_makers.reading import ROOT
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -37,7 +37,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "blocked_numerics": kernels.blocked_numerics,
     "survival": files.survival,
     "distributed": files.distributed,
+    "leaderboard": lambda: methods.leaderboard("lenet300-from-scratch", "lenet300-own-intervals", "lenet300-lottery"),
+    "published_length": lambda: methods.published("lenet300-published-length"),
+    "ablation": lambda: methods.ablation("lenet300-ablation"),
+    "ablation_1_percent": lambda: methods.ablation("lenet300-ablation-1-percent"),
+    "lenet5_methods": lambda: methods.one_density("lenet5", "lenet5-entering-at-rest"),
     "time_to_accuracy": training.time_to_accuracy,
+    "share_rules": training.share_rules,
     "imagenette": training.imagenette,
     "imagenet_throughput": networks.imagenet_throughput,
     "models": files.models,

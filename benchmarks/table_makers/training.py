@@ -64,6 +64,29 @@ def time_to_accuracy() -> str:
     return f"{markdown(head, rows)}\n\n{end} `{result['command']}`"
 
 
+def share_rules() -> str:
+    """Error and FLOPs of each share rule in a short schedule, the lowest validation error first."""
+    result = read("share_rules")
+    rows = [
+        [
+            row["arm"],
+            *(plus_minus(*row[name]) for name in ("validation_error", "test_error")),
+            *(f"{row[name][0]:.3f}" for name in ("flop_density_mean", "flop_density_end")),
+            str(row["seeds"]),
+        ]
+        for row in sorted(result["table"], key=lambda row: row["validation_error"][0])
+    ]
+    head = [
+        "arm, rule-density in %",
+        "validation error, %",
+        "test error, %",
+        "mean FLOP density",
+        "at the end",
+        "seeds",
+    ]
+    return f"{markdown(head, rows)}\n\n`{result['command']}`"
+
+
 def imagenette() -> str:
     """The epochs of a short training on image files."""
     result = read("resnet50-imagenette")

@@ -1,0 +1,83 @@
+"""Tables of methods under one protocol, from the folders that `regrow compare` left in results/methods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from regrow.report.leaderboard import find_published, percent
+from regrow.report.published import published_points
+
+from .reading import markdown, plus_minus, read
+
+Row = dict[str, Any]
+
+
+def leaderboard(*names: str) -> str:
+    """Test error of each method by density, the lowest at 5 % first, beside the FLOPs that it used there."""
+    rows = _rows(*names)
+    densities = sorted({row["density"] for row in rows if row["method"] != "dense"})
+    by_method: dict[str, dict[float, Row]] = {}
+    for row in rows:
+        by_method.setdefault(row["method"], {})[row["density"]] = row
+    lines = []
+    for method, of in sorted(by_method.items(), key=lambda one: _at_5(one[1])["test_error_mean"]):
+        chosen = _at_5(of)
+        errors = [_error(of.get(density, of.get(1.0))) for density in densities]
+        flops = [f"{chosen['train_flops']:.3f}", f"{chosen['inference_flops']:.3f}"]
+        lines.append([method, *errors, *flops, str(chosen["updates"])])
+    head = ["method", *map(percent, densities), "training FLOPs, 5 %", "inference FLOPs, 5 %", "updates"]
+    return f"{markdown(head, lines)}\n\n{_commands(*names)}"
+
+
+def published(*names: str) -> str:
+    """Test errors of whole trainings beside published ones."""
+    rows = sorted(_rows(*names), key=lambda row: (row["density"], row["test_error_mean"]))
+    points = published_points("lenet300-mnist")
+    lines = []
+    for row in rows:
+        point = find_published(row, points)
+        if point:
+            difference = row["test_error_mean"] - point.error
+            figures = [_error(row), str(row["seeds"]), plus_minus(point.error, point.se), f"{difference:+.2f}"]
+            lines.append([row["method"], percent(row["density"]), *figures])
+    head = ["method", "density", "test error, %", "seeds", "published, %", "difference"]
+    return f"{markdown(head, lines)}\n\n{_commands(*names)}"
+
+
+def ablation(name: str) -> str:
+    """Test error of sparse momentum by growth and share rule; in brackets the FLOPs of the trained topology."""
+    rows = {(row["growth"], row["share"]): row for row in _rows(name)}
+    growths, shares = (list(dict.fromkeys(column)) for column in zip(*rows, strict=True))
+    lines = [
+        [share, *(f"{_error(row)} ({row['inference_flops']:.3f})" if row else "–" for row in of_share)]
+        for share in shares
+        for of_share in [[rows.get((growth, share)) for growth in growths]]
+    ]
+    return f"{markdown(['share by', *(f'growth by {growth}' for growth in growths)], lines)}\n\n{_commands(name)}"
+
+
+def one_density(*names: str) -> str:
+    """Methods at one density, the lowest error first of each folder."""
+    lines = [
+        [row["method"], percent(row["density"]), _error(row), str(row["seeds"]), f"{row['train_flops']:.3f}", str(number)]
+        for number, name in enumerate(names, 1)
+        for row in sorted(_rows(name), key=lambda row: row["test_error_mean"])
+    ]
+    head = ["method", "density", "test error, %", "seeds", "training FLOPs", "command"]
+    return f"{markdown(head, lines)}\n\n{_commands(*names)}"
+
+
+def _rows(*names: str) -> list[Row]:
+    return [row for name in names for row in read(f"methods/{name}/leaderboard")]
+
+
+def _at_5(of: dict[float, Row]) -> Row:
+    return of.get(0.05, of.get(1.0))  # type: ignore[return-value]
+
+
+def _error(row: Row | None) -> str:
+    return plus_minus(None, None) if row is None else plus_minus(row["test_error_mean"], row["test_error_se"])
+
+
+def _commands(*names: str) -> str:
+    return "\n\n".join(f"`{read(f'methods/{name}/grid')['command']}`" for name in names)
