@@ -41,7 +41,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "published_length": lambda: methods.published("lenet300-published-length"),
     "ablation": lambda: methods.ablation("lenet300-ablation"),
     "ablation_1_percent": lambda: methods.ablation("lenet300-ablation-1-percent"),
-    "lenet5_methods": lambda: methods.one_density("lenet5", "lenet5-entering-at-rest"),
+    "lenet5_methods": lambda: methods.one_density("lenet5"),
     "time_to_accuracy": training.time_to_accuracy,
     "share_rules": training.share_rules,
     "imagenette": training.imagenette,

@@ -56,15 +56,14 @@ def ablation(name: str) -> str:
     return f"{markdown(['share by', *(f'growth by {growth}' for growth in growths)], lines)}\n\n{_commands(name)}"
 
 
-def one_density(*names: str) -> str:
-    """Methods at one density, the lowest error first of each folder."""
+def one_density(name: str) -> str:
+    """Methods at one density, the lowest error first."""
+    rows = sorted(_rows(name), key=lambda row: row["test_error_mean"])
     lines = [
-        [row["method"], percent(row["density"]), _error(row), str(row["seeds"]), f"{row['train_flops']:.3f}", str(number)]
-        for number, name in enumerate(names, 1)
-        for row in sorted(_rows(name), key=lambda row: row["test_error_mean"])
+        [row["method"], percent(row["density"]), _error(row), str(row["seeds"]), f"{row['train_flops']:.3f}"]
+        for row in rows
     ]
-    head = ["method", "density", "test error, %", "seeds", "training FLOPs", "command"]
-    return f"{markdown(head, lines)}\n\n{_commands(*names)}"
+    return f"{markdown(['method', 'density', 'test error, %', 'seeds', 'training FLOPs'], lines)}\n\n{_commands(name)}"
 
 
 def _rows(*names: str) -> list[Row]:
