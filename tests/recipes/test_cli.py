@@ -330,6 +330,15 @@ def test_a_package_that_is_not_installed_is_one_line(package: str, args: list[st
     assert "Traceback" not in asked.stderr
 
 
+def test_a_run_does_not_load_what_it_does_not_use(tmp_path: Path):
+    args = ["train", "digits-mlp", "--epochs", "1", "--out", str(tmp_path / "run")]
+    program = f"import sys; sys.argv[1:] = {args!r}\nfrom regrow.recipes.__main__ import main\n"
+    program += "try: main()\nfinally: print('transformers' in sys.modules)"
+    asked = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert asked.stdout.splitlines()[-1] == "False", asked.stderr
+    assert (tmp_path / "run" / "summary.json").exists()
+
+
 def test_missing_data_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     datasets = pytest.importorskip("torchvision").datasets
     monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
