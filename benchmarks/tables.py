@@ -39,6 +39,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "distributed": files.distributed,
     "leaderboard": lambda: methods.leaderboard("lenet300-from-scratch", "lenet300-own-intervals", "lenet300-lottery"),
     "published_length": lambda: methods.published("lenet300-published-length"),
+    "published_length_variants": lambda: methods.published(
+        "lenet300-published-length-weight-decay", "lenet300-published-length-600"
+    ),
     "ablation": lambda: methods.ablation("lenet300-ablation"),
     "ablation_1_percent": lambda: methods.ablation("lenet300-ablation-1-percent"),
     "lenet5_methods": lambda: methods.one_density("lenet5"),

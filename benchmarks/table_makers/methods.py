@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from regrow.report.leaderboard import find_published, percent
+from regrow.report.leaderboard import find_published, percent, varied
 from regrow.report.published import published_points
 
 from .reading import markdown, plus_minus, read
@@ -35,12 +35,13 @@ def published(*names: str) -> str:
     points = published_points("lenet300-mnist")
     lines = []
     for row in rows:
-        point = find_published(row, points)
+        point = find_published({key: row[key] for key in ("method", "density")}, points)
         if point:
             difference = row["test_error_mean"] - point.error
             figures = [_error(row), str(row["seeds"]), plus_minus(point.error, point.se), f"{difference:+.2f}"]
-            lines.append([row["method"], percent(row["density"]), *figures])
-    head = ["method", "density", "test error, %", "seeds", "published, %", "difference"]
+            settings = ", ".join(f"{key}={row[key]}" for key in varied([row])) or "–"
+            lines.append([row["method"], percent(row["density"]), settings, *figures])
+    head = ["method", "density", "settings", "test error, %", "seeds", "published, %", "difference"]
     return f"{markdown(head, lines)}\n\n{_commands(*names)}"
 
 

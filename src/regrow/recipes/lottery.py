@@ -67,8 +67,8 @@ def find_ticket(
         resume: go on where the last call ended. how: further arguments of `train`, for each round.
 
     Returns:
-        The summary of the last round. Steps, updates and seconds are the sums of all rounds, and `flop_density_mean` is
-        what all rounds cost in units of one dense training.
+        The summary of the last round. Steps, updates and seconds are the sums of all rounds, and `flop_density_mean`
+        and `train_flops` are what all rounds cost in units of one dense training.
     """
     if settings.density == 1:
         raise UsageError("a lottery ticket is sparse; give a density below 1, such as --density 0.05")
@@ -122,11 +122,18 @@ def _together(summaries: Sequence[Mapping[str, Any]], rewound: int) -> dict[str,
     first, later = summaries[0], len(summaries) - 1
     added = ("steps", "updates", "epochs", "train_seconds", "topology_seconds", "validation_seconds")
     sums = {name: sum(summary[name] for summary in summaries) for name in added}
-    flops = sum(summary["flop_density_mean"] * summary["steps"] for summary in summaries) / first["steps"]
+    flops = {name: _in_dense_trainings(name, summaries) for name in ("flop_density_mean", "train_flops")}
     sums["epochs"] -= later * rewound
     sums["steps"] -= later * rewound * (first["steps"] // first["epochs"])
     waited = sum(run["data_wait_share"] * (run["train_seconds"] - run["topology_seconds"]) for run in summaries)
     sums["data_wait_share"] = waited / (sums["train_seconds"] - sums["topology_seconds"])
     memory = max(summary["peak_rss_mb"] for summary in summaries)
     start = first["flop_density_start"]
-    return {**summaries[-1], **sums, "flop_density_mean": flops, "flop_density_start": start, "peak_rss_mb": memory}
+    return {**summaries[-1], **sums, **flops, "flop_density_start": start, "peak_rss_mb": memory}
+
+
+def _in_dense_trainings(name: str, summaries: Sequence[Mapping[str, Any]]) -> float | None:
+    """What all rounds cost, in units of one dense training; None where a round did not count it."""
+    if any(summary[name] is None for summary in summaries):
+        return None
+    return sum(summary[name] * summary["steps"] for summary in summaries) / summaries[0]["steps"]
