@@ -12,7 +12,8 @@ include native.mk
 demo: .venv/ready
 	$(BIN)/regrow demo
 
-test: lint docs
+test: .venv/ready
+	$(MAKE) --jobs 2 lint docs
 	$(BIN)/pytest -n 2
 
 slow: .venv/ready
@@ -36,10 +37,11 @@ format: .venv/ready
 clean:
 	rm -rf .venv build dist src/*.egg-info
 
-# torch comes first, so that the packages after it find it there and fetch no second one.
+# torch comes first, so that the packages after it find it there and fetch no second one. Of their thousands of files
+# few are ever imported, so Python compiles those when they are.
 .venv/ready: pyproject.toml setup.py
 	@echo "Installing PyTorch (several GB) and compiling the kernels: minutes without a word"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH) "setuptools>=77"
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[recipes,report,dev,docs,examples]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile $(TORCH) "setuptools>=77"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-build-isolation --editable ".[recipes,report,dev,docs,examples]"
 	touch $@

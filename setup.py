@@ -144,7 +144,7 @@ def build_library(compiler: str, build: Path, library: Path) -> None:
         if not target.exists() or target.stat().st_mtime < max(changed, source.stat().st_mtime)
     ]
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
-        list(pool.map(run, commands))
+        list(pool.map(run, reversed(commands)))  # the kernels, which take longest, first
     targets = [str(target) for _, target, _ in objects(build)]
     sanitize = ["-fsanitize=address,undefined"] if SANITIZE else []
     link = [*cxx, "-shared", *sanitize, *targets, f"-L{torch / 'lib'}", "-ltorch_cpu", "-o"]

@@ -1,8 +1,9 @@
 """How freed weights are shared among layers: error, FLOP density and time of the share rules, over seeds.
 
 VGG16-D of half the width on half of CIFAR-10's training images, 12 epochs, one topology update an epoch: enough to
-choose. Every rule has the prune rate and the entry of grown weights that a short schedule bears (docs/decisions/0015);
-"-paper" has the paper's. Every cell (rule, seed) is one run of a grid (see grid.py): stop it and go on as you like.
+choose. Arms with "@" train for so many epochs instead, for a rule whose epoch is cheap is to be compared at equal time.
+Every rule has the prune rate and the entry of grown weights that a short schedule bears (docs/decisions/0015); "-paper"
+has the paper's. Every cell (rule, seed) is one run of a grid (see grid.py): stop it and go on as you like.
 
     python benchmarks/share_rules.py
     python benchmarks/share_rules.py --arms none-5 momentum-5 --seeds 0 --threads 2 --jobs 1
@@ -23,6 +24,8 @@ GENTLE = ("--set", "prune_rate=0.2", "--set", "inherit_momentum=false")
 ARMS: dict[str, tuple[str, ...]] = {
     "static-5": ("--density", "0.05", "--method", "static"),
     "none-5": ("--density", "0.05", "--share", "none", *GENTLE),
+    "none-5@24": ("--density", "0.05", "--share", "none", "--epochs", "24", *GENTLE),
+    "none-5@36": ("--density", "0.05", "--share", "none", "--epochs", "36", *GENTLE),
     "momentum-5": ("--density", "0.05", "--share", "momentum", *GENTLE),
     "budget10-5": ("--density", "0.05", "--flops-budget", "0.1", *GENTLE),
     "per-flop-5": ("--density", "0.05", "--share", "momentum-per-flop", *GENTLE),

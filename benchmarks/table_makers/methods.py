@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from regrow.report.leaderboard import find_published, percent, varied
@@ -30,18 +31,18 @@ def leaderboard(*names: str) -> str:
 
 
 def published(*names: str) -> str:
-    """Test errors of whole trainings beside published ones."""
-    rows = sorted(_rows(*names), key=lambda row: (row["density"], row["test_error_mean"]))
+    """Test errors of whole trainings beside published ones of LeNet-300-100, whose network may have had batch norm."""
+    rows = [(read(f"methods/{name}/grid"), row) for name in names for row in _rows(name)]
     points = published_points("lenet300-mnist")
     lines = []
-    for row in rows:
+    for grid, row in sorted(rows, key=lambda one: (one[1]["density"], one[1]["test_error_mean"])):
         point = find_published({key: row[key] for key in ("method", "density")}, points)
         if point:
             difference = row["test_error_mean"] - point.error
             figures = [_error(row), str(row["seeds"]), plus_minus(point.error, point.se), f"{difference:+.2f}"]
-            settings = ", ".join(f"{key}={row[key]}" for key in varied([row])) or "–"
-            lines.append([row["method"], percent(row["density"]), settings, *figures])
-    head = ["method", "density", "settings", "test error, %", "seeds", "published, %", "difference"]
+            settings = [f"{key}={row[key]}" for key in varied([row])] + re.findall(r"--set (\S+)", grid["command"])
+            lines.append([row["method"], percent(row["density"]), grid["recipe"], ", ".join(settings) or "–", *figures])
+    head = ["method", "density", "recipe", "settings", "test error, %", "seeds", "published, %", "difference"]
     return f"{markdown(head, lines)}\n\n{_commands(*names)}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -82,6 +83,17 @@ def test_missing_data_is_explained(load, kind, server, file, tmp_path: Path, mon
     with pytest.raises(RunError, match=r"--data-dir or REGROW_DATA") as error:
         load(tmp_path / "nowhere", 0, 0.1)
     assert f"{kind} is not in {tmp_path / 'nowhere'} (looked for {tmp_path / 'nowhere' / file})" in str(error.value)
+
+
+def test_a_file_that_is_cut_short_is_explained(tmp_path: Path):
+    pytest.importorskip("torchvision")
+    raw = tmp_path / "MNIST/raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, 10, 28, 28) + bytes(28))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, 10) + bytes(10))
+    with pytest.raises(RunError, match=f"MNIST in {raw} cannot be read .*: a file is damaged or cut short"):
+        mnist(tmp_path, 0, 0.1)
 
 
 def test_data_root_falls_back(monkeypatch: pytest.MonkeyPatch):

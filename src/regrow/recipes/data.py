@@ -146,14 +146,18 @@ def _from_torchvision(kind: str, root: Path, train: bool) -> Any:
     from torchvision import datasets
 
     load = getattr(datasets, kind)
+    file = Path(_FILES[kind])
     try:
         return load(str(root), train=train)
-    except RuntimeError:
-        pass
+    except Exception as error:
+        if "download=True" not in str(error):  # which torchvision advises where a file is not there
+            raise RunError(
+                f"{kind} in {(root / file).parent} cannot be read ({reason(error)}): a file is damaged or cut short; "
+                "put a whole one in its place"
+            ) from error
     try:
         return load(str(root), train=train, download=True)
     except Exception as error:
-        file = Path(_FILES[kind])
         raise RunError(
             f"{kind} is not in {root} (looked for {root / file}) and could not be downloaded ({reason(error)}); "
             f"put its files there, or name the folder that holds {file.parts[0]}/ with --data-dir or REGROW_DATA"

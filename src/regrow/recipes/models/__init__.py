@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import RunError, unknown
 from .alexnet import alexnet
 from .gpt import GPT
-from .lenet import digits_mlp, lenet_5_caffe, lenet_300_100
+from .lenet import digits_mlp, lenet_5_caffe, lenet_300_100, lenet_300_100_bn
 from .vgg import vgg16
 from .wide_mlp import wide_mlp
 from .wide_resnet import WideResNet
@@ -43,6 +43,7 @@ def _resnet50(num_classes: int = 10) -> nn.Module:
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "digits-mlp": digits_mlp,
     "lenet-300-100": lenet_300_100,
+    "lenet-300-100-bn": lenet_300_100_bn,
     "lenet-5-caffe": lenet_5_caffe,
     "wide-mlp": wide_mlp,
     "alexnet-s": partial(alexnet, 1024),
@@ -60,7 +61,12 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-_SHAPES = {"digits-mlp": (1, 8, 8), "lenet-300-100": (1, 28, 28), "lenet-5-caffe": (1, 28, 28)}
+_SHAPES = {
+    "digits-mlp": (1, 8, 8),
+    "lenet-300-100": (1, 28, 28),
+    "lenet-300-100-bn": (1, 28, 28),
+    "lenet-5-caffe": (1, 28, 28),
+}
 """Of one input; those of the others are images of CIFAR-10."""
 
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-__all__ = ["digits_mlp", "lenet_5_caffe", "lenet_300_100"]
+__all__ = ["digits_mlp", "lenet_5_caffe", "lenet_300_100", "lenet_300_100_bn"]
 
 
 def _mlp(inputs: int, hidden: tuple[int, int], outputs: int) -> nn.Sequential:
@@ -31,6 +31,26 @@ def digits_mlp(num_classes: int = 10) -> nn.Module:
 def lenet_300_100(num_classes: int = 10) -> nn.Module:
     """LeNet-300-100 (LeCun et al. 1998) with ReLU; 266,200 weights and 410 biases; takes (N, 1, 28, 28)."""
     return _mlp(784, (300, 100), num_classes)
+
+
+def lenet_300_100_bn(num_classes: int = 10) -> nn.Module:
+    """LeNet-300-100 with batch norm after every linear layer, the last one too, in place of biases; (N, 1, 28, 28).
+
+    So the code of Mostafa & Wang 2019 (dynamic sparse reparameterization, arXiv:1902.05967) has it.
+    """
+    return nn.Sequential(
+        OrderedDict(
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(784, 300, bias=False),
+            bn1=nn.BatchNorm1d(300),
+            relu1=nn.ReLU(),
+            fc2=nn.Linear(300, 100, bias=False),
+            bn2=nn.BatchNorm1d(100),
+            relu2=nn.ReLU(),
+            fc3=nn.Linear(100, num_classes, bias=False),
+            bn3=nn.BatchNorm1d(num_classes),
+        )
+    )
 
 
 def lenet_5_caffe(num_classes: int = 10) -> nn.Module:
