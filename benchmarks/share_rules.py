@@ -3,7 +3,8 @@
 VGG16-D of half the width on half of CIFAR-10's training images, 12 epochs, one topology update an epoch: enough to
 choose. Arms with "@" train for so many epochs instead, for a rule whose epoch is cheap is to be compared at equal time.
 Every rule has the prune rate and the entry of grown weights that a short schedule bears (docs/decisions/0015); "-paper"
-has the paper's. Every cell (rule, seed) is one run of a grid (see grid.py): stop it and go on as you like.
+has the paper's, "-cosine" a learning rate without drops, "-first" a dense first layer, "-ends" a dense last one too.
+Every cell (rule, seed) is one run of a grid (see grid.py): stop it and go on as you like.
 
     python benchmarks/share_rules.py
     python benchmarks/share_rules.py --arms none-5 momentum-5 --seeds 0 --threads 2 --jobs 1
@@ -21,6 +22,8 @@ from grid import Cell
 RECIPE = "vgg16-d-half-cifar10"
 SETUP = ("--images", "22500", "--epochs", "12", "--update-every", "176", "--window", "10", "--storage", "compressed")
 GENTLE = ("--set", "prune_rate=0.2", "--set", "inherit_momentum=false")
+COSINE = ("--set", "lr_schedule=cosine")
+ENDS = ("--set", "dense=conv1_1,fc3")
 ARMS: dict[str, tuple[str, ...]] = {
     "static-5": ("--density", "0.05", "--method", "static"),
     "none-5": ("--density", "0.05", "--share", "none", *GENTLE),
@@ -28,8 +31,16 @@ ARMS: dict[str, tuple[str, ...]] = {
     "none-5@36": ("--density", "0.05", "--share", "none", "--epochs", "36", *GENTLE),
     "momentum-5": ("--density", "0.05", "--share", "momentum", *GENTLE),
     "budget10-5": ("--density", "0.05", "--flops-budget", "0.1", *GENTLE),
+    "budget6-5": ("--density", "0.05", "--flops-budget", "0.06", *GENTLE),
     "per-flop-5": ("--density", "0.05", "--share", "momentum-per-flop", *GENTLE),
     "budget5-10": ("--density", "0.1", "--flops-budget", "0.05", *GENTLE),
+    "none-5-cosine": ("--density", "0.05", "--share", "none", *GENTLE, *COSINE),
+    "budget10-5-cosine": ("--density", "0.05", "--flops-budget", "0.1", *GENTLE, *COSINE),
+    "none-5-first": ("--density", "0.05", "--share", "none", *GENTLE, "--set", "dense=conv1_1"),
+    "static-5-ends": ("--density", "0.05", "--method", "static", *ENDS),
+    "none-5-ends": ("--density", "0.05", "--share", "none", *GENTLE, *ENDS),
+    "none-5-ends@24": ("--density", "0.05", "--share", "none", "--epochs", "24", *GENTLE, *ENDS),
+    "none-5-ends-cosine": ("--density", "0.05", "--share", "none", *GENTLE, *ENDS, *COSINE),
     "static-erk-5": ("--density", "0.05", "--method", "static", "--set", "distribution=erk"),
     "static-erk-2.5": ("--density", "0.025", "--method", "static", "--set", "distribution=erk"),
     "none-erk-2.5": ("--density", "0.025", "--share", "none", "--set", "distribution=erk", *GENTLE),

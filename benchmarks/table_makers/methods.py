@@ -58,14 +58,17 @@ def ablation(name: str) -> str:
     return f"{markdown(['share by', *(f'growth by {growth}' for growth in growths)], lines)}\n\n{_commands(name)}"
 
 
-def one_density(name: str) -> str:
-    """Methods at one density, the lowest error first."""
-    rows = sorted(_rows(name), key=lambda row: row["test_error_mean"])
-    lines = [
-        [row["method"], percent(row["density"]), _error(row), str(row["seeds"]), f"{row['train_flops']:.3f}"]
-        for row in rows
-    ]
-    return f"{markdown(['method', 'density', 'test error, %', 'seeds', 'training FLOPs'], lines)}\n\n{_commands(name)}"
+def listed(name: str) -> str:
+    """A row for each method, density and varied settings, the lowest error at a density first."""
+    rows = sorted(_rows(name), key=lambda row: (row["density"], row["test_error_mean"]))
+    settings = varied(rows)
+    lines = []
+    for row in rows:
+        of_row = [str(row[key]) for key in settings]
+        figures = [_error(row), str(row["seeds"]), f"{row['train_flops']:.3f}"]
+        lines.append([row["method"], percent(row["density"]), *of_row, *figures])
+    head = ["method", "density", *settings, "test error, %", "seeds", "training FLOPs"]
+    return f"{markdown(head, lines)}\n\n{_commands(name)}"
 
 
 def _rows(*names: str) -> list[Row]:

@@ -87,6 +87,24 @@ def share_rules() -> str:
     return f"{markdown(head, rows)}\n\n`{result['command']}`"
 
 
+def neurons_without_inputs() -> str:
+    """Where weights of a layer would grow that has neurons without active weights."""
+    result = read("neurons_without_inputs")
+    rows = [
+        [
+            row["layer"],
+            f"{100 * row['density']:g} %",
+            str(row["seed"]),
+            f"{row['without_inputs']} of {row['neurons']}",
+            *("–" if row[name] is None else f"{row[name]:.2f}" for name in ("gradient_there", "gradient_elsewhere")),
+            f"{row['grown_there']} of {row['grown']}",
+        ]
+        for row in result["rows"]
+    ]
+    head = ["layer", "density", "seed", "neurons without inputs", "mean gradient there", "elsewhere", "grown there"]
+    return f"{markdown(head, rows)}\n\n`{result['command']}`"
+
+
 def imagenette() -> str:
     """The epochs of a short training on image files."""
     result = read("resnet50-imagenette")
