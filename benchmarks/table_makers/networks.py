@@ -40,7 +40,7 @@ def steps(*names: str) -> str:
 
 def epochs() -> str:
     """Whole epochs on trained topologies."""
-    results = [read(name) for name in ("run", "run-half")]
+    result = read("run")
     rows = [
         [
             row["model"],
@@ -48,18 +48,16 @@ def epochs() -> str:
             row.get("rule", row["share"]),
             str(row["topology"]["epochs"]),
             f"{row['flop_density']:.3f}",
-            row["isa"],
             f"{row['sparse_epoch_s']:.0f} s",
             f"{row['dense_epoch_s'][row['best_fp32']]:.0f} s ({row['best_fp32']})",
             f"{row['ratio_best_fp32']:.2f}",
             f"{row['ratio_bf16']:.2f}" if row["ratio_bf16"] else "–",
         ]
-        for result in results
         for row in result
     ]
-    head = ["network", "density", "share rule", "epochs trained", "FLOP density", "instructions", "sparse epoch"]
-    table = markdown([*head, "best dense fp32", "ratio", "against bf16"], rows)
-    return "\n\n".join([table, *(where(result[0]) for result in results)])
+    head = ["network", "density", "share rule", "epochs trained", "FLOP density", "sparse epoch", "best dense fp32"]
+    table = markdown([*head, "ratio", "against bf16"], rows)
+    return f"{table}\n\n{where(result[0])}"
 
 
 def scaling() -> str:
