@@ -143,8 +143,8 @@ def _published_cifar10(model: str) -> Recipe:
 
     Crops with reflection and flips, a tenth held out, batch 128; the learning rate drops each 30,000 of 88,000 steps.
     Momentum of missing weights is collected in 10 steps before an update, where the paper has all
-    (docs/decisions/0007-recipes-cifar10.md). Freed weights are shared by momentum, the paper's rule; what others win and
-    cost is in docs/decisions/0015-share-rules.md.
+    (docs/decisions/0007-recipes-cifar10.md). Freed weights are shared by momentum, the rule of the paper;
+    what others win and cost is in docs/decisions/0015-share-rules.md.
     """
     return Recipe(
         name=f"{model}-cifar10",
