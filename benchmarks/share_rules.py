@@ -36,6 +36,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "budget5-10": ("--density", "0.1", "--flops-budget", "0.05", *GENTLE),
     "none-5-cosine": ("--density", "0.05", "--share", "none", *GENTLE, *COSINE),
     "budget10-5-cosine": ("--density", "0.05", "--flops-budget", "0.1", *GENTLE, *COSINE),
+    "static-5-first": ("--density", "0.05", "--method", "static", "--set", "dense=conv1_1"),
     "none-5-first": ("--density", "0.05", "--share", "none", *GENTLE, "--set", "dense=conv1_1"),
     "static-5-ends": ("--density", "0.05", "--method", "static", *ENDS),
     "none-5-ends": ("--density", "0.05", "--share", "none", *GENTLE, *ENDS),
