@@ -19,6 +19,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import grid
@@ -66,32 +67,33 @@ class Arm:
         rule = ("--share", self.rule) if self.budget is None else ("--flops-budget", str(self.budget))
         return *rule, *sparse
 
-    def epoch_seconds(self, measured: list[dict[str, Any]]) -> float | None:
-        """Seconds of an epoch by `regrow bench run`: of this rule and density, or the best dense one."""
-        for row in measured:
-            if self.is_dense:
-                best = row["best_bf16" if self.rule == "dense-bf16" else "best_fp32"]
-                if best:
-                    return row["dense_epoch_s"][best]
-            elif self._made(row):
-                return row["sparse_epoch_s"]
-        return None
+    def rows(self, measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Those of `regrow bench run` that timed such an epoch: of this rule, density and dense layers, however long
+        the topology was trained. A dense epoch is in each."""
+        return measured if self.is_dense else [row for row in measured if self._made(row)][:1]
+
+    def epoch_seconds(self, row: dict[str, Any]) -> float:
+        """Of such an epoch in a row; in bfloat16 where the processor computes it, else in fp32."""
+        if not self.is_dense:
+            return row["sparse_epoch_s"]
+        return row["dense_epoch_s"][(self.rule == "dense-bf16" and row["best_bf16"]) or row["best_fp32"]]
 
     def _made(self, row: dict[str, Any]) -> bool:
-        """Whether a row's topology is of this rule, density and distribution, however long it was trained."""
         about = row["topology"] or {}
-        if (about.get("density"), about.get("distribution", "uniform")) != (self.density, self.distribution):
+        dense = {name.removesuffix(".weight") for name in row.get("dense", ())}
+        if (about.get("density"), about.get("distribution", "uniform")) != (self.density, self.setting("distribution")):
+            return False
+        if dense != set(filter(None, [self.setting("dense")])):
             return False
         if self.rule == "static":
             return about["method"] == "static"
         share = "momentum" if self.budget else self.rule
         return (about["method"], about["share"], about["flops_budget"]) == ("sparse-momentum", share, self.budget)
 
-    @property
-    def distribution(self) -> str:
-        """How the weights are shared among layers at first."""
-        given = [word.removeprefix("distribution=") for word in self.settings if word.startswith("distribution=")]
-        return given[-1] if given else "uniform"
+    def setting(self, name: str) -> str:
+        """As the arm gives it, or the default."""
+        given = [word.removeprefix(f"{name}=") for word in self.settings if word.startswith(f"{name}=")]
+        return given[-1] if given else {"distribution": "uniform"}.get(name, "")
 
 
 def arguments() -> argparse.Namespace:
@@ -146,7 +148,8 @@ def contents(chosen: argparse.Namespace, cells: dict[str, Cell], curves: dict[st
                 if metrics.exists()
                 else curves[cell.name]
             )
-            epoch = arm.epoch_seconds(measured)
+            rows = arm.rows(measured)
+            epoch = mean(arm.epoch_seconds(row) for row in rows) if rows else None
             arms.append(
                 {
                     "arm": arm.name,
@@ -159,6 +162,11 @@ def contents(chosen: argparse.Namespace, cells: dict[str, Cell], curves: dict[st
                     "recorded_seconds": summary["train_seconds"] + summary["validation_seconds"],
                     "epoch_seconds": epoch,
                     "seconds": None if epoch is None else epoch * summary["epochs"],
+                    "dense_epoch_seconds": {
+                        kind: mean(row["dense_epoch_s"][row[f"best_{kind}"]] for row in rows)
+                        for kind in ("fp32", "bf16")
+                        if rows and rows[0][f"best_{kind}"]
+                    },
                     "threads": summary["threads"],
                     "curve": [{name: line[name] for name in CURVE} for line in lines],
                 }
@@ -168,7 +176,7 @@ def contents(chosen: argparse.Namespace, cells: dict[str, Cell], curves: dict[st
 
 def show(content: dict[str, Any]) -> None:
     """A line an arm, with the time of the dense ones over its own."""
-    dense = {row["arm"].split("@")[0]: row for row in content["arms"] if row["arm"].startswith("dense")}
+    dense = {row["arm"]: row for row in content["arms"] if row["arm"].startswith("dense")}
     print(f"{'arm':<24}{'test error':>11}{'FLOPs':>7}{'s an epoch':>12}{'seconds':>9}", *(f"{k:>12}" for k in dense))
     for row in content["arms"]:
         ratios = [row["seconds"] and other["seconds"] and other["seconds"] / row["seconds"] for other in dense.values()]

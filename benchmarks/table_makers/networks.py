@@ -38,16 +38,18 @@ def steps(*names: str) -> str:
     return "\n\n".join([markdown(head, rows), *dict.fromkeys(where(row) for row in result)])
 
 
-def epochs() -> str:
-    """Whole epochs on trained topologies."""
-    result = read("run")
+def epochs(*names: str) -> str:
+    """Whole epochs on trained topologies, from one file or several."""
+    result = [row for name in names for row in read(name)]
     rows = [
         [
             row["model"],
             f"{row['density']:.0%}",
             row.get("rule", row["share"]),
+            ", ".join(name.removesuffix(".weight") for name in row.get("dense", ())) or "none",
             str(row["topology"]["epochs"]),
             f"{row['flop_density']:.3f}",
+            row["isa"],
             f"{row['sparse_epoch_s']:.0f} s",
             f"{row['dense_epoch_s'][row['best_fp32']]:.0f} s ({row['best_fp32']})",
             f"{row['ratio_best_fp32']:.2f}",
@@ -55,9 +57,9 @@ def epochs() -> str:
         ]
         for row in result
     ]
-    head = ["network", "density", "share rule", "epochs trained", "FLOP density", "sparse epoch", "best dense fp32"]
-    table = markdown([*head, "ratio", "against bf16"], rows)
-    return f"{table}\n\n{where(result[0])}"
+    head = ["network", "density", "share rule", "dense layers", "epochs trained", "FLOP density", "instructions"]
+    table = markdown([*head, "sparse epoch", "best dense fp32", "ratio", "against bf16"], rows)
+    return "\n\n".join([table, *dict.fromkeys(where(row) for row in result)])
 
 
 def scaling() -> str:

@@ -40,12 +40,11 @@ def two_storages() -> str:
     return f"{markdown(head, rows)}\n\n`{results[1]['command']}`"
 
 
-def time_to_accuracy() -> str:
+def time_to_accuracy(model: str) -> str:
     """Errors that whole trainings end with, and the seconds that they take by the measured epoch."""
-    result = read("time_to_accuracy_vgg16-d")
+    result = read(f"time_to_accuracy_{model}")
     (dense,) = (row for row in result["arms"] if row["arm"].startswith("dense"))
-    (measured,) = (row for row in read("run") if row["model"] == result["model"])
-    seconds = [dense["epochs"] * measured["dense_epoch_s"][measured[best]] for best in ("best_bf16", "best_fp32")]
+    kinds = list(dense["dense_epoch_seconds"])
     rows = [
         [
             row["arm"].replace(",", ", "),
@@ -54,14 +53,13 @@ def time_to_accuracy() -> str:
             f"{row['test_error']:.2f}",
             f"{row['epoch_seconds']:.0f} s",
             f"{row['seconds'] / 60:.0f} min",
-            *(f"{other / row['seconds']:.2f}" for other in seconds),
+            *(f"{dense['epochs'] * row['dense_epoch_seconds'][kind] / row['seconds']:.2f}" for kind in kinds),
         ]
         for row in result["arms"]
     ]
     head = ["arm, rule-density@epochs", "FLOP density", "epochs", "test error, %", "an epoch", "all of them"]
-    head += [f"dense {precision} / this" for precision in ("bf16", "fp32")]
-    end = f"One seed each; dense fp32: {seconds[1] / 60:.0f} min by its measured epoch, not trained."
-    return f"{markdown(head, rows)}\n\n{end} `{result['command']}`"
+    head += [f"{dense['epochs']} epochs dense in {kind} / this" for kind in kinds]
+    return f"{markdown(head, rows)}\n\nOne seed each. `{result['command']}`"
 
 
 def share_rules() -> str:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from regrow.recipes import Settings, bench_inference, bench_run, bench_step, models, train
+from regrow.recipes import Settings, bench_inference, bench_run, bench_step, catalog, models, train
 from regrow.recipes.bench_step import Network
 from regrow.recipes.cli import app
 from regrow.recipes.topology_file import load_topology
@@ -94,6 +94,21 @@ def test_steps_and_epochs_start_from_a_trained_topology(tiny: Callable[..., Sett
     parts = epoch["sparse_steps_s"] + epoch["topology_update_s"] + epoch["sparse_validation_s"]
     assert epoch["sparse_epoch_s"] == pytest.approx(parts)
     assert epoch["ratio_best_fp32"] == epoch["dense_epoch_s"]["nchw"] / epoch["sparse_epoch_s"]
+
+
+def test_layers_that_a_topology_leaves_dense_are_dense_where_it_is_measured(
+    tiny: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    train(tiny("dense=conv", "epochs=1"), out=tmp_path / "run")
+    monkeypatch.setitem(catalog.RECIPES, "wrn-tiny-cifar10", lambda: tiny().recipe)
+    topology, file = tmp_path / "run" / "topology.npz", tmp_path / "rows.json"
+    words = ["--model", "wrn-tiny", "--topology", str(topology), "--threads", "1", "--kinds", "nchw"]
+    for command, more in {"step": ["--seconds", "0", "--no-memory"], "run": ["--data-dir", str(tmp_path)]}.items():
+        result = CliRunner().invoke(app, ["bench", command, *words, *more, "--json", str(file)])
+        assert result.exit_code == 0, result.output
+        (row,) = json.loads(file.read_text())
+        assert row["density"] == load_topology(topology).density
+    assert row["dense"] == ["conv.weight"]
 
 
 def test_the_memory_of_a_contestant_is_that_of_its_own_process():

@@ -98,6 +98,7 @@ def measure(
         "rule": _rule(settings),
         "share": settings.recipe.share,
         "flops_budget": settings.recipe.flops_budget,
+        "dense": list(settings.recipe.dense),
         "batch": settings.recipe.batch_size,
         "threads": torch.get_num_threads(),
         "sparse_epoch_s": epoch,

@@ -8,15 +8,16 @@ from typing import Any
 
 from rich.table import Table
 
-from . import bench_run
+from . import bench_run, models
 from .bench_common import Rows, check_known, machine_line, number, read_density, words
 from .bench_step import DENSE, FP32, default_kinds
+from .catalog import get_recipe
 from .command import bench_command
 from .data import data_root
 from .errors import UsageError
 from .settings import Settings, make_settings
 from .tables import console
-from .topology_file import Topology, load_topology
+from .topology_file import Topology, left_dense, load_topology
 
 __all__ = ["run_bench_run"]
 
@@ -62,12 +63,13 @@ def _read(given: Mapping[str, Any]) -> list[tuple[Settings, Topology | None]]:
 
 
 def _going_on(recipe: str, topology: Topology, overrides: Sequence[str]) -> Settings:
-    """The method and the share rule that made a topology go on."""
+    """The method and the share rule that made a topology go on, with the layers dense that it left dense."""
     about = topology.about
     known = {name: about.get(name) for name in ("distribution", "share", "flops_budget", "max_density")}
     rules = [f"{name}={value}" for name, value in known.items() if value is not None]
+    dense = left_dense(models.build(get_recipe(recipe).model), topology.masks)
     method = about.get("method", "sparse-momentum")
-    overrides = [*rules, *overrides]
+    overrides = [*rules, f"dense={','.join(dense)}", *overrides]
     return make_settings(recipe, method=method, density=topology.density, storage="compressed", overrides=overrides)
 
 

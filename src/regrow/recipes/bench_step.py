@@ -23,6 +23,7 @@ from regrow.flops import flop_density, flops_per_weight
 from . import models
 from .machine import computes_bf16, peak_memory_mib
 from .measuring import bench_place, noise, times_in_turn, working
+from .topology_file import left_dense
 
 __all__ = ["DENSE", "Network", "default_kinds", "profile", "run"]
 
@@ -43,7 +44,8 @@ class Network:
 
     Attributes:
         model: name for `models.build`. density: of the weights, uniform at first.
-        batch: images. masks: active sets by parameter name instead, such as those of a trained network.
+        batch: images. masks: active sets by parameter name instead, such as those of a trained network; layers that
+            they do not name stay dense.
         share: the share rule that made the masks; None for the initial uniform ones.
     """
 
@@ -58,9 +60,11 @@ class Network:
         return models.build(self.model)
 
     def sparse(self) -> nn.Module:
-        if self.masks is not None:
-            return regrow.sparsify(self.dense(), density=None, init=self.masks, storage="compressed")
-        return regrow.sparsify(self.dense(), density=self.density, storage="compressed", seed=0)
+        model = self.dense()
+        if self.masks is None:
+            return regrow.sparsify(model, density=self.density, storage="compressed", seed=0)
+        dense = left_dense(model, self.masks)
+        return regrow.sparsify(model, density=None, init=self.masks, dense=dense, storage="compressed")
 
     def images(self) -> tuple[Tensor, Tensor]:
         labels = torch.randint(10, (self.batch,), generator=torch.Generator().manual_seed(0))

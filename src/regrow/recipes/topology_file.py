@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ import regrow
 from regrow.atomic import write_atomically
 from regrow.lazy import LARGEST_TENSOR
 from regrow.report.active_sets import read_active_sets
+from regrow.sparsify import prunable
 
 from .errors import UsageError
 
-__all__ = ["Topology", "load_topology", "save_topology"]
+__all__ = ["Topology", "left_dense", "load_topology", "save_topology"]
 
 
 @dataclass(frozen=True)
@@ -87,3 +89,8 @@ def load_topology(file: str | Path) -> Topology:
         raise UsageError(f"{file} is no topology file ({error}); regrow train writes them as topology.npz") from error
     masks = {name: torch.from_numpy(active) for name, active in found.items()}
     return Topology(masks, about, sum(math.prod(shape) for shape in shapes.values()))
+
+
+def left_dense(model: nn.Module, masks: Mapping[str, Tensor]) -> list[str]:
+    """The weights of a dense model that could be sparse, and that a topology leaves dense: it does not name them."""
+    return [name for name in prunable(model) if name not in masks]
