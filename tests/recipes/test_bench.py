@@ -111,6 +111,17 @@ def test_layers_that_a_topology_leaves_dense_are_dense_where_it_is_measured(
     assert row["dense"] == ["conv.weight"]
 
 
+def test_a_topology_of_another_network_is_refused_with_the_remedy(tiny: Callable[..., Settings], tmp_path: Path):
+    train(tiny("epochs=1"), out=tmp_path / "run")
+    words = ["--model", "vgg16-d-half", "--topology", str(tmp_path / "run" / "topology.npz"), "--kinds", "nchw"]
+    for command in ("step", "run"):
+        result = CliRunner().invoke(app, ["bench", command, *words])
+        assert result.exit_code == 2
+        assert "it has conv.weight, this one has conv1_1.weight and others; give --model" in " ".join(
+            result.output.split()
+        )
+
+
 def test_the_memory_of_a_contestant_is_that_of_its_own_process():
     """A larger batch takes more; what the measuring process holds does not count."""
     small, large = (bench_step.peak_memory(Network("vgg16-d-half", 0.05, batch), "sparse", 1) for batch in (2, 64))

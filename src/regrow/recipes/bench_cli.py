@@ -18,7 +18,11 @@ ModelsOption = Annotated[str, typer.Option(metavar="NAME,…", help="Networks of
 DensitiesOption = Annotated[str, typer.Option(metavar="SHARE,…", help="Of the weights, uniform; above 0 to 1.")]
 TopologyOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Active sets of a trained network (topology.npz of its run), not uniform ones."),
+    typer.Option(
+        metavar="FILE",
+        help="Active sets of a trained network (topology.npz of its run), not uniform ones; layers that it leaves "
+        "dense stay dense.",
+    ),
 ]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the rows there, anew after each.")
@@ -142,7 +146,11 @@ def run_(
     density: Annotated[str, typer.Option(metavar="SHARE,…", help="Of the weights, if no topology is given.")] = "0.05",
     topology: Annotated[
         str | None,
-        typer.Option(metavar="FILE,…", help="Start from the active sets of trained networks (topology.npz of a run)."),
+        typer.Option(
+            metavar="FILE,…",
+            help="Start from the active sets of trained networks (topology.npz of a run); layers that one leaves dense "
+            "stay dense.",
+        ),
     ] = None,
     share: Annotated[
         str | None, typer.Option(metavar="RULE", help="As for `regrow train`; default: the topology's, the recipe's.")

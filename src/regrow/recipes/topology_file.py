@@ -92,5 +92,15 @@ def load_topology(file: str | Path) -> Topology:
 
 
 def left_dense(model: nn.Module, masks: Mapping[str, Tensor]) -> list[str]:
-    """The weights of a dense model that could be sparse, and that a topology leaves dense: it does not name them."""
-    return [name for name in prunable(model) if name not in masks]
+    """The weights of a dense model that could be sparse, and that a topology leaves dense: it does not name them.
+
+    Raises:
+        UsageError: the topology names weights that the model does not have.
+    """
+    names = list(prunable(model))
+    if unknown := [name for name in masks if name not in names]:
+        raise UsageError(
+            f"the topology is of another network: it has {unknown[0]}, this one has {names[0]} and others; give "
+            "--model the network that the topology was made with"
+        )
+    return [name for name in names if name not in masks]
