@@ -1,6 +1,7 @@
 """Error against the seconds of training: sparse networks beside a dense one, one recipe, schedules of their own.
 
-An arm is a way to train: RULE-DENSITY@EPOCHS, dense@EPOCHS, or dense-bf16@EPOCHS (bfloat16 autocast). RULE is a share
+An arm is a way to train: RULE-DENSITY@EPOCHS, dense@EPOCHS, or dense-bf16@EPOCHS (bfloat16 autocast; timed in float32
+where the processor that measured the epochs computes none). RULE is a share
 rule, static, or budgetF: sharing by momentum within the FLOP density F. Every arm is one run of a grid (see grid.py).
 
 Two clocks are kept for each epoch. The run's own, as it was recorded; it counts whatever else the machine did. And
@@ -79,21 +80,21 @@ class Arm:
         return row["dense_epoch_s"][(self.rule == "dense-bf16" and row["best_bf16"]) or row["best_fp32"]]
 
     def _made(self, row: dict[str, Any]) -> bool:
+        """Whether a row's topology is of this rule, density, distribution and dense layers."""
         about = row["topology"] or {}
-        dense = {name.removesuffix(".weight") for name in row.get("dense", ())}
-        if (about.get("density"), about.get("distribution", "uniform")) != (self.density, self.setting("distribution")):
-            return False
-        if dense != set(filter(None, [self.setting("dense")])):
+        dense = ",".join(name.removesuffix(".weight") for name in row.get("dense", ()))
+        made = (about.get("density"), about.get("distribution", "uniform"), dense)
+        if made != (self.density, self.setting("distribution", "uniform"), self.setting("dense", "")):
             return False
         if self.rule == "static":
             return about["method"] == "static"
         share = "momentum" if self.budget else self.rule
         return (about["method"], about["share"], about["flops_budget"]) == ("sparse-momentum", share, self.budget)
 
-    def setting(self, name: str) -> str:
+    def setting(self, name: str, default: str) -> str:
         """As the arm gives it, or the default."""
         given = [word.removeprefix(f"{name}=") for word in self.settings if word.startswith(f"{name}=")]
-        return given[-1] if given else {"distribution": "uniform"}.get(name, "")
+        return given[-1] if given else default
 
 
 def arguments() -> argparse.Namespace:
@@ -213,7 +214,8 @@ def draw(content: dict[str, Any], file: Path) -> None:
     axes.set_yticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(title=f"{content['model']} on CIFAR-10, test error at the end")
+    axes.set_title(f"{content['model']} on CIFAR-10, test error at the end")
+    figure.legend(loc="outside lower center")
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=120)
 
