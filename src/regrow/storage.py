@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .nn import SparseConv2d, SparseLinear
 from .nn._positions import check_dense
-from .nn.blocked import ordinary_outputs
+from .nn.blocked import blocked_inputs, ordinary_outputs
 from .nn.conv2d import resolve_padding
 
 __all__ = [
@@ -152,20 +152,29 @@ def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Modul
 
 
 def keep_blocked(model: nn.Module) -> None:
-    """Lets activations stay in the kernels' layout from the first sparse convolution of a network on.
+    """Lets activations stay in the kernels' layout from the first sparse convolution or batch norm of a network on.
 
     Its outputs are ordinary tensors all the same: a forward hook sees to that. A root that is itself a convolution has
     nothing behind it, and is left alone.
     """
-    convolutions = [module for module in model.modules() if isinstance(module, SparseConv2d) and module is not model]
+    inside = [module for module in model.modules() if module is not model]
+    convolutions = [module for module in inside if isinstance(module, SparseConv2d)]
+    if not convolutions:
+        return
     for layer in convolutions:
         layer.blocked_output = True
-    if convolutions:
-        model.register_forward_hook(ordinary_outputs)
+    for module in inside:
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_pre_hook(blocked_inputs)
+    model.register_forward_hook(ordinary_outputs)
 
 
 def leave_blocked(model: nn.Module) -> None:
-    """Takes the hook of `keep_blocked` away, where it is."""
-    for key, hook in list(model._forward_hooks.items()):
-        if hook is ordinary_outputs:
-            del model._forward_hooks[key]
+    """Takes back what `keep_blocked` did."""
+    for module in model.modules():
+        if isinstance(module, SparseConv2d):
+            module.blocked_output = False
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key, hook in list(hooks.items()):
+                if hook in (blocked_inputs, ordinary_outputs):
+                    del hooks[key]

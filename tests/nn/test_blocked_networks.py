@@ -253,6 +253,27 @@ def test_a_dense_layer_in_the_middle():
     assert "conv2d" in [c.operation for c in log]
 
 
+@pytest.mark.parametrize("make", [Vgg, WideResNet])
+def test_behind_a_dense_convolution_batch_norm_enters_the_layout(make):
+    torch.manual_seed(0)
+    first = next(name for name, module in make().named_modules() if isinstance(module, nn.Conv2d))
+    sparse = regrow.sparsify(make().double(), 0.4, storage="compressed", dense=[first])
+    assert_same(sparse, regrow.densify(sparse), images())
+    with recording() as log:
+        results(sparse, images())
+    assert log[0].operation == "batch_norm"
+    assert [c.into for c in log] == [True, False, True, False]
+    assert not any(module._forward_pre_hooks for module in regrow.densify(sparse).modules())
+
+
+def test_batch_norm_leaves_to_torch_what_has_no_layout():
+    sparse = regrow.sparsify(Vgg(), 0.4, storage="compressed", dense=["features.0"])
+    for x in (images(dtype=torch.float32).bfloat16(), images(dtype=torch.float32).to("meta")):
+        norm = sparse.features[1].to(x.device)
+        maps = x[:, :1].expand(-1, 6, -1, -1)
+        assert not isinstance(norm(maps), BlockedTensor)
+
+
 def test_masked_storage_is_left_alone():
     sparse = regrow.sparsify(Vgg(), 0.4, storage="masked")
     hooks = [hook.__self__ for hook in sparse._forward_hooks.values()]

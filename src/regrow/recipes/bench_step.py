@@ -19,6 +19,7 @@ from torch.nn import functional as F
 import regrow
 from regrow import ops
 from regrow.flops import flop_density, flops_per_weight
+from regrow.storage import leave_blocked
 
 from . import models
 from .machine import computes_bf16, peak_memory_mib
@@ -92,7 +93,7 @@ def contestant(network: Network, kind: str) -> TrainingStep:
     if kind.startswith("sparse"):
         model = network.sparse()
         if kind == "sparse_converting":
-            leave_layout_everywhere(model)
+            leave_blocked(model)
         return TrainingStep(model, model.parameters(), x, y)
     model = network.dense()
     if kind in CHANNELS_LAST:
@@ -114,12 +115,6 @@ def against(dense: Mapping[str, float], sparse: float) -> dict[str, Any]:
         "ratio_best_fp32": dense[fp32] / sparse if fp32 else None,
         "ratio_bf16": dense[bf16] / sparse if bf16 else None,
     }
-
-
-def leave_layout_everywhere(model: nn.Module) -> None:
-    for layer in model.modules():
-        if isinstance(layer, regrow.nn.SparseConv2d):
-            layer.blocked_output = False
 
 
 def measure(network: Network, kinds: Sequence[str] = DENSE, seconds: float = 5.0) -> dict[str, Any]:

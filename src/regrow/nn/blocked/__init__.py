@@ -1,6 +1,7 @@
 """BlockedTensor: an activation in the kernels' layout that looks like the ordinary (N, C, H, W) tensor.
 
-A sparse convolution makes one, and what follows keeps it, so that a network converts once at each end:
+A sparse convolution makes one, or the batch norm behind a dense one, and what follows keeps it, so that a network
+converts once at each end:
 
     x = to_blocked(images)   # a torch.Tensor to everybody: shape, dtype, requires_grad, autograd, hooks
     y = net(x)               # convolution, batch norm, relu, pools, sums, concatenation, dropout: on blocked data
@@ -15,13 +16,14 @@ is ever claimed.
 from regrow.nn.blocked import backward, forward  # noqa: F401  they fill the table of handlers
 from regrow.nn.blocked.conversions import Conversion, recording, trace
 from regrow.nn.blocked.convolution import SparseConv2dBlocked
-from regrow.nn.blocked.tensor import BlockedTensor, blocked_data, ordinary, ordinary_outputs, to_blocked
+from regrow.nn.blocked.tensor import BlockedTensor, blocked_data, blocked_inputs, ordinary, ordinary_outputs, to_blocked
 
 __all__ = [
     "BlockedTensor",
     "Conversion",
     "SparseConv2dBlocked",
     "blocked_data",
+    "blocked_inputs",
     "ordinary",
     "ordinary_outputs",
     "recording",

@@ -11,10 +11,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from regrow.nn.blocked.cell import Cell, Pending
 from regrow.nn.blocked.conversions import note, running
-from regrow.ops import lanes
+from regrow.ops import isa, lanes
 
 _ops = torch.ops.regrow
 _CPU = torch.device("cpu")
+_SERVED = (torch.float32, torch.float64)
 HANDLERS: dict[Any, Callable] = {}  # operator -> what runs it on blocked data; filled by forward.py and backward.py
 
 
@@ -115,6 +116,19 @@ def ordinary(tensor: Any, operation: str, module: str | None = None) -> Any:
 def ordinary_outputs(module: Any, args: Any, output: Any) -> Any:
     """A forward hook that gives a network's user ordinary tensors, whatever it computed in."""
     return _dense(output, "output")
+
+
+def blocked_inputs(module: Any, args: Any) -> Any:
+    """A forward pre-hook for batch norms: what a dense convolution gave them enters the layout here.
+
+    The sparse convolution behind would convert it all the same, and batch norm, activation and pool are faster in the
+    layout. Compiled code and other subclasses of tensors keep what they have.
+    """
+    if torch.compiler.is_compiling() or isa() == "reference":
+        return None
+    input: Any = args[0] if args else None
+    served = type(input) is Tensor and input.dim() == 4 and input.device == _CPU and input.dtype in _SERVED
+    return (to_blocked(input, "batch_norm"),) if served else None
 
 
 class _ToBlocked(torch.autograd.Function):
