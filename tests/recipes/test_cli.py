@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -160,6 +161,16 @@ def test_every_help_shows_two_examples(command: list[str]):
     examples = re.sub(r"\x1b\[[0-9;]*m", "", result.output).split("Examples:")[1]
     shown = re.findall(rf"^ +{' '.join(['regrow', *command])}.*$", examples, re.MULTILINE)
     assert len(shown) == 2
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_help_fills_its_lines(command: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    prose = run(*command.split(), "--help").output.split("Examples:")[0]
+    for paragraph in re.split(r"\n\s*\n", prose):
+        lines = [line.strip() for line in paragraph.splitlines() if line.strip()]
+        for line, following in itertools.pairwise(lines):
+            assert len(f"{line} {following.split()[0]}") > 78, line
 
 
 def test_without_arguments_it_says_what_to_do_next():

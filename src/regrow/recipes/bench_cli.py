@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from .command import Command
+
 __all__ = ["bench"]
 
-bench = typer.Typer(name="bench", rich_markup_mode="rich")
+bench = typer.Typer(name="bench", cls=Command, rich_markup_mode="rich")
 
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, metavar="N", help="Threads of torch; default: torch's choice.")

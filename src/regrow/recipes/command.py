@@ -1,7 +1,8 @@
-"""How the command line fails: one line with a remedy, an exit code, and never a traceback unless asked for."""
+"""How the command line speaks: help that flows, and failures of one line with a remedy and an exit code."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import shlex
 import sys
@@ -30,7 +31,16 @@ INTERRUPTED = 130
 
 
 class Command(TyperGroup):
-    """A command group whose errors are one line on stderr: exit code 2 for usage, 1 for failures, 130 for Ctrl-C."""
+    """A command group whose errors are one line on stderr, without a traceback unless asked for.
+
+    Exit codes: 2 for usage, 1 for failures, 130 for Ctrl-C.
+    """
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            command.help = flowing(command.help or "")
+        return command
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Any:
         given = list(sys.argv[1:] if args is None else args)
@@ -47,6 +57,12 @@ class Command(TyperGroup):
             typer.echo("stopped", err=True)
             sys.exit(INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def flowing(text: str) -> str:
+    """Paragraphs of help as one line each, which the terminal breaks where it ends; those marked by \\b as they are."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(one if one.startswith("\b") else one.replace("\n", " ") for one in paragraphs)
 
 
 def is_rank_0() -> bool:
