@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from regrow.nn import _positions as check
 from regrow.nn import tuning
-from regrow.nn.blocked import ordinary_outputs
 
 _TRANSIENT = ("_plans", "_prepared", "on_backward")  # never copied, pickled or saved
 _COMPUTE = ("auto", "sparse", "dense")
@@ -211,7 +210,9 @@ class SparseLayer(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
-            return _outside_the_graph(self, input)
+            from regrow.nn._compiled import outside_the_graph
+
+            return outside_the_graph(self, input)
         return self._run(input)
 
     def _run(self, input: Tensor) -> Tensor:
@@ -319,8 +320,3 @@ class ScatterDense(torch.autograd.Function):
     def backward(ctx, grad):
         (indices,) = ctx.saved_tensors
         return grad.reshape(-1).index_select(0, indices).unsqueeze(1), None, None
-
-
-@torch.compiler.disable(reason="a compressed layer's length changes at every topology update")
-def _outside_the_graph(layer: SparseLayer, input: Tensor) -> Tensor:
-    return ordinary_outputs(layer, (input,), layer._run(input))  # compiled code takes ordinary tensors

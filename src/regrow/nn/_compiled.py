@@ -1,0 +1,19 @@
+"""What code compiled by torch calls. Importing this imports TorchDynamo, which takes seconds: only when it is there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from regrow.nn.blocked import ordinary_outputs
+
+if TYPE_CHECKING:
+    from regrow.nn._layer import SparseLayer
+
+
+@torch.compiler.disable(reason="a compressed layer's length changes at every topology update")
+def outside_the_graph(layer: SparseLayer, input: Tensor) -> Tensor:
+    """The layer's output as an ordinary tensor, which compiled code takes."""
+    return ordinary_outputs(layer, (input,), layer._run(input))
