@@ -1,8 +1,8 @@
 """Error against the seconds of training: sparse networks beside a dense one, one recipe, schedules of their own.
 
 An arm is a way to train: RULE-DENSITY@EPOCHS, dense@EPOCHS, or dense-bf16@EPOCHS (bfloat16 autocast; timed in float32
-where the processor that measured the epochs computes none). RULE is a share
-rule, static, or budgetF: sharing by momentum within the FLOP density F. Every arm is one run of a grid (see grid.py).
+where the processor that measured the epochs computes none). RULE is a share rule, static, or budgetF: sharing by
+momentum within the FLOP density F. Every arm is one run of a grid (see grid.py).
 
 Two clocks are kept for each epoch. The run's own, as it was recorded; it counts whatever else the machine did. And
 epochs times the seconds of such an epoch as `regrow bench run` measures them, sparse and dense in turn in one process
