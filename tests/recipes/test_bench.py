@@ -108,6 +108,7 @@ def test_layers_that_a_topology_leaves_dense_are_dense_where_it_is_measured(
         assert result.exit_code == 0, result.output
         (row,) = json.loads(file.read_text())
         assert row["density"] == load_topology(topology).density
+        assert "--density" not in row["command"]
     assert row["dense"] == ["conv.weight"]
 
 

@@ -309,6 +309,11 @@ def test_ctrl_c_says_how_to_go_on_and_that_command_does(monkeypatch: pytest.Monk
         (["bench", "layers", "--clock", "sun"], "wall, cpu"),
         (["bench", "layers", "--batch", "0"], "regrow bench layers --help"),
         (["bench", "layers", "--json", "."], "regrow bench layers --help"),
+        (["bench", "step", "--density", "5"], "write --density 0.1,0.05"),
+        (["bench", "step", "--batch", "many"], "write --batch 16,128"),
+        (["bench", "inference", "--batches", "1,0"], "write --batches 16,128"),
+        (["bench", "step", "--density", "0.1", "--topology", "topology.npz"], "leave one out"),
+        (["bench", "run", "--density", "0.1", "--topology", "topology.npz"], "leave one out"),
     ],
 )
 def test_usage_errors(args: list[str], remedy: str):

@@ -17,7 +17,10 @@ ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, metavar="N", help="Threads of torch; default: torch's choice.")
 ]
 ModelsOption = Annotated[str, typer.Option(metavar="NAME,…", help="Networks of regrow.recipes.models.")]
-DensitiesOption = Annotated[str, typer.Option(metavar="SHARE,…", help="Of the weights, uniform; above 0 to 1.")]
+DensitiesOption = Annotated[
+    str | None,
+    typer.Option(metavar="SHARE,…", help="Of the weights, uniform; above 0 to 1; default: 0.05, or the topology's."),
+]
 TopologyOption = Annotated[
     Path | None,
     typer.Option(
@@ -79,7 +82,7 @@ def layers(
 @bench.command()
 def step(
     model: ModelsOption = "vgg16-d",
-    density: DensitiesOption = "0.05",
+    density: DensitiesOption = None,
     batch: Annotated[str, typer.Option(metavar="N,…", help="Images of a batch.")] = "128",
     threads: ThreadsOption = None,
     topology: TopologyOption = None,
@@ -103,7 +106,7 @@ def step(
     \b
     Examples:
       regrow bench step --model vgg16-d --density 0.05,0.1
-      regrow bench step --model vgg16-d --topology results/topologies/vgg16-d-0.05.npz --json step.json
+      regrow bench step --model vgg16-d --topology results/topologies/vgg16-d-none-0.05.npz --json step.json
     """
     from .bench_step_report import run_bench_step
 
@@ -114,7 +117,7 @@ def step(
 @bench.command()
 def inference(
     model: ModelsOption = "vgg16-d",
-    density: DensitiesOption = "0.05",
+    density: DensitiesOption = None,
     batches: Annotated[str, typer.Option(metavar="N,…", help="Images of a batch.")] = "1,16,128",
     threads: ThreadsOption = None,
     topology: TopologyOption = None,
@@ -145,7 +148,7 @@ def run_(
     model: Annotated[
         str, typer.Option(metavar="NAME", help="A network that has a recipe for CIFAR-10, see `regrow list`.")
     ] = "vgg16-d",
-    density: Annotated[str, typer.Option(metavar="SHARE,…", help="Of the weights, if no topology is given.")] = "0.05",
+    density: DensitiesOption = None,
     topology: Annotated[
         str | None,
         typer.Option(
@@ -178,7 +181,7 @@ def run_(
 
     \b
     Examples:
-      regrow bench run --model vgg16-d --topology results/topologies/vgg16-d-0.05.npz --json run.json
+      regrow bench run --model vgg16-d --topology results/topologies/vgg16-d-none-0.05.npz --json run.json
       regrow bench run --model vgg16-d-half --density 0.05 --share none --kinds channels_last
     """
     from .bench_run_report import run_bench_run

@@ -13,7 +13,19 @@ from regrow.atomic import write_atomically
 from .errors import UsageError
 from .tables import console
 
-__all__ = ["Rows", "check_known", "machine_line", "number", "read_density", "words", "write_rows"]
+__all__ = [
+    "Rows",
+    "check_known",
+    "machine_line",
+    "number",
+    "read_batches",
+    "read_densities",
+    "read_density",
+    "words",
+    "write_rows",
+]
+
+DENSITY = "0.05"  # where neither densities nor a topology are given
 
 
 def words(text: str | None, default: Sequence[Any]) -> list[str]:
@@ -21,15 +33,30 @@ def words(text: str | None, default: Sequence[Any]) -> list[str]:
     return [str(word) for word in default] if text is None else [word.strip() for word in text.split(",")]
 
 
-def read_density(word: str) -> float:
-    """A density as typed. Raises UsageError."""
+def read_density(word: str, option: str = "--densities") -> float:
+    """A density as typed. Raises UsageError with the option that it was typed for."""
     try:
         density = float(word)
     except ValueError:
         density = -1.0
     if not 0 < density <= 1:
-        raise UsageError(f"density {word!r} is not above 0 and up to 1; write --densities 0.1,0.05")
+        raise UsageError(f"density {word!r} is not above 0 and up to 1; write {option} 0.1,0.05")
     return density
+
+
+def read_densities(text: str | None, topology: object) -> list[float]:
+    """Densities as typed. Raises UsageError, too, where a topology is given beside them: it has its own."""
+    if topology is not None and text is not None:
+        raise UsageError(f"--density {text} beside --topology: a topology has a density of its own; leave one out")
+    return [read_density(word, "--density") for word in words(text, [DENSITY])]
+
+
+def read_batches(option: str, text: str) -> list[int]:
+    """Numbers of images as typed. Raises UsageError."""
+    for word in words(text, ()):
+        if not (word.isascii() and word.isdigit() and int(word)):
+            raise UsageError(f"batch {word!r} is not a whole number of 1 or more; write {option} 16,128")
+    return [int(word) for word in words(text, ())]
 
 
 def check_known(what: str, typed: Sequence[str], known: Sequence[str]) -> None:

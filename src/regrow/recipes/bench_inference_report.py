@@ -26,7 +26,7 @@ def run_bench_inference(given: Mapping[str, Any], file: Path | None) -> None:
         given: options as typed, by name; None where not given.
         file: for the JSON, or None.
     """
-    networks = read_networks(given["model"], given["density"], given["batches"], given["topology"])
+    networks = read_networks(given, "batches")
     kinds = words(given["kinds"], KINDS)
     check_known("kind", kinds, KINDS)
     rows = Rows(len(networks), bench_command("inference", {**given, "json": file}), file, _line)

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from . import bench_run, models
-from .bench_common import Rows, check_known, machine_line, number, read_density, words
+from .bench_common import Rows, check_known, machine_line, number, read_densities, words
 from .bench_step import DENSE, FP32, default_kinds
 from .catalog import get_recipe
 from .command import bench_command
@@ -53,12 +53,12 @@ def _read(given: Mapping[str, Any]) -> list[tuple[Settings, Topology | None]]:
     names = {"share": given["share"], "flops_budget": given["flops_budget"], "window": given["window"]}
     names |= {"window_batch": given["window_batch"]}
     chosen = [f"{name}={value}" for name, value in names.items() if value is not None]
+    densities = read_densities(given["density"], given["topology"])
     if given["topology"]:
         topologies = [load_topology(file) for file in words(given["topology"], ())]
         return [(_going_on(recipe, one, chosen), one) for one in topologies]
     return [
-        (make_settings(recipe, density=read_density(word), storage="compressed", overrides=chosen), None)
-        for word in words(given["density"], ())
+        (make_settings(recipe, density=density, storage="compressed", overrides=chosen), None) for density in densities
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from . import bench_step
-from .bench_common import Rows, check_known, machine_line, number, read_density, words
+from .bench_common import Rows, check_known, machine_line, number, read_batches, read_densities, words
 from .bench_step import DENSE, Network, default_kinds
 from .command import bench_command
 from .models import MODELS
@@ -41,22 +41,26 @@ def run_bench_step(given: Mapping[str, Any], file: Path | None) -> None:
 
 def _read(given: Mapping[str, Any]) -> tuple[list[Network], dict[str, Any]]:
     """The networks and the further arguments of `bench_step.run`; all is checked before anything is measured."""
-    networks = read_networks(given["model"], given["density"], given["batch"], given["topology"])
+    networks = read_networks(given, "batch")
     kinds = words(given["kinds"], default_kinds())
     check_known("kind", kinds, DENSE)
     asked = {"threads": given["threads"], "kinds": kinds, "seconds": given["seconds"], "memory": given["memory"]}
     return networks, asked
 
 
-def read_networks(model: str, density: str, batch: str, topology_file: Path | None) -> list[Network]:
-    """Every combination of what was typed; with a topology file, of its density alone."""
-    names = words(model, ())
+def read_networks(given: Mapping[str, Any], batch: str) -> list[Network]:
+    """Every combination of what was typed; with a topology file, of its density alone.
+
+    Args:
+        given: options as typed, by name. batch: the name of that of the batches.
+    """
+    names = words(given["model"], ())
     check_known("model", names, tuple(MODELS))
-    batches = [int(word) for word in words(batch, ())]
-    densities = [read_density(word) for word in words(density, ())]
-    if topology_file is None:
+    batches = read_batches(f"--{batch}", given[batch])
+    densities = read_densities(given["density"], given["topology"])
+    if given["topology"] is None:
         return [Network(name, share, n) for name in names for share in densities for n in batches]
-    topology = load_topology(topology_file)
+    topology = load_topology(given["topology"])
     return [Network(name, topology.density, n, topology.masks, topology.share) for name in names for n in batches]
 
 
