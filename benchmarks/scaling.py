@@ -57,8 +57,11 @@ def points(chosen: argparse.Namespace) -> list[tuple[Network, int]]:
 
 
 def crossing(rows: Sequence[dict[str, Any]]) -> float | None:
-    """The density from which dense is faster, between the measured ones by log-log; None where none is."""
+    """The density from which dense is faster, between the measured ones by log-log; None where sparse always is, the
+    lowest where dense always is."""
     rows = sorted(rows, key=lambda row: row["density"])
+    if rows[0]["ratio_best_fp32"] < 1:
+        return rows[0]["density"]
     for low, high in itertools.pairwise(rows):
         a, b = math.log(low["ratio_best_fp32"]), math.log(high["ratio_best_fp32"])
         if a >= 0 > b:
@@ -67,9 +70,13 @@ def crossing(rows: Sequence[dict[str, Any]]) -> float | None:
     return None
 
 
-def varied(rows: Sequence[dict[str, Any]], name: str, model: str) -> list[dict[str, Any]]:
+def dense_ms(row: dict[str, Any]) -> float:
+    return row["dense_ms"][row["best_fp32"]]
+
+
+def varied(rows: Sequence[dict[str, Any]], name: str, model: str, threads: int = THREADS) -> list[dict[str, Any]]:
     """Rows of a network in which only `name` differs from the standard setting, by that."""
-    standard = {"density": DENSITY, "batch": BATCH, "threads": THREADS}
+    standard = {"density": DENSITY, "batch": BATCH, "threads": threads}
     others = [key for key in standard if key != name]
     same = [
         row
@@ -85,21 +92,28 @@ def draw(rows: Sequence[dict[str, Any]], networks: Sequence[str], file: Path) ->
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (by_density, by_batch) = pyplot.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    figure, (by_density, ratios, by_batch) = pyplot.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
     for number, name in enumerate(networks):
         chosen = varied(rows, "density", name)
         colour, densities = f"C{number}", [row["density"] for row in chosen]
         by_density.plot(densities, [row["sparse_ms"] for row in chosen], "o-", color=colour, label=name)
-        dense = [row["dense_ms"][row["best_fp32"]] for row in chosen]
-        by_density.plot(densities, dense, "--", color=colour, alpha=0.6)
-    by_density.set(xscale="log", yscale="log", xlabel="density of the weights (dashed: dense)")
-    chosen = varied(rows, "batch", networks[0])
-    batches = [row["batch"] for row in chosen]
-    by_batch.plot(batches, [row["sparse_ms"] for row in chosen], "o-", label=f"{networks[0]}, density {DENSITY:g}")
-    by_batch.plot(batches, [row["dense_ms"][row["best_fp32"]] for row in chosen], "--", label="dense", color="C0")
-    by_batch.set(xscale="log", yscale="log", xlabel="batch")
-    for axes in (by_density, by_batch):
-        axes.set_ylabel("training step, ms")
+        by_density.plot(densities, [dense_ms(row) for row in chosen], "--", color=colour, alpha=0.6)
+        ratios.plot(densities, [row["ratio_best_fp32"] for row in chosen], "o-", color=colour, label=name)
+    ratios.axhline(1, color="black", linewidth=1)
+    for threads, marker in {1: "s", 2: "o"}.items():
+        chosen = varied(rows, "batch", networks[0], threads)
+        batches, label = [row["batch"] for row in chosen], f"{threads} thread{'s' * (threads > 1)}"
+        by_batch.plot(batches, [row["sparse_ms"] for row in chosen], f"{marker}-", color=f"C{threads}", label=label)
+        by_batch.plot(batches, [dense_ms(row) for row in chosen], f"{marker}--", color=f"C{threads}", alpha=0.6)
+    step, dashed, standard = "training step, ms", "(dashed: dense)", f"batch {BATCH}, {THREADS} threads"
+    by_density.set(ylabel=step, xlabel=f"density of the weights {dashed}", title=standard)
+    ratios.set(ylabel="times as fast as dense", xlabel="density of the weights", title="below the line dense wins")
+    by_batch.set(ylabel=step, xlabel=f"batch {dashed}", title=f"{networks[0]}, density {DENSITY:g}")
+    for axes in (by_density, ratios, by_batch):
+        axes.set(xscale="log", yscale="log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("{x:g}" if axis is axes.yaxis else "")
         axes.grid(alpha=0.3, which="both")
         axes.legend()
     file.parent.mkdir(parents=True, exist_ok=True)

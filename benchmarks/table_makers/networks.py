@@ -77,8 +77,15 @@ def scaling() -> str:
         ]
         for row in result["rows"]
     ]
-    table = markdown(["network", "density", "batch", "threads", "sparse", "channels_last", "ratio"], rows)
-    return f"{table}\n\n`{result['command']}`"
+    table = markdown(["network", "density", "batch", "threads", "sparse", "best dense fp32", "ratio"], rows)
+    highest = {row["model"]: row["density"] for row in sorted(result["rows"], key=lambda row: row["density"])}
+    crossings = [
+        [name, f"{density:.0%}" if density else f"above {highest[name]:.0%}"]
+        for name, density in result["dense_wins_from"].items()
+    ]
+    row = result["rows"][0]
+    where_measured = f"`{result['command']}` ({row['processor']}, {row['isa']}, torch {row['torch']})."
+    return "\n\n".join([table, markdown(["network", "dense is faster from density"], crossings), where_measured])
 
 
 def inference() -> str:
