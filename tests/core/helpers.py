@@ -68,6 +68,15 @@ def train(model, optimizer, steps, dtype=torch.float32):
         optimizer.step()
 
 
+def with_updater(model, optimizer=torch.optim.SGD, static=False, update_every=2, lr=0.05, **settings):
+    """An optimizer and its updater: `Static`, or `SparseMomentum`."""
+    settings = settings or {"momentum": 0.9}
+    trained = optimizer(model.parameters(), lr=lr, **settings)
+    if static:
+        return trained, regrow.Static(model, trained)
+    return trained, regrow.SparseMomentum(model, trained, total_steps=100, update_every=update_every)
+
+
 def total_active(model):
     return sum(weight.active for weight in regrow.sparse_weights(model).values())
 
