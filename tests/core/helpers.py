@@ -68,13 +68,23 @@ def train(model, optimizer, steps, dtype=torch.float32):
         optimizer.step()
 
 
+def sgd(model, lr=0.1, **more):
+    return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, **more)
+
+
+def momentum(model, optimizer, **more):
+    """Sparse momentum that updates every second step."""
+    arguments = {"total_steps": 100, "update_every": 2} | more
+    return regrow.SparseMomentum(model, optimizer, **arguments)
+
+
 def with_updater(model, optimizer=torch.optim.SGD, static=False, update_every=2, lr=0.05, **settings):
     """An optimizer and its updater: `Static`, or `SparseMomentum`."""
     settings = settings or {"momentum": 0.9}
     trained = optimizer(model.parameters(), lr=lr, **settings)
     if static:
         return trained, regrow.Static(model, trained)
-    return trained, regrow.SparseMomentum(model, trained, total_steps=100, update_every=update_every)
+    return trained, momentum(model, trained, update_every=update_every)
 
 
 def total_active(model):
