@@ -17,7 +17,6 @@ from core.helpers import (
     train,
 )
 
-
 OPTIMIZERS = {
     "sgd": lambda model: sgd(model, nesterov=True, weight_decay=1e-3),
     "adamw": lambda model: torch.optim.AdamW(model.parameters(), lr=0.01),

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
+from recipes.commands import run
 from regrow.recipes import Settings, bench_inference, bench_run, bench_step, catalog, models, train
 from regrow.recipes.bench_step import Network
-from regrow.recipes.cli import app
 from regrow.recipes.topology_file import load_topology
 
 
@@ -27,7 +26,7 @@ def test_a_step_is_measured_told_and_written(tiny: Callable[..., Settings], tmp_
     tiny()  # brings its network
     words = ["--model", "wrn-tiny", "--density", "0.1", "--batch", "4,6", "--threads", "1", "--kinds", "nchw"]
     file = tmp_path / "steps.json"
-    result = CliRunner().invoke(app, ["bench", "step", *words, "--seconds", "0", "--no-memory", "--json", str(file)])
+    result = run("bench", "step", *words, "--seconds", "0", "--no-memory", "--json", str(file))
     assert result.exit_code == 0, result.output
     assert "2/2  wrn-tiny at density 0.1, batch 6: " in result.stdout
     rows = json.loads(file.read_text())
@@ -47,9 +46,7 @@ def test_inference_is_measured_told_and_written(tiny: Callable[..., Settings], t
     tiny()
     words = ["--model", "wrn-tiny", "--density", "0.1", "--batches", "1,3", "--threads", "1", "--seconds", "0"]
     file = tmp_path / "inference.json"
-    result = CliRunner().invoke(
-        app, ["bench", "inference", *words, "--kinds", "nchw,channels_last,onnxruntime", "--json", str(file)]
-    )
+    result = run("bench", "inference", *words, "--kinds", "nchw,channels_last,onnxruntime", "--json", str(file))
     assert result.exit_code == 0, result.output
     assert "2/2  wrn-tiny at density 0.1, batch 3: " in result.stdout
     rows = json.loads(file.read_text())
@@ -104,7 +101,7 @@ def test_layers_that_a_topology_leaves_dense_are_dense_where_it_is_measured(
     topology, file = tmp_path / "run" / "topology.npz", tmp_path / "rows.json"
     words = ["--model", "wrn-tiny", "--topology", str(topology), "--threads", "1", "--kinds", "nchw"]
     for command, more in {"step": ["--seconds", "0", "--no-memory"], "run": ["--data-dir", str(tmp_path)]}.items():
-        result = CliRunner().invoke(app, ["bench", command, *words, *more, "--json", str(file)])
+        result = run("bench", command, *words, *more, "--json", str(file))
         assert result.exit_code == 0, result.output
         (row,) = json.loads(file.read_text())
         assert row["density"] == load_topology(topology).density
@@ -116,7 +113,7 @@ def test_a_topology_of_another_network_is_refused_with_the_remedy(tiny: Callable
     train(tiny("epochs=1"), out=tmp_path / "run")
     words = ["--model", "vgg16-d-half", "--topology", str(tmp_path / "run" / "topology.npz"), "--kinds", "nchw"]
     for command in ("step", "run"):
-        result = CliRunner().invoke(app, ["bench", command, *words])
+        result = run("bench", command, *words)
         assert result.exit_code == 2
         assert "it has conv.weight, this one has conv1_1.weight and others; give --model" in " ".join(
             result.output.split()

@@ -1,176 +1,29 @@
-"""The command line: flags are frozen, help has examples, errors are one line with a remedy."""
+"""The command line: what its commands do, and errors of one line with a remedy."""
 
 from __future__ import annotations
 
-import itertools
 import json
-import logging
 import os
-import re
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from typer.main import get_command
-from typer.testing import CliRunner, Result
 
 import regrow
-from regrow import ops
-from regrow.recipes import bench_layers
-from regrow.recipes.cli import app
+from recipes.commands import assert_one_line, run
 from regrow.recipes.progress import PlainLines
 from regrow.recipes.session import make_session
 
-TRAIN_FLAGS = [
-    "--method",
-    "--density",
-    "--storage",
-    "--seed",
-    "--epochs",
-    "--batch-size",
-    "--images",
-    "--warmup",
-    "--precision",
-    "--share",
-    "--flops-budget",
-    "--max-density",
-    "--update-every",
-    "--window",
-    "--window-batch",
-    "--data-dir",
-    "--out",
-    "--resume",
-    "--max-seconds",
-    "--topology-every",
-    "--open-report",
-    "--logger",
-    "--threads",
-    "--devices",
-    "--nodes",
-    "--strategy",
-    "--workers",
-    "--skip-corrupt",
-    "--deterministic",
-    "--set",
-]
-COMPARE_FLAGS = [
-    "--methods",
-    "--densities",
-    "--seeds",
-    "--vary",
-    "--set",
-    "--epochs",
-    "--storage",
-    "--out",
-    "--data-dir",
-    "--executor",
-    "--jobs",
-    "--threads",
-]
-FLAGS = {
-    "train": TRAIN_FLAGS,
-    "compare": COMPARE_FLAGS,
-    "report": ["--out", "--live", "--every", "--open"],
-    "features": ["--out", "--split", "--images", "--data-dir"],
-    "list": [],
-    "demo": ["--seed", "--density", "--out", "--threads"],
-    "summary": [],
-    "export": ["--to", "--out", "--optimizer"],
-    "doctor": [],
-    "bench": [],
-    "bench layers": ["--cases", "--densities", "--batch", "--threads", "--json", "--kinds", "--seconds", "--clock"],
-    "bench step": [
-        "--model",
-        "--density",
-        "--batch",
-        "--threads",
-        "--topology",
-        "--json",
-        "--kinds",
-        "--seconds",
-        "--memory",
-    ],
-    "bench inference": [
-        "--model",
-        "--density",
-        "--batches",
-        "--threads",
-        "--topology",
-        "--json",
-        "--kinds",
-        "--seconds",
-    ],
-    "bench run": [
-        "--model",
-        "--density",
-        "--topology",
-        "--share",
-        "--flops-budget",
-        "--window",
-        "--window-batch",
-        "--threads",
-        "--kinds",
-        "--data-dir",
-        "--json",
-    ],
-}
 SHORT = ["train", "digits-mlp", "--density", "0.1", "--epochs", "3", "--threads", "1"]
 
 
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-
-
-def run(*args: str) -> Result:
-    return CliRunner().invoke(app, list(args))
-
-
-def assert_one_line(result: Result, code: int) -> str:
-    assert result.exit_code == code, result.output
-    assert result.stderr.count("\n") == 1, result.stderr
-    assert "Traceback" not in result.output
-    return result.stderr
-
-
-def commands_below(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
-    for name, command in group.commands.items():
-        yield before + name, command
-        if hasattr(command, "commands"):
-            yield from commands_below(command, f"{before}{name} ")
-
-
-def test_the_commands_and_their_flags_are_frozen():
-    flags = {
-        name: [option.opts[0] for option in command.params if option.opts[0].startswith("--")]
-        for name, command in commands_below(get_command(app))
-    }
-    assert flags == FLAGS
-
-
-@pytest.mark.parametrize("command", [[], *(name.split() for name in FLAGS)])
-def test_every_help_shows_two_examples(command: list[str]):
-    result = run(*command, "--help")
-    assert result.exit_code == 0
-    examples = re.sub(r"\x1b\[[0-9;]*m", "", result.output).split("Examples:")[1]
-    shown = re.findall(rf"^ +{' '.join(['regrow', *command])}.*$", examples, re.MULTILINE)
-    assert len(shown) == 2
-
-
-@pytest.mark.parametrize("command", FLAGS)
-def test_help_fills_its_lines(command: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    prose = run(*command.split(), "--help").output.split("Examples:")[0]
-    for paragraph in re.split(r"\n\s*\n", prose):
-        lines = [line.strip() for line in paragraph.splitlines() if line.strip()]
-        for line, following in itertools.pairwise(lines):
-            assert len(f"{line} {following.split()[0]}") > 78, line
 
 
 def test_without_arguments_it_says_what_to_do_next():
@@ -408,96 +261,3 @@ def test_per_step_work_leaves_no_reference_to_parameters_that_change():
     session = make_session(make_settings("digits-mlp", density=0.1), Path("."))
     held = [value for value in vars(session).values() if isinstance(value, torch.nn.Parameter)]
     assert held == []
-
-
-def test_doctor_says_what_the_kernels_run_on(monkeypatch: pytest.MonkeyPatch):
-    facts = {**ops.info(), "loaded": True, "reason": "", "isa": "x86-64-v3", "allocator": {"MALLOC_ARENA_MAX": "1"}}
-    monkeypatch.setattr(ops, "info", lambda: facts)
-    result = run("doctor")
-    assert result.exit_code == 0, result.output
-    for text in (
-        regrow.__version__,
-        torch.__version__,
-        "x86-64-v3",
-        "MALLOC_ARENA_MAX=1",
-        f"from {ops.info()['library']}",
-    ):
-        assert text in result.stdout
-
-
-@pytest.mark.parametrize(
-    ("environment", "found", "remedy"),
-    [
-        ({"REGROW_LIBRARY": "/nowhere/libregrow.so"}, "not loaded: /nowhere/libregrow.so does not exist", "unset"),
-        ({"REGROW_NO_NATIVE": "1"}, "not loaded: REGROW_NO_NATIVE=1", "unset REGROW_NO_NATIVE"),
-    ],
-)
-def test_doctor_without_native_kernels_gives_the_remedy(environment, found, remedy):
-    asked = subprocess.run(
-        [sys.executable, "-m", "regrow.recipes", "doctor"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-    )
-    assert asked.returncode == 1
-    assert found in asked.stdout
-    error = asked.stderr.splitlines()[-1]  # after the warning
-    assert error.startswith("error: no native kernels")
-    assert f"Remedy: {remedy}" in error
-
-
-@pytest.mark.skipif(not ops.available_isas(), reason="no native library")
-@pytest.mark.parametrize("command", [["doctor"], ["bench", "layers", "--cases", "linear:8->8"]])
-def test_an_instruction_set_that_is_not_there_is_one_line(command):
-    asked = subprocess.run(
-        [sys.executable, "-m", "regrow.recipes", *command],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "REGROW_ISA": "sse9"},
-    )
-    assert asked.returncode == 1
-    assert len(asked.stderr.splitlines()) == 1
-    assert "REGROW_ISA='sse9' cannot be used here" in asked.stderr
-
-
-def test_help_does_not_wait_for_torch():
-    program = "import sys; from regrow.recipes.cli import app; sys.argv[1:] = ['train', '--help']; app()"
-    show = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); {program}"
-    asked = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True)
-    assert "RECIPE" in asked.stdout
-    assert asked.stdout.splitlines()[-1] == "False"
-
-
-def test_bench_layers_measures_prints_and_writes(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(ops, "keep_pages", lambda: True)  # it would stay on for the other tests
-    words = ["--densities", "0.1", "--batch", "16", "--threads", "1", "--kinds", "nchw,onednn", "--seconds", "0"]
-    cases = "linear:64->32,conv3x3:4->6@5s2b3"
-    result = run("bench", "layers", "--cases", cases, *words, "--json", "out/layers.json")
-    assert result.exit_code == 0, result.output
-    for text in ("1/2  linear:64->32 at density 0.1: ", "2/2  conv3x3", "times as fast as nchw", "best fp32", "oneDNN"):
-        assert text in result.stdout
-    linear, conv = json.loads(Path("out/layers.json").read_text())
-    assert shlex.split(linear["command"])[:5] == ["regrow", "bench", "layers", "--cases", cases]
-    assert {"processor", "isa", "threads", "torch", "allocator", "clock"} <= linear.keys()
-    assert (linear["case"], linear["batch"], conv["batch"]) == ("linear:64->32", 16, 3)
-    assert set(linear["dense_ms"]) == {"nchw", "onednn"}
-    assert set(conv["dense_ms"]) == {"nchw"}
-    assert max(linear["max_rel_error"], conv["max_rel_error"]) < 1e-5
-
-
-def test_bench_layers_silences_one_message_only(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
-    monkeypatch.setattr(ops, "keep_pages", lambda: True)
-    bench_layers.run(["linear:4->4"], [0.5], batch=2, kinds=["nchw"], seconds=0)
-    for text in ("No CUDA runtime is found, using CUDA_HOME='/usr/local'", "something else"):
-        logging.getLogger("torch.utils.cpp_extension").warning(text)
-    assert caplog.messages == ["something else"]
-
-
-def test_the_onednn_contestant_computes_a_linear_layer():
-    from regrow.recipes.bench_layers import _OneDNN
-
-    x, weight = torch.randn(5, 7, requires_grad=True), torch.randn(3, 7, requires_grad=True)
-    grad = torch.randn(5, 3)
-    want = torch.autograd.grad(x @ weight.t(), [x, weight], grad)
-    got = torch.autograd.grad(_OneDNN.apply(x, weight), [x, weight], grad)
-    torch.testing.assert_close(got, want)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from regrow.recipes.cli import app
+from recipes.commands import run
 from regrow.recipes.comparison import Comparison, make_comparison, read_seeds
 from regrow.recipes.config import SPARSE_ONLY, setting_names
 from regrow.recipes.errors import UsageError
@@ -43,10 +43,6 @@ app(sys.argv[1:])
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-
-
-def run(*args: str) -> Result:
-    return CliRunner().invoke(app, list(args))
 
 
 def comparison(**changes: Any) -> Comparison:

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from typer.testing import CliRunner
 
 import regrow
+from recipes.commands import run
 from regrow.recipes import make_settings, models, train
-from regrow.recipes.cli import app
 from regrow.recipes.restored import load_network
 from regrow.recipes.session import make_optimizer
 
@@ -25,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def export(folder: Path, to: str, out: Path, *options: str):
-    return CliRunner().invoke(app, ["export", str(folder), "--to", to, "--out", str(out), *options])
+    return run("export", str(folder), "--to", to, "--out", str(out), *options)
 
 
 def plain() -> nn.Module:

@@ -11,19 +11,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from typer.testing import CliRunner, Result
 
+from recipes.commands import run
 from regrow.recipes import RunError, Settings, live, train
-from regrow.recipes.cli import app
 from regrow.recipes.features import activation_shares, class_activations
 from regrow.recipes.reporting import make_report
 from regrow.recipes.split import Split
 
 pytest.importorskip("altair", reason="the report page needs: pip install 'regrow[report]'")
-
-
-def run(*args: str) -> Result:
-    return CliRunner().invoke(app, list(args))
 
 
 @pytest.fixture
