@@ -129,7 +129,8 @@ def main() -> int:
         print(f"{number + 1}/{len(todo)}  {label}: ", end="", flush=True)
         rows += bench_step.run([network], threads, chosen.kinds, chosen.seconds, memory=False)
         print(f"{rows[-1]['sparse_ms']:.0f} ms, {rows[-1]['ratio_best_fp32']:.2f} times as fast", flush=True)
-        crossings = {name: crossing(varied(rows, "density", name)) for name in chosen.networks}
+        measured = dict.fromkeys(row["model"] for row in rows)
+        crossings = {name: crossing(varied(rows, "density", name)) for name in measured}
         with write_atomically(chosen.results) as temporary:
             content = {"command": command, "dense_wins_from": crossings, "rows": rows}
             Path(temporary).write_text(json.dumps(content, indent=1) + "\n")
