@@ -15,7 +15,17 @@ from .distributed import GradientMean, leave_to_ddp, leave_to_us
 from .initial import active_sets, matching
 from .nn._positions import check_dense
 from .nn.blocked import Conversion, trace
-from .storage import Storage, compress, keep_blocked, leave_blocked, materialise, on_meta, replace_module, why_masked
+from .storage import (
+    Storage,
+    compress,
+    hand_over_hooks,
+    keep_blocked,
+    leave_blocked,
+    materialise,
+    on_meta,
+    replace_module,
+    why_masked,
+)
 from .weights import MaskedWeight, mask_parameter, plain_name, sparse_weights, unmask_parameter, unwrapped
 
 __all__ = ["Patterns", "Summary", "densify", "prunable", "select", "sparsify", "summary"]
@@ -184,7 +194,9 @@ def densify(model: nn.Module) -> nn.Module:
         if isinstance(weight, MaskedWeight):
             unmask_parameter(weight)
         else:
-            model = replace_module(model, weight.module, weight.module.to_dense())  # type: ignore[operator]
+            dense = weight.module.to_dense()  # type: ignore[operator]
+            hand_over_hooks(weight.module, dense)
+            model = replace_module(model, weight.module, dense)
     leave_blocked(unwrapped(model))
     return model
 

@@ -21,6 +21,7 @@ __all__ = [
     "DENSEST_COMPRESSED",
     "Storage",
     "compress",
+    "hand_over_hooks",
     "keep_blocked",
     "leave_blocked",
     "materialise",
@@ -40,10 +41,12 @@ _READERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.Multihead
 _HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
     "_backward_hooks",
     "_backward_pre_hooks",
+    "_is_full_backward_hook",
 )
 
 
@@ -103,9 +106,14 @@ def compress(module: nn.Linear | nn.Conv2d, positions: Tensor, why: str) -> Spar
     kind = SparseLinear if isinstance(module, nn.Linear) else SparseConv2d
     layer = kind.from_dense(module, positions=positions)  # type: ignore[arg-type]
     layer.why = why
-    for name in _HOOKS:
-        getattr(layer, name).update(getattr(module, name))
+    hand_over_hooks(module, layer)
     return layer
+
+
+def hand_over_hooks(old: nn.Module, new: nn.Module) -> None:
+    """Gives a module the hooks of the one that it stands for: the same dicts, so that handles go on removing them."""
+    for name in _HOOKS:
+        setattr(new, name, getattr(old, name))
 
 
 def on_meta(model: nn.Module, compressed: Collection[nn.Module]) -> list[nn.Module]:

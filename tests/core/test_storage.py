@@ -241,6 +241,28 @@ def test_a_root_layer_is_replaced_and_hooks_stay():
     assert seen == [SparseLinear]
 
 
+@pytest.mark.parametrize("storage", ["masked", "compressed"])
+def test_hooks_and_their_handles_go_on(storage):
+    model = nn.Sequential(nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 5))
+    seen = []
+    handles = [
+        model[0].register_forward_pre_hook(lambda *_: seen.append("before")),
+        model[0].register_forward_hook(lambda *_: seen.append("after"), always_call=True),
+        model[0].register_full_backward_hook(lambda *_: seen.append("backward")),
+    ]
+
+    def fires(model):
+        seen.clear()
+        model(torch.randn(2, 20)).sum().backward()
+        return list(seen)
+
+    model = regrow.sparsify(model, 0.1, storage=storage)
+    assert fires(model) == fires(regrow.densify(model)) == ["before", "after", "backward"]
+    for handle in handles:
+        handle.remove()
+    assert fires(model) == []
+
+
 def test_shared_modules_are_replaced_everywhere():
     shared = nn.Conv2d(4, 4, 3, padding=1)
     model = regrow.sparsify(nn.Sequential(shared, nn.ReLU(), shared), 0.2)

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 import regrow
+from regrow.distributed import gather_objects, own_of
 from regrow.recipes import models
 
 STEPS, EVERY = 11, 1
@@ -341,6 +342,41 @@ def the_loop_of_the_page_runs(rank, folder):
     assert_same_on_ranks(names["model"])
 
 
+def a_checkpoint_holds_the_updater_of_every_rank(rank, folder):
+    """What goes on between two updates ends as what was not interrupted, to the bit."""
+
+    def parts():
+        model = regrow.sparsify(mlp(8, 12, 4, dtype=torch.float64), 0.2, storage="masked", seed=0)
+        network, optimizer = DistributedDataParallel(model), sgd(model)
+        return network, optimizer, momentum(network, optimizer, update_every=6)
+
+    def go_on(network, optimizer, steps):
+        for step in steps:
+            x, y = batch(step, (8,), 4, rank)
+            optimizer.zero_grad()
+            cross_entropy(network(x), y).backward()
+            optimizer.step()
+
+    network, optimizer, updater = parts()
+    go_on(network, optimizer, range(4))
+    own = gather_objects(updater.state_dict())
+    assert len(own) == (2 if rank == 0 else 0)
+    same = [network.state_dict(), optimizer.state_dict()]
+    saved = [copy.deepcopy((same, own))]
+    dist.broadcast_object_list(saved)
+    go_on(network, optimizer, range(4, 8))
+    again, other, updater_again = parts()
+    again.load_state_dict(saved[0][0][0])
+    other.load_state_dict(saved[0][0][1])
+    updater_again.load_state_dict(own_of(saved[0][1]))
+    go_on(again, other, range(4, 8))
+    assert sum(row["grown"] for row in updater.history) > 0
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    with pytest.raises(ValueError, match=r"saved by 1 processes.*loaded by 2; resume with 1"):
+        own_of(saved[0][1][:1])
+
+
 SCENARIOS = [
     lenet5_masked,
     lenet5_compressed,
@@ -355,4 +391,5 @@ SCENARIOS = [
     without_an_updater_nobody_keeps_ranks_alike,
     few_bytes_travel,
     the_loop_of_the_page_runs,
+    a_checkpoint_holds_the_updater_of_every_rank,
 ]

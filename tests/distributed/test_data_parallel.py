@@ -19,6 +19,7 @@ NAMES = [
     "without_an_updater_nobody_keeps_ranks_alike",
     "few_bytes_travel",
     "the_loop_of_the_page_runs",
+    "a_checkpoint_holds_the_updater_of_every_rank",
 ]
 
 

@@ -77,6 +77,12 @@ def dropped_channels(x):
     return x * F.dropout2d(to_blocked(torch.ones_like(x)), 0.4).dense()
 
 
+def put_into_an_ordinary_tensor(x):
+    out = torch.zeros(5, 6, 6, 8, dtype=x.dtype)
+    out[:, 1:5] = x
+    return out
+
+
 BLOCKED = {
     "relu": F.relu,
     "torch.relu": torch.relu,
@@ -140,9 +146,12 @@ ORDINARY = {
     "sum": lambda x: x.sum((0, 2)),
     "mean": lambda x: x.mean(),
     "mean of features": lambda x: x.mean((2, 3)),
+    "mean of features, by names": lambda x: torch.mean(input=x, dim=(2, 3)),
     "mean of channels": lambda x: x.mean(1),
     "clamp in place": lambda x: (x * 1).clamp_(-0.1, 0.2),
     "relu6 in place": lambda x: F.relu6(x * 1, inplace=True),
+    "randomized relu, evaluated": lambda x: F.rrelu(x),
+    "assignment": put_into_an_ordinary_tensor,
     "einsum": lambda x: torch.einsum("nchw,ncij->nhi", x, x),
     "loss": lambda x: F.mse_loss(x, torch.ones(SHAPE, dtype=x.dtype)),
     "dtype": lambda x: x.float().double(),
@@ -236,6 +245,15 @@ def test_several_uses_of_one_value():
 def test_second_derivatives_of_what_has_them():
     x = torch.randn(2, 4, 4, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda x: F.silu(to_blocked(x)).dense(), x)
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(2)])
+def test_second_derivatives_of_max_pools_are_refused(pool):
+    x = torch.randn(2, 4, 4, 4, dtype=torch.float64, requires_grad=True)
+    (grad,) = torch.autograd.grad((pool(to_blocked(x)).dense() ** 2).sum(), x, create_graph=True)
+    torch.testing.assert_close(grad, torch.autograd.grad((pool(x) ** 2).sum(), x)[0])
+    with pytest.raises(RuntimeError, match="index -1 is out of bounds"):
+        (grad**2).sum().backward()
 
 
 # -- in autograd
@@ -377,6 +395,9 @@ def test_results_can_be_written_into_it():
     for write in (torch.exp, torch.sigmoid, lambda x, out: torch.add(x, 1, out=out)):
         assert write(x, out=target) is target
         torch.testing.assert_close(target.dense(), write(x, out=torch.empty(SHAPE)))
+    target, other = to_blocked(x), x.clone()
+    torch._foreach_mul_([target, other], 2)
+    assert torch.equal(target.dense(), other)
 
 
 def test_a_view_that_was_written_to_is_noticed():
@@ -387,6 +408,25 @@ def test_a_view_that_was_written_to_is_noticed():
     view.mul_(2)
     with pytest.raises(RuntimeError, match=r"x\.dense"):
         F.relu(x)
+
+
+def test_a_view_that_would_show_what_is_written_is_noticed():
+    x = to_blocked(torch.randn(SHAPE))
+    view = x.flatten(1)
+    for write in (x.relu_, lambda: x.mul_(2), lambda: x.copy_(torch.zeros(SHAPE)), lambda: x.__setitem__(0, 1.0)):
+        with pytest.raises(RuntimeError, match=r"\(5, 4, 6, 8\).*x\.dense"):
+            write()
+    torch.testing.assert_close(view, x.dense().flatten(1))
+    del view
+    x.zero_()
+    assert not x.dense().any()
+
+
+def test_copies_live_no_longer_than_their_views():
+    x = to_blocked(torch.randn(SHAPE))
+    copies = [weakref.ref(x[0]._base), weakref.ref(x.flatten(1)._base)]
+    gc.collect()
+    assert [copy() for copy in copies] == [None, None]
 
 
 def test_what_cannot_be_is_refused():

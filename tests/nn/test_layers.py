@@ -92,6 +92,14 @@ def test_leading_dims_and_unbatched():
     assert_same(dense, sparse, x[:0])
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize(("inputs", "outputs"), [(8, 0), (0, 4), (0, 0)])
+def test_layers_without_inputs_or_outputs(inputs, outputs):
+    dense = nn.Linear(inputs, outputs)
+    sparse = SparseLinear.from_dense(dense, torch.zeros(dense.weight.shape, dtype=torch.bool))
+    assert_same(dense, sparse, torch.randn(3, inputs))
+
+
 def test_the_parameter_is_active_by_one_in_ascending_order():
     dense, sparse, _ = linear()
     positions, order = sparse.positions()

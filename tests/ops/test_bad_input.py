@@ -110,6 +110,15 @@ def test_bad_conv2d_arguments():
 
 
 @needs_native
+def test_data_that_vectors_cannot_be_loaded_from():
+    args, _ = conv_case(*CONV[0])
+    apart = torch.cat([args[0].new_zeros(1), args[0]])[1:]
+    with pytest.raises(RuntimeError, match=r"64 bytes.*input\.clone\(\)"):
+        ops.sparse_conv2d(*swapped(args, 0, apart))
+    torch.testing.assert_close(ops.sparse_conv2d(*swapped(args, 0, apart.clone())), ops.sparse_conv2d(*args))
+
+
+@needs_native
 def test_bad_conversions():
     x = torch.randn(2, 3, 4, 4)
     with pytest.raises(RuntimeError, match="4 dimensions"):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from regrow.recipes import RunError, UsageError
-from regrow.recipes.models import MODELS, build
+from regrow.recipes.models import MODELS, build, example_input
 
 CIFAR = [name for name in MODELS if name.startswith(("alexnet", "vgg", "wrn", "resnet"))]
 
@@ -65,6 +65,15 @@ def test_torchvisions_resnet_50():
 def test_every_network_takes_cifar_images_and_gives_a_score_a_class(name: str):
     with torch.device("meta"):
         assert build(name, num_classes=7).eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_example_inputs_fit_their_networks(name: str):
+    if name == "resnet-50":
+        pytest.importorskip("torchvision")
+    with torch.device("meta"):
+        network = build(name).eval()
+    assert len(network(example_input(name).to("meta"))) == 2
 
 
 def test_a_network_learns_in_training_mode_from_a_batch_of_two():

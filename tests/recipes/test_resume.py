@@ -16,6 +16,7 @@ from recipes.comparing import assert_same_run, without_times
 from regrow.recipes import Interrupted, Reporter, RunError, Settings, UsageError, train
 from regrow.recipes.folder import RunFolder
 from regrow.recipes.position import Position
+from regrow.recipes.progress import PlainLines
 
 KILLED_IN_EPOCH_3 = """
 import os, signal, sys
@@ -89,6 +90,25 @@ def test_a_signal_saves_in_the_middle_of_an_epoch(
     assert (checkpoint["position"]["epoch"], checkpoint["position"]["batch"]) == (2, 17)
     train(short(), out=out, resume=True)
     assert_same_run(untouched, out)
+
+
+def test_a_signal_in_the_last_step_of_an_epoch(short: Callable[..., Settings], tmp_path: Path, capsys):
+    """Plain lines have nothing to tell the time left from."""
+
+    class Last(PlainLines):
+        def batch(self, position: Position) -> None:
+            if position.step == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    settings = short("batch_size=2000")  # an epoch is a step
+    train(settings, out=tmp_path / "untouched", threads=1)
+    with pytest.raises(Interrupted):
+        train(settings, out=tmp_path / "run", threads=1, reporter=Last())
+    train(settings, out=tmp_path / "run", resume=True, reporter=PlainLines())
+    assert_same_run(tmp_path / "untouched", tmp_path / "run")
+    assert [line.endswith("left") for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")] == [
+        *(True, False, True, True)
+    ]
 
 
 def test_dense_runs_resume_too(short: Callable[..., Settings], tmp_path: Path):

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -21,6 +22,7 @@ from regrow.report.inputs import Board, Inputs, read_inputs
 from regrow.report.palette import styles
 from regrow.report.pictures import DARK, mask_figures
 from regrow.report.runs import Run
+from regrow.report.tables import settings_tables
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
@@ -115,6 +117,22 @@ def test_pictures_have_a_dark_pixel_for_each_active_weight(sparse: Run):
     assert (pixels(units.uri) == DARK).all(2).sum() == first[:32].sum()
     per_pixel = first.sum(0).reshape(8, 8)
     assert numpy.array_equal(pixels(seen.uri)[..., 0].argsort(None, "stable"), (-per_pixel).argsort(None, "stable"))
+
+
+def test_what_is_no_image_has_no_picture(sparse: Run, tmp_path: Path):
+    assert mask_figures(replace(sparse, about={**sparse.about, "model": "gpt-char"})) == []
+    about = numpy.array(json.dumps({}))
+    shape, gaps = numpy.array([3, 64]), numpy.array([1, 5])  # of a layer too large for a mask
+    numpy.savez(tmp_path / "topology.npz", **{"about": about, "shape/fc1.weight": shape, "gaps/fc1.weight": gaps})
+    assert mask_figures(replace(sparse, path=tmp_path)) == []
+
+
+def test_settings_that_an_older_run_lacks(sparse: Run):
+    of_old = {key: value for key, value in sparse.settings.items() if key != "clip_norm"}
+    old = replace(sparse, label="old", about={**sparse.about, "settings": {**of_old, "lr": 1.0}})
+    differing, common = settings_tables([old, replace(sparse, label="new")])
+    assert [row[0].text for row in differing.rows] == ["lr"]
+    assert "clip norm" in {row[0].text for row in common.rows}
 
 
 def test_features_are_binned_whole():

@@ -5,18 +5,20 @@
 
 from .gradient_mean import GradientMean
 from .ignoring import leave_to_ddp, leave_to_us
-from .ranks import largest, mean_, several
+from .ranks import gather_objects, largest, mean_, own_of, several
 from .topologies import refuse_differing, same_generator, start_alike
 from .traffic import Traffic, gradient_bytes
 
 __all__ = [
     "GradientMean",
     "Traffic",
+    "gather_objects",
     "gradient_bytes",
     "largest",
     "leave_to_ddp",
     "leave_to_us",
     "mean_",
+    "own_of",
     "refuse_differing",
     "same_generator",
     "several",

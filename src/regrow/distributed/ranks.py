@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["broadcast_", "gather", "largest", "mean_", "several"]
+__all__ = ["broadcast_", "gather", "gather_objects", "largest", "mean_", "own_of", "several"]
 
 
 def several() -> bool:
@@ -46,3 +47,23 @@ def gather(numbers: Sequence[int], device: torch.device) -> Tensor:
     rows = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(rows, own)
     return torch.stack(rows)
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """What every rank has, in their order, on rank 0; nothing elsewhere. Also in a single process."""
+    if not several():
+        return [value]
+    values = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(value, values)
+    return values or []
+
+
+def own_of(values: Sequence[Any]) -> Any:
+    """This rank's of what `gather_objects` gave. Raises ValueError if there are more or fewer ranks by now."""
+    number, rank = (dist.get_world_size(), dist.get_rank()) if several() else (1, 0)
+    if len(values) != number:
+        raise ValueError(
+            f"the checkpoint was saved by {len(values)} processes, each with a state of its own, and is loaded by "
+            f"{number}; resume with {len(values)}"
+        )
+    return values[rank]

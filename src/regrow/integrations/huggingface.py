@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from regrow.atomic import write_atomically
+from regrow.distributed import gather_objects, own_of
 from regrow.weights import sparse_weights
 
 __all__ = ["SparseTraining"]
@@ -35,7 +36,7 @@ class SparseTraining(TrainerCallback):
 
     Raises:
         FileNotFoundError, ValueError: when training resumes, if the checkpoint's folder in `args.output_dir` has no
-            state of an updater, or that of another training.
+            state of an updater, or that of another training or number of processes.
 
     Example:
         >>> trainer = Trainer(model, arguments, callbacks=[SparseTraining(regrow.SparseMomentum, update_every=100)])
@@ -58,9 +59,10 @@ class SparseTraining(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any) -> None:
         if not args.save_only_model:
-            content = {"topology": _fingerprint(objects["model"]), "updater": self.updater.state_dict()}
-            with write_atomically(_place(args, state)) as temporary:
-                torch.save(content, temporary)
+            updaters = gather_objects(self.updater.state_dict())
+            if updaters:  # on rank 0
+                with write_atomically(_place(args, state)) as temporary:
+                    torch.save({"topology": _fingerprint(objects["model"]), "updaters": updaters}, temporary)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
@@ -85,7 +87,7 @@ def _read(path: Path, model: nn.Module) -> dict[str, Any]:
             f"{path} belongs to another training: the model that was loaded has other active sets; copy the folder of "
             f"its checkpoint to {path.parent} to resume"
         )
-    return content["updater"]
+    return own_of(content["updaters"])
 
 
 def _fingerprint(model: nn.Module) -> str:

@@ -11,6 +11,8 @@ try:
 except ImportError:
     from pytorch_lightning import Callback, LightningModule, Trainer
 
+from regrow.distributed import gather_objects, own_of
+
 __all__ = ["SparseTraining"]
 
 
@@ -29,7 +31,8 @@ class SparseTraining(Callback):
         updater: of the last training; None before the first.
 
     Raises:
-        ValueError: when training starts, if there is not exactly one optimizer, or no end to the training.
+        ValueError: when training starts, if there is not exactly one optimizer, or no end to the training; when a
+            checkpoint is loaded, if another number of processes saved it.
 
     Example:
         >>> trainer = Trainer(max_epochs=9, callbacks=[SparseTraining(regrow.SparseMomentum, update_every=100)])
@@ -66,7 +69,8 @@ class SparseTraining(Callback):
         self.updater.remove()
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.updater is None else {"updater": self.updater.state_dict()}
+        """The updaters of all ranks; on rank 0, which writes the checkpoint. Lightning calls it on all of them."""
+        return {} if self.updater is None else {"updaters": gather_objects(self.updater.state_dict())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._saved = state_dict["updater"]
+        self._saved = own_of(state_dict["updaters"])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from regrow.nn import _positions as check
 from regrow.nn import tuning
+from regrow.ops.reference import gather_active, scatter_dense
 
 _TRANSIENT = ("_plans", "_prepared", "on_backward")  # never copied, pickled or saved
 _COMPUTE = ("auto", "sparse", "dense")
@@ -270,7 +271,8 @@ class SparseLayer(nn.Module):
         """Take on the length that is about to be loaded; the values follow."""
         check.check_positions(self._label(), indices.cpu(), self.dense_shape.numel())
         if weight.shape != (indices.numel(), 1):
-            raise ValueError(f"{self._label()}: weight {tuple(weight.shape)} for {indices.numel()} indices")
+            found = f"weight {tuple(weight.shape)} for {indices.numel()} indices"
+            raise ValueError(f"{self._label()}: {found}; the state is damaged")
         self.set_topology(indices.cpu().long(), self.weight.new_zeros(indices.numel()))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -313,10 +315,9 @@ class ScatterDense(torch.autograd.Function):
     @staticmethod
     def forward(ctx, weight: Tensor, indices: Tensor, shape: torch.Size) -> Tensor:
         ctx.save_for_backward(indices)
-        dense = weight.new_zeros(shape.numel())
-        return dense.index_copy_(0, indices.long(), weight.view(-1)).view(shape)
+        return scatter_dense(weight, indices, shape)
 
     @staticmethod
     def backward(ctx, grad):
         (indices,) = ctx.saved_tensors
-        return grad.reshape(-1).index_select(0, indices).unsqueeze(1), None, None
+        return gather_active(grad, indices), None, None

@@ -1,7 +1,8 @@
 """Operators of compressed layers: native kernels where they were built, plain torch everywhere else.
 
-`torch.ops.regrow.*` are the operators (schemas in `_schemas.py`), differentiable and known to `opcheck`,
-profilers and `torch.compile`. `info()` says what they run on.
+`torch.ops.regrow.*` are the operators (schemas in `_schemas.py`), known to `opcheck`, profilers and `torch.compile`.
+`to_blocked`, `from_blocked`, `sparse_linear` and `sparse_conv2d` are differentiable; the others are what
+`BlockedTensor` calls below autograd. `info()` says what they run on.
 """
 
 from regrow.ops._allocator import keep_pages

@@ -53,6 +53,7 @@ def _open() -> ctypes.CDLL:
         torch.ops.load_library(str(LIBRARY))
         library = ctypes.CDLL(str(LIBRARY))
         library.regrow_isas.restype = ctypes.c_char_p
+        library.regrow_isa_runs.restype = ctypes.c_bool
         return library
     except (OSError, AttributeError) as error:
         reason = f"{LIBRARY} exists but does not load under torch {torch.__version__}: {error}"

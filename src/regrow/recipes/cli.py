@@ -227,7 +227,8 @@ def train(
     }
     several: dict[str, Any] = {"devices": devices, "nodes": nodes, "strategy": strategy}
     ops.keep_pages()  # or every large activation is mapped anew, dense or sparse
-    page = report_beside(folder, folder.parent / f"{folder.name}.html") if open_report else nullcontext()
+    beside = open_report and is_rank_0()
+    page = report_beside(folder, folder.parent / f"{folder.name}.html") if beside else nullcontext()
     try:
         with page:
             summary = run(settings, out=folder, resume=resume, reporter=terminal_reporter(), **how, **several)

@@ -12,6 +12,7 @@ import torch
 
 from regrow import ops
 
+from .errors import RunError
 from .machine import processor
 
 __all__ = ["CLOCKS", "Step", "bench_place", "noise", "times_in_turn", "working"]
@@ -71,7 +72,7 @@ def noise(times: list[float]) -> float:
 
 
 def working(steps: Mapping[str, Step]) -> tuple[dict[str, Step], dict[str, str]]:
-    """Those that can run, warmed up; and of those that cannot, the reason."""
+    """Those that can run, warmed up; and of those that cannot, the reason. Raises RunError for the sparse one."""
     good, bad = {}, {}
     for name, step in steps.items():
         try:
@@ -80,4 +81,6 @@ def working(steps: Mapping[str, Step]) -> tuple[dict[str, Step], dict[str, str]]
             good[name] = step
         except Exception as error:
             bad[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+    if "sparse" in bad:
+        raise RunError(f"the sparse contestant does not run, so there is nothing to compare with: {bad['sparse']}")
     return good, bad

@@ -59,9 +59,11 @@ class PlainLines(Reporter):
             self.note(f"going on at step {position.step}")
 
     def epoch(self, row: dict[str, Any]) -> None:
-        elapsed = time.monotonic() - self._began
-        left = elapsed / (row["epoch"] - self._first) * (self._epochs - row["epoch"])
-        self.note(f"epoch {row['epoch']}/{self._epochs}  {figures(row)}  {clock(left)} left")
+        elapsed, done = time.monotonic() - self._began, row["epoch"] - self._first
+        text = f"epoch {row['epoch']}/{self._epochs}  {figures(row)}"
+        if done:  # nothing, where a run goes on behind the last step of an epoch
+            text += f"  {clock(elapsed / done * (self._epochs - row['epoch']))} left"
+        self.note(text)
 
     def note(self, text: str) -> None:
         print(text, flush=True)

@@ -9,6 +9,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from regrow.distributed import gather_objects
+
 from .config import Recipe
 from .errors import RunError, UsageError, unknown
 from .split import Drawn
@@ -86,11 +88,7 @@ class Ranks:
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all ranks, on rank 0; nothing elsewhere."""
-        if self.number == 1:
-            return [value]
-        values = [None] * self.number if self.first else None
-        torch.distributed.gather_object(value, values)
-        return values or []
+        return gather_objects(value)
 
     def wait(self) -> None:
         """Returns when all ranks have come here."""

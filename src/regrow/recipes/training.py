@@ -79,7 +79,7 @@ def train(
         resume: go on from the folder's checkpoint, to the same bits as a run that never stopped.
         threads: of torch; default the recipe's, else torch's own choice; when resuming that of the run.
         max_seconds: end after the epoch in which so many seconds of training and validation are over, those before a
-            resume included; schedules stay those of all epochs.
+            resume included; schedules stay those of all epochs. Lottery tickets take none.
         topology_every: write the topology after each so many epochs, besides at the end, as topology-epochN.npz.
         devices, nodes, strategy: see `launch`; when resuming as many processes as before.
         workers, skip_corrupt: of a data set that is files, see `Reading`.
@@ -104,7 +104,12 @@ def train(
 
         if devices * nodes > 1:
             raise UsageError("lottery tickets are trained in one process; leave out --devices and --nodes")
-        how = {"data_dir": data_dir, "threads": threads, "max_seconds": max_seconds, "topology_every": topology_every}
+        if max_seconds is not None:
+            raise UsageError(
+                f"each round of a lottery ticket is a whole training, which --max-seconds {max_seconds:g} would cut; "
+                "leave it out, and give --epochs"
+            )
+        how = {"data_dir": data_dir, "threads": threads, "topology_every": topology_every}
         how |= {"workers": workers, "skip_corrupt": skip_corrupt, "deterministic": deterministic}
         how["logger"] = logger
         return find_ticket(settings, Path(out or settings.folder()), resume=resume, reporter=reporter, **how)
@@ -118,7 +123,7 @@ def train(
     if stored and "test_error" in stored:
         reporter.note(f"{folder.path} is finished already")
         return stored
-    reading = Reading(workers, skip_corrupt, reporter.note)
+    reading = Reading(workers, skip_corrupt, reporter.note if ranks.first else print)
     if stored:
         threads, deterministic = stored["threads"], stored.get("deterministic", False)
     threads = threads or settings.recipe.threads

@@ -21,6 +21,8 @@ SHOWN = 32
 """Output channels, input channels and units that a picture shows, at most."""
 SIDE = 320
 """Pixels of the screen to which small pictures are scaled up."""
+TEXT = ("gpt-char",)
+"""Models whose inputs are no images."""
 DARK, LIGHT, GAP = (0, 60, 110), (255, 255, 255), (205, 205, 205)
 Array = NDArray[Any]
 
@@ -32,7 +34,11 @@ def mask_figures(run: Run) -> list[Figure]:
     found, _, _ = read_active_sets(run.topology_file)
     masks = {name: active for name, active in found.items() if active.dtype == bool}
     commands = [run.command] if run.command else []
-    return [*_kernels(masks, commands), *_receptive_fields(masks, commands)]
+    figures = _kernels(masks, commands)
+    first = next(iter(found), None)
+    if first in masks and {**(run.summary or {}), **run.about}.get("model") not in TEXT:
+        figures += _receptive_fields(first, masks[first], commands)
+    return figures
 
 
 def _kernels(masks: Mapping[str, Array], commands: list[str]) -> list[Figure]:
@@ -57,9 +63,8 @@ def _kernels(masks: Mapping[str, Array], commands: list[str]) -> list[Figure]:
     ]
 
 
-def _receptive_fields(masks: Mapping[str, Array], commands: list[str]) -> list[Figure]:
+def _receptive_fields(name: str, mask: Array, commands: list[str]) -> list[Figure]:
     """Of the first layer, where that is a Linear layer whose inputs make a square image."""
-    name, mask = next(iter(masks.items()))
     side = _side(mask.shape[1]) if mask.ndim == 2 else None
     if side is None:
         return []

@@ -126,7 +126,7 @@ def settings_tables(runs: Sequence[Run]) -> list[Table]:
         rows = [[Cell(named(key)), *(Cell(_text(facts.get(key))) for facts in known.values())] for key in differing]
         tables.append(Table(f"What the runs of {recipe} differ by", "", (), ["setting", *known], rows, sortable=False))
     if common:
-        rows = [[Cell(named(key)), Cell(_text(next(iter(known.values()))[key]))] for key in common]
+        rows = [[Cell(named(key)), Cell(_text(next(iter(known.values())).get(key)))] for key in common]
         title = f"Settings and versions{' that they share' if differing else f' of {recipe}'}"
         tables.append(Table(title, "", (), ["setting", "value"], rows, sortable=False, folded=True))
     return tables

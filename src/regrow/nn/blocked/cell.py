@@ -123,31 +123,45 @@ class Cell:
 
     def __init__(self, shape: Shape, content: Tensor | Pending, dtype: torch.dtype):
         self.shape, self.dtype = shape, dtype
-        self._lent: list[tuple[Tensor, int]] = []
+        self._lent: list[tuple[weakref.ref[Tensor], int]] = []
         self.put(content)
 
     def put(self, content: Tensor | Pending) -> None:
         """Replace what is in the cell."""
+        self._refuse_views()
         self._origin: tuple[weakref.ref[Tensor], Lines] | None = None
         self._data = content if isinstance(content, Tensor) else None
         self.pending = None if isinstance(content, Tensor) else content
 
     def take(self, other: Cell) -> None:
         """Put in what the other cell holds."""
+        self._refuse_views()
         self._data, self._origin, self.pending = other._data, other._origin, other.pending
 
     def lend(self, ordinary: Tensor) -> None:
-        """Remember an ordinary copy of which somebody holds a view, see `check`."""
-        self._lent.append((ordinary, ordinary._version))
+        """Remember an ordinary copy for as long as somebody holds a view of it, see `check`."""
+        self._lent = [*self._alive(), (weakref.ref(ordinary), ordinary._version)]
 
     def take_back(self, ordinary: Tensor | None) -> None:
         """Forget that copy."""
-        self._lent = [entry for entry in self._lent if entry[0] is not ordinary]
+        self._lent = [entry for entry in self._lent if entry[0]() is not ordinary]
+
+    def _alive(self) -> list[tuple[weakref.ref[Tensor], int]]:
+        return [entry for entry in self._lent if entry[0]() is not None]
+
+    def _refuse_views(self) -> None:
+        """Raise if somebody holds a view: that of an ordinary tensor would show what is written now."""
+        if self._alive():
+            raise RuntimeError(
+                f"a blocked activation {tuple(self.shape)} is written to in place while a view of it is held; take the "
+                "view of x.dense() and go on with that, which is an ordinary tensor, or let the view go first"
+            )
 
     def check(self) -> None:
         """Raise if a view of an ordinary copy was written to: an ordinary tensor would have changed too."""
-        for ordinary, version in self._lent:
-            if ordinary._version != version:
+        for reference, version in self._lent:
+            ordinary = reference()
+            if ordinary is not None and ordinary._version != version:
                 raise RuntimeError(
                     f"a view of a blocked activation {tuple(self.shape)} was written to, and the activation is used "
                     "again; take the view of x.dense() and go on with that, which is an ordinary tensor"

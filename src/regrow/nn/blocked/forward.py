@@ -147,8 +147,8 @@ def _max_pooled(self, windows: Windows | None):
         return NotImplemented
     lines = self.cell.lines()
     y = _pooled(self, windows, _ops.blocked_max_pool.default, lines.x, *lines.line, lines.relu)
-    # Backward finds the maxima again; autograd wants indices to keep.
-    return y, torch.zeros(1, dtype=torch.int64).expand(y.shape)
+    # Backward finds the maxima again; autograd wants indices to keep. A second derivative would read them, and fails.
+    return y, torch.full((1,), -1).expand(y.shape)
 
 
 def _max_pool2d(self, kernel, stride=(), padding=(0, 0), dilation=(1, 1), ceil_mode=False):

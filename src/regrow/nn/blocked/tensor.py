@@ -228,6 +228,8 @@ def _no_address(self, *args, **kwargs):
 
 def _set_item(self, index, value):
     """Item assignment, which for an ordinary tensor writes through a view."""
+    if not isinstance(self, BlockedTensor):
+        return NotImplemented
     if isinstance(value, Tensor):
         self._cell.take_back(value._base)  # x[i] += 1 writes into a view of a copy, then hands it in
     changed = _ordinary(self, "__setitem__").clone()
@@ -235,14 +237,14 @@ def _set_item(self, index, value):
     return self.copy_(changed)
 
 
-def _mean(self, dim=None, keepdim=False, **options):
+def _mean(input, dim=None, keepdim=False, **options):
     """The mean over pixels, of which the (N, C) form is a view of the (N, C, 1, 1) form."""
     pixels = isinstance(dim, list | tuple) and sorted(d % 4 for d in dim) == [2, 3]
-    if not isinstance(self, BlockedTensor) or not pixels or options:
+    if not isinstance(input, BlockedTensor) or not pixels or options:
         return NotImplemented
     if keepdim:
-        return torch.mean(self, dim, True)
-    return _ordinary(self.mean((2, 3), keepdim=True), "mean").flatten(1)
+        return torch.mean(input, dim, True)
+    return _ordinary(input.mean((2, 3), keepdim=True), "mean").flatten(1)
 
 
 def _view_as(self, other):
@@ -269,15 +271,18 @@ def _run_ordinary(func, args, kwargs):
         tree_map(lambda x: ordinary(x, name), kwargs),
     )
     result = func(*plain_args, **plain_kwargs)
-    for position, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is None or not argument.alias_info.is_write:
-            continue
-        given = args[position] if position < len(args) else kwargs.get(argument.name)
-        if isinstance(given, BlockedTensor):
-            plain = plain_args[position] if position < len(args) else plain_kwargs[argument.name]
-            _write_back(given, plain, name)
-            result = given
-    return result
+    written = _written(func, args, kwargs), _written(func, plain_args, plain_kwargs)
+    pairs = [(given, plain) for given, plain in zip(*written, strict=True) if isinstance(given, BlockedTensor)]
+    for given, plain in pairs:
+        _write_back(given, plain, name)
+    return tree_map(lambda x: next((given for given, plain in pairs if x is plain), x), result) if pairs else result
+
+
+def _written(func, args, kwargs) -> list[Any]:
+    """What an operator writes into, tensors of lists one by one."""
+    arguments = enumerate(func._schema.arguments)
+    places = [(i, a.name) for i, a in arguments if a.alias_info is not None and a.alias_info.is_write]
+    return tree_leaves([args[i] if i < len(args) else kwargs.get(name) for i, name in places])
 
 
 def _write_back(given: BlockedTensor, plain: Tensor, name: str) -> None:

@@ -5,6 +5,8 @@
 #include "isa.h"
 #include "ops.h"
 
+#include <cstdint>
+
 namespace regrow {
 
 // The layout of a (N, C, H, W) activation.
@@ -26,6 +28,8 @@ inline void want_blocked(const char* op, const char* name, const Tensor& tensor,
   if (tensor.dim() != 1 || tensor.numel() != layout.size())
     fail(op, ": ", name, " has shape ", shape_text(tensor), ", but (", layout.batch, ", ", layout.channels, ", ",
          layout.height, ", ", layout.width, ") in blocks of ", layout.lanes, " takes (", layout.size(), ",)");
+  if (tensor.numel() > 0 && reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 64 != 0)
+    fail(op, ": ", name, " does not begin at a multiple of 64 bytes, which vector loads need; pass ", name, ".clone()");
 }
 
 }  // namespace regrow

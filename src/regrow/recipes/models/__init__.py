@@ -66,6 +66,7 @@ _SHAPES = {
     "lenet-300-100": (1, 28, 28),
     "lenet-300-100-bn": (1, 28, 28),
     "lenet-5-caffe": (1, 28, 28),
+    "wide-mlp": (1, 28, 28),
 }
 """Of one input; those of the others are images of CIFAR-10."""
 

@@ -78,7 +78,7 @@ struct Moments {
 template <class T>
 void moments(const T* x, Layout layout, double* mean, double* variance, Parallel parallel) {
   constexpr int L = kLanes<T>;
-  const int64_t area = layout.height * layout.width, together = (256 + area - 1) / area;
+  const int64_t area = layout.height * layout.width, together = (256 + area - 1) / std::max<int64_t>(1, area);
   each_channel(layout, parallel, [&](int64_t c) {
     Moments all;
     for (int64_t first = 0; first < layout.blocks(); first += together) {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <stdexcept>
+#include <string>
 #include <utility>
 
 namespace regrow {
@@ -40,7 +41,8 @@ int64_t tile_bytes(int64_t rows, int64_t cols, const Target& target) {
 int64_t choose_block(int64_t channels, int64_t cache_bytes, int64_t bytes_per_channel, double weights, double segment) {
   const int64_t fits = std::max<int64_t>(1, cache_bytes / bytes_per_channel);
   const int64_t most = std::max<int64_t>(1, std::llround(weights / segment));
-  return ceil_div(channels, std::max<int64_t>(1, std::min(ceil_div(channels, fits), most)));
+  const int64_t blocks = std::max<int64_t>(1, std::min(ceil_div(channels, fits), most));
+  return std::max<int64_t>(1, ceil_div(channels, blocks));
 }
 
 // ---- tiles ----
@@ -202,7 +204,9 @@ void PlanStorage::build(const Index* flat, const Target& target) {
                                  plan_.backward_margin_w);
   const int64_t limit = std::numeric_limits<int32_t>::max();
   if (std::max({in.size(), out.size(), active}) > limit)
-    throw std::invalid_argument("one image of this layer has more than 2^31 values");
+    throw std::invalid_argument("one image of this layer has " + std::to_string(std::max(in.size(), out.size())) +
+                                " values and the layer " + std::to_string(active) +
+                                " active weights, of either at most 2^31 - 1; split it, or keep it dense");
 
   const int64_t lattice_h = ceil_div(H, s.stride_h), lattice_w = ceil_div(W, s.stride_w);
   const int64_t reach_h = (s.kernel_h - 1) * s.dilation_h, reach_w = (s.kernel_w - 1) * s.dilation_w;
