@@ -155,6 +155,21 @@ def test_frozen_later_is_left_alone():
     assert {row["pruned"] for row in updater.history if row["name"] == "0.weight"} == {0}
 
 
+@pytest.mark.parametrize("storage", ["masked", "compressed"])
+def test_a_frozen_weight_is_copied_made_dense_and_given_an_updater(storage):
+    model = regrow.sparsify(nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 4)), 0.3, storage=storage)
+    model[0].weight.requires_grad_(False)
+    for other in (copy.deepcopy(model), by_pickle(model), regrow.densify(model)):
+        assert not other[0].weight.requires_grad
+        assert_same(regrow.densify(other).state_dict(), regrow.densify(model).state_dict())
+    trained, updater = with_updater(model)
+    model[0].weight.requires_grad_(True)  # thawed: it is masked, and takes part
+    train(model, trained, range(4))
+    assert {row["name"] for row in updater.history if row["pruned"]} == {"0.weight", "2.weight"}
+    if storage == "masked":
+        assert_inactive_are_zero(model)
+
+
 def test_evaluation_and_inference_mode():
     model = sparse_mlp()
     with torch.inference_mode():

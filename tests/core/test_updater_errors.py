@@ -10,6 +10,7 @@ from core.helpers import (
     assert_same,
     fed,
     feed,
+    indices,
     loss_at,
     mlp,
     momentum,
@@ -18,6 +19,7 @@ from core.helpers import (
     sparse_mlp,
     train,
 )
+from regrow import criteria
 
 SGD = torch.optim.SGD
 
@@ -108,6 +110,24 @@ def test_an_overflow_in_inactive_positions_alone_is_left_out(window):
         feed(model, optimizer, a=[[1.0] * 7 + [math.inf if step == 3 else 1.0]])
     assert [row["step"] for row in updater.history] == [3, 6]
     assert torch.isfinite(model.a).all()
+
+
+def test_scores_to_grow_by_that_are_no_numbers_change_nothing():
+    model = sparse_mlp()
+    optimizer = sgd(model)
+    regrow.Updater(
+        model,
+        optimizer,
+        total_steps=9,
+        update_every=2,
+        schedule=lambda step: 0.5,
+        prune=criteria.magnitude,
+        grow=lambda layer: torch.full((layer.numel,), math.nan),
+    )
+    before = indices(model)
+    with pytest.raises(FloatingPointError, match=r"0\.weight: scores to grow by.*step 2"):
+        train(model, optimizer, range(2))
+    assert indices(model) == before
 
 
 def test_a_second_updater_on_the_same_weights_is_refused():

@@ -78,7 +78,7 @@ def dropped_channels(x):
 
 
 def put_into_an_ordinary_tensor(x):
-    out = torch.zeros(5, 6, 6, 8, dtype=x.dtype)
+    out = torch.zeros(len(x), 6, 6, 8, dtype=x.dtype)
     out[:, 1:5] = x
     return out
 

@@ -40,6 +40,7 @@ def test_bad_geometry():
     }
     for name, value in [
         ("weight_shape", (2, 2, 3)),
+        ("weight_shape", (2, 0, 3, 3)),
         ("stride", (0, 1)),
         ("padding", (-1, 0)),
         ("dilation", (1, 0)),

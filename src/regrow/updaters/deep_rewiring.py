@@ -166,7 +166,7 @@ class DeepRewiring(Updating):
             ValueError: the state is that of another model or method; nothing is changed.
         """
         self._check_model(state, {"step", "steps", "history", "generator", "shapes", "signs", "rewired"})
-        self._generator.set_state(state["generator"])
+        self._generator.set_state(state["generator"].cpu())
         self.step, self._steps = state["step"], state["steps"]
         self.history = [dict(row) for row in state["history"]]
         devices = {name: weight.parameter.device for name, weight in self._weights.items()}

@@ -65,7 +65,7 @@ class Exchange:
         names = [layer.name for layer in layers]
         request = PruneRequest(names, step, rate, active, numel, scores, importance)
         pruned, grown = self._counts(layers, request, flops_left)
-        chosen = [self._choose(*parts) for parts in zip(layers, scores, pruned, grown, strict=True)]
+        chosen = [self._choose(step, *parts) for parts in zip(layers, scores, pruned, grown, strict=True)]
         return [Move(layer, *sets, r) for layer, sets, r in zip(layers, chosen, ends, strict=True)]
 
     def _importance(self, layers: Sequence[LayerView]) -> list[float] | None:
@@ -98,7 +98,7 @@ class Exchange:
             ShareRequest(request.importance or [], pruned, free, kept, target, costs, flops_left())
         )
 
-    def _choose(self, layer: LayerView, scores: Tensor, pruned: int, grown: int) -> tuple[Tensor, Tensor]:
+    def _choose(self, step: int, layer: LayerView, scores: Tensor, pruned: int, grown: int) -> tuple[Tensor, Tensor]:
         """Positions that leave and positions that enter; what has just been pruned may enter again."""
         gone = topology.smallest(scores, pruned)
         leaving = layer.indices[gone]
@@ -112,6 +112,7 @@ class Exchange:
                 )
             stays = torch.ones_like(layer.indices, dtype=torch.bool).index_fill_(0, gone, False)
             return leaving, wishes.largest(grown, taken=layer.indices[stays])
+        refuse_not_finite([f"{layer.name}: scores to grow by"] if wishes.isnan().any() else [], step)
         candidates = torch.ones(layer.numel, dtype=torch.bool, device=wishes.device)
         candidates[layer.indices] = False
         candidates[leaving] = True

@@ -89,4 +89,4 @@ class DNS(HiddenValues):
 
     def _load_own_state(self, state: Mapping[str, Any]) -> None:
         self._reached = state["reached"]
-        self._generator.set_state(state["generator"])
+        self._generator.set_state(state["generator"].cpu())

@@ -248,7 +248,7 @@ class Updater(Updating):
             ValueError: the state is that of another model or method; nothing is changed.
         """
         self._check_state(state)
-        self._generator.set_state(state["generator"])
+        self._generator.set_state(state["generator"].cpu())
         self.step = state["step"]
         self._next_update = state["next_update"]
         self.history = [dict(row) for row in state["history"]]

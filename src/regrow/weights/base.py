@@ -15,7 +15,16 @@ from torch import Tensor, nn
 
 from .staged import StagedGradient
 
-__all__ = ["GradientListener", "SparseWeight", "among", "is_sharded", "local", "per_element_state", "put"]
+__all__ = [
+    "GradientListener",
+    "SparseWeight",
+    "among",
+    "hook_gradients",
+    "is_sharded",
+    "local",
+    "per_element_state",
+    "put",
+]
 
 GradientListener = Callable[[Tensor], None]
 """Called with the parameter's .grad each time it has been accumulated, before inactive entries are zeroed."""
@@ -225,3 +234,13 @@ def among(positions: Tensor, others: Tensor) -> Tensor:
         return torch.zeros_like(positions, dtype=torch.bool)
     places = torch.searchsorted(others, positions).clamp_(max=others.numel() - 1)
     return others[places] == positions
+
+
+def hook_gradients(parameter: nn.Parameter, hook: Callable[..., None]) -> Any:
+    """The handle of a hook behind each accumulated gradient, which torch refuses while a parameter is frozen."""
+    frozen = not parameter.requires_grad
+    parameter.requires_grad_(True)
+    handle = parameter.register_post_accumulate_grad_hook(hook)
+    if frozen:
+        parameter.requires_grad_(False)
+    return handle

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from regrow.nn import SparseLayer, SparseLinear
 
-from .base import GradientListener, SparseWeight, among, per_element_state
+from .base import GradientListener, SparseWeight, among, hook_gradients, per_element_state
 from .staged import StagedGradient
 
 __all__ = ["CompressedWeight"]
@@ -106,7 +106,7 @@ class CompressedWeight(SparseWeight):
             if alive is not None and parameter.grad is not None:
                 alive(parameter.grad.detach() if parameter.grad.requires_grad else parameter.grad)
 
-        self._handle = self.parameter.register_post_accumulate_grad_hook(hook)
+        self._handle = hook_gradients(self.parameter, hook)
 
     def collect(self, on: bool) -> None:
         self.module.on_backward = self._dense_pass if on else None

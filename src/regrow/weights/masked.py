@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import GradientListener, SparseWeight, among, is_sharded, local, per_element_state
+from .base import GradientListener, SparseWeight, among, hook_gradients, is_sharded, local, per_element_state
 from .staged import StagedGradient
 
 __all__ = ["MARK", "GradientMask", "MaskedWeight", "mask_parameter", "unmask_parameter"]
@@ -45,7 +45,7 @@ class GradientMask:
 
     def attach(self, parameter: nn.Parameter) -> None:
         """Hooks a parameter, the first one or one that has replaced it."""
-        self._handle = parameter.register_post_accumulate_grad_hook(self)
+        self._handle = hook_gradients(parameter, self)
 
     def detach(self) -> None:
         self._handle.remove()
@@ -294,7 +294,7 @@ def _expand_compressed(
     del state_dict[prefix + "indices"]
     state_dict.pop(prefix + "tuned", None)
     shape = module._parameters["weight"].shape  # type: ignore[union-attr]
-    dense, mask = values.new_zeros(shape.numel()), torch.zeros(shape.numel(), dtype=torch.bool)
+    dense, mask = values.new_zeros(shape.numel()), values.new_zeros(shape.numel(), dtype=torch.bool)
     dense[indices.long()] = values.squeeze(1)
     mask[indices.long()] = True
     state_dict[prefix + "weight"], state_dict[prefix + "weight_mask"] = dense.view(shape), mask.view(shape)

@@ -81,7 +81,7 @@ std::shared_ptr<const PlanRecord> find_plan(const char* op, const Tensor& handle
 Tensor make_plan(const Tensor& indices, std::vector<int64_t> weight_shape, std::vector<int64_t> stride,
                  std::vector<int64_t> padding, std::vector<int64_t> dilation, std::vector<int64_t> image,
                  bool float64) {
-  want_list("weight_shape", weight_shape, 4, 0);
+  want_list("weight_shape", weight_shape, 4, 1);
   want_list("stride", stride, 2, 1);
   want_list("padding", padding, 2, 0);
   want_list("dilation", dilation, 2, 1);

@@ -41,8 +41,7 @@ int64_t tile_bytes(int64_t rows, int64_t cols, const Target& target) {
 int64_t choose_block(int64_t channels, int64_t cache_bytes, int64_t bytes_per_channel, double weights, double segment) {
   const int64_t fits = std::max<int64_t>(1, cache_bytes / bytes_per_channel);
   const int64_t most = std::max<int64_t>(1, std::llround(weights / segment));
-  const int64_t blocks = std::max<int64_t>(1, std::min(ceil_div(channels, fits), most));
-  return std::max<int64_t>(1, ceil_div(channels, blocks));
+  return ceil_div(channels, std::max<int64_t>(1, std::min(ceil_div(channels, fits), most)));
 }
 
 // ---- tiles ----
