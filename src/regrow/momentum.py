@@ -100,6 +100,16 @@ class MissingMomentum:
         weight.listen(self._stage)
         weight.collect(self.collecting)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the moments that are collected."""
+        return self.rule.names if self.rule else ()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether what is to be collected has been, at least in one step."""
+        return self.rule is None or self.steps > 0
+
     def _stage(self, gradient: Tensor) -> None:
         """Keeps the dense gradient before inactive entries are zeroed; adds up over the micro-batches of a step."""
         self._arrived = True
@@ -285,8 +295,7 @@ class MissingMomentum:
 
     def all_moments(self) -> dict[str, Any]:
         """The moments as `state_dict` has them; zeros where there are none yet."""
-        names = self.rule.names if self.rule else ()
-        return {name: self.weight.pack(self.moments.get(name, self.weight.new_moment())) for name in names}
+        return {name: self.weight.pack(self.moments.get(name, self.weight.new_moment())) for name in self.names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         like = self.weight.parameter

@@ -216,13 +216,20 @@ def test_same_seed_same_run_and_no_draw_from_the_global_generator(name):
 
 
 @stored
-@pytest.mark.parametrize("stop", [1, 4, 9])
-def test_a_resumed_run_is_the_run_that_went_on(name, storage, stop):
+@pytest.mark.parametrize("stop", [1, 4, 9, 17])
+@pytest.mark.parametrize("made_after_loading", [False, True])
+def test_a_resumed_run_is_the_run_that_went_on(name, storage, stop, made_after_loading):
     optimizer = "adamw" if storage == "masked" else "momentum"
     model, trained, updater = run(name, range(stop), storage=storage, optimizer=optimizer)
     saved = frozen({"model": model.state_dict(), "optimizer": trained.state_dict(), "updater": updater.state_dict()})
-    other, other_trained, other_updater = make(name, storage, optimizer)
-    other.load_state_dict(saved["model"])
+    if made_after_loading:
+        other = sparse(name, storage)
+        other.load_state_dict(saved["model"])
+        other_trained = OPTIMIZERS[optimizer](other)
+        other_updater = METHODS[name].attach(other, other_trained)
+    else:
+        other, other_trained, other_updater = make(name, storage, optimizer)
+        other.load_state_dict(saved["model"])
     other_trained.load_state_dict(saved["optimizer"])
     other_updater.load_state_dict(saved["updater"])
     for step in range(stop, STEPS):
@@ -368,6 +375,46 @@ def test_the_state_of_another_model_is_refused_and_changes_nothing(name):
     assert_same(before, picture(other, optimizer, other_updater))
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("rigl", {}), ("mest", {}), ("sparse-momentum", {"window": 1}), ("sparse-momentum-share-gradient", {"window": 1})],
+)
+@pytest.mark.parametrize("storage", ["masked", "compressed"])
+def test_a_layer_of_which_nothing_was_collected_keeps_its_weights(name, settings, storage):
+    model, optimizer, updater = make(name, storage, update_every=4, **settings)
+    for step in range(3):
+        step_of(model, optimizer, step)
+    before = indices(model)
+    optimizer.zero_grad()
+    model[0](torch.ones(2, 8, dtype=torch.float64)).square().sum().backward()
+    optimizer.step()
+    rows = {row["name"]: row for row in updater.history}
+    assert rows["0.weight"]["step"] == 4
+    assert rows["0.weight"]["grown"] > 0
+    assert indices(model)["0.weight"] != before["0.weight"]
+    assert (rows["2.weight"]["pruned"], rows["2.weight"]["grown"]) == (0, 0)
+    assert indices(model)["2.weight"] == before["2.weight"]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("rigl", {}), ("mest", {}), ("sparse-momentum", {"window": 2}), ("granet-sparse", {})]
+)
+def test_an_update_that_was_not_expected_is_refused_where_nothing_was_collected(name, settings):
+    model, optimizer, updater = make(name, update_every=10, total_steps=40, **settings)
+    for step in range(3):
+        step_of(model, optimizer, step)
+    before = picture(model, optimizer, updater)
+    with pytest.raises(RuntimeError, match=r"at step 3, but nothing.*expected at step 10.*expect_update"):
+        updater.update()
+    assert_same(before, picture(model, optimizer, updater))
+    updater.expect_update(after=1)
+    step_of(model, optimizer, 3)
+    assert any(row["grown"] for row in updater.update())
+    for step in range(4, 10):
+        step_of(model, optimizer, step)
+    assert [row["step"] for row in updater.history] == [4, 4, 10, 10]
+
+
 def _with(kind, **settings):
     return lambda model, optimizer: kind(model, optimizer, total_steps=20, update_every=2, **settings)
 
@@ -397,7 +444,7 @@ REFUSED = [
     (_with(regrow.Han, density=0.1, rounds=0), "rounds=0"),
     (_with(regrow.Han, density=0.1, begin=0.0), r"begin=0\.0"),
     (_with(regrow.ACDC, density=0.1, phase=0.5), r"phase=0\.5"),
-    (_with(regrow.GraNet, density=0.9), r"initial=0\.25, final=0\.9"),
+    (_with(regrow.GraNet, density=0.9), r"density of 0\.25, below density=0\.9"),
     (lambda m, o: regrow.MEST(m, o, total_steps=20, update_every=7), "update_every=7 leaves no update.*soft_bound"),
 ]
 

@@ -87,6 +87,36 @@ def test_optimizer_state_moves_with_its_weight(kind):
             torch.testing.assert_close(weight.take(state[key]), other[key].view(-1), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("make", [mlp, convolutions])
+@pytest.mark.parametrize("between", ["gradient of the input", "frozen", "backward of the input"])
+def test_gradients_that_do_not_reach_the_weights_do_not_count(make, between):
+    """Saliency maps and penalties, or a pass while the weights are frozen, before the pass that trains."""
+    histories = []
+    for model in both(make).values():
+        optimizer = optimizer_of("sgd", model)
+        updater = regrow.SparseMomentum(model, optimizer, total_steps=60, update_every=EVERY, window=3)
+        images, labels = batch()
+        for step in range(2 * EVERY):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(images), labels)
+            shown = 3 * images.flip(0).requires_grad_()
+            model.requires_grad_(between != "frozen")
+            output = model(shown).square().sum() * (step + 1)
+            if between == "gradient of the input":
+                torch.autograd.grad(output, shown)
+            else:
+                output.backward(inputs=[shown] if between == "backward of the input" else None)
+            model.requires_grad_(True)
+            loss.backward()
+            optimizer.step()
+        histories.append([row | {"importance": 0} for row in updater.history])
+        last = regrow.sparse_weights(model)
+    assert histories[0] == histories[1]
+    kinds = {weight.storage for weight in last.values()}
+    assert kinds == {"compressed"}
+    assert all(not weight._passes for weight in last.values())
+
+
 def test_nothing_of_dense_size_lives_outside_the_window():
     model = both(mlp)["compressed"]
     updater, _ = train(model, "sgd", steps=EVERY + 1, window=2)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import regrow
 from core.helpers import (
     assert_same,
     frozen,
@@ -64,6 +65,66 @@ def test_a_loaded_state_is_a_copy():
     updater2.load_state_dict(state)
     train(other, optimizer2, range(5))
     assert_same(kept, state)
+
+
+@pytest.mark.parametrize("every", [5, 9])
+def test_a_resumed_run_may_update_at_another_interval(every):
+    """Its window opens in time for the first update, whichever comes first."""
+
+    def make(update_every):
+        model = sparse_mlp()
+        optimizer = sgd(model)
+        return model, optimizer, momentum(model, optimizer, update_every=update_every, window=2)
+
+    model, optimizer, updater = make(7)
+    train(model, optimizer, range(2))
+    states = frozen([part.state_dict() for part in (model, optimizer, updater)])
+    resumed, resumed_optimizer, resumed_updater = make(every)
+    for part, state in zip((resumed, resumed_optimizer, resumed_updater), states, strict=True):
+        part.load_state_dict(state)
+    train(resumed, resumed_optimizer, range(2, every - 2))
+    at_once, at_once_optimizer, at_once_updater = make(every)
+    train(at_once, at_once_optimizer, range(every - 2))
+    assert_same(at_once.state_dict(), resumed.state_dict())
+    train(resumed, resumed_optimizer, range(every - 2, every))
+    train(at_once, at_once_optimizer, range(every - 2, every))
+    assert {row["step"] for row in resumed_updater.history} == {every}
+    assert any(row["grown"] for row in resumed_updater.history)
+    if every < 7:  # else the window of 7 has been open, and stays so
+        assert_same(at_once.state_dict(), resumed.state_dict())
+        assert at_once_updater.history == resumed_updater.history
+
+
+@pytest.mark.parametrize("method", [regrow.RigL, regrow.SET, regrow.DNS, regrow.DeepRewiring])
+def test_the_state_of_another_method_is_refused_and_changes_nothing(method):
+    model = sparse_mlp(density=1.0 if method is regrow.DNS else 0.3)
+    optimizer = sgd(model)
+    settings = {"density": 0.3} if method is regrow.DNS else {}
+    updater = method(model, optimizer, total_steps=100, update_every=2, **settings)
+    other = sparse_mlp()
+    other_optimizer = sgd(other)
+    other_updater = momentum(other, other_optimizer)
+    train(model, optimizer, range(3))
+    train(other, other_optimizer, range(3))
+    for one, state in ((updater, other_updater.state_dict()), (other_updater, updater.state_dict())):
+        before = frozen(one.state_dict())
+        with pytest.raises(ValueError, match=r"this is (the state of|not the state)"):
+            one.load_state_dict(state)
+        assert_same(before, one.state_dict())
+
+
+def test_the_state_for_another_kind_of_optimizer_is_refused_and_changes_nothing():
+    states = []
+    for make in (sgd, OPTIMIZERS["adamw"]):
+        model = sparse_mlp()
+        optimizer = make(model)
+        updater = momentum(model, optimizer, update_every=50)
+        train(model, optimizer, range(3))
+        states.append(updater.state_dict())
+    before = frozen(updater.state_dict())
+    with pytest.raises(ValueError, match=r"\['momentum_buffer'\] of 0.weight, and here \['exp_avg', 'exp_avg_sq'\]"):
+        updater.load_state_dict(states[0])
+    assert_same(before, updater.state_dict())
 
 
 def another(kind):

@@ -57,13 +57,21 @@ class Attached:
     def _group(self, name: str) -> Mapping[str, Any]:
         return group_of(self.optimizer, self._weights[name])
 
-    def _shapes(self) -> dict[str, list[int]]:
-        return {name: list(weight.shape) for name, weight in self._weights.items()}
+    def _origin(self) -> dict[str, Any]:
+        """What a state belongs to."""
+        shapes = {name: list(weight.shape) for name, weight in self._weights.items()}
+        return {"updater": type(self).__name__, "shapes": shapes}
 
-    def _check_model(self, state: Mapping[str, Any], expected: set[str]) -> None:
-        """Raises ValueError where a state is damaged, or that of another model."""
-        if absent := expected - state.keys():
+    def _check_origin(self, state: Mapping[str, Any], expected: set[str]) -> None:
+        """Raises ValueError where a state is damaged, or that of another method or model."""
+        if absent := ({"shapes"} | expected) - state.keys():
             raise ValueError(f"this is not the state of an updater, or it is damaged: {sorted(absent)} are missing")
+        method = type(self).__name__
+        if state.get("updater", method) != method:
+            raise ValueError(
+                f"this is the state of {state['updater']}, and the updater is {method}; make the one that was trained "
+                "with, or train on without the state"
+            )
         theirs = {name: tuple(shape) for name, shape in state["shapes"].items()}
         ours = {name: tuple(weight.shape) for name, weight in self._weights.items()}
         if theirs != ours:

@@ -149,12 +149,11 @@ class DeepRewiring(Updating):
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs beside the model's and the optimizer's state; tensors and plain values only."""
-        return {
+        return self._origin() | {
             "step": self.step,
             "steps": self._steps,
             "history": [dict(row) for row in self.history],
             "generator": self._generator.get_state(),
-            "shapes": self._shapes(),
             "signs": dict(self._signs),
             "rewired": {name: list(counts) for name, counts in self._rewired.items()},
         }
@@ -165,7 +164,7 @@ class DeepRewiring(Updating):
         Raises:
             ValueError: the state is that of another model or method; nothing is changed.
         """
-        self._check_model(state, {"step", "steps", "history", "generator", "shapes", "signs", "rewired"})
+        self._check_origin(state, {"step", "steps", "history", "generator", "signs", "rewired"})
         self._generator.set_state(state["generator"].cpu())
         self.step, self._steps = state["step"], state["steps"]
         self.history = [dict(row) for row in state["history"]]

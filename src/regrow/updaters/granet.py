@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import nn
 
 import regrow.criteria as criteria
+from regrow.allocation import initial_counts
 from regrow.schedule import cosine_decay, cubic_density
 from regrow.sharing import to_density
 from regrow.weights import sparse_weights
@@ -58,7 +62,12 @@ class GraNet(Updater):
         window_batch: int | None = None,
     ):
         last = final_step(model, density, total_steps, update_every, end)
-        falling = cubic_density(_density_of(model), density, begin * total_steps, last)
+        self._initial_density = _initial_density(model, density)
+
+        def falling(step: int) -> float:
+            return cubic_density(self._initial_density, density, begin * total_steps, last)(step)
+
+        falling(0)  # refuses what cannot be
         super().__init__(
             model,
             optimizer,
@@ -73,9 +82,22 @@ class GraNet(Updater):
             seed=0,
         )
 
+    def _own_state(self) -> dict[str, Any]:
+        return {"initial_density": self._initial_density}
 
-def _density_of(model: nn.Module) -> float:
-    """Share of active positions over all sparse weights; 1 where there are none."""
+    def _load_own_state(self, state: Mapping[str, Any]) -> None:
+        self._initial_density = state["initial_density"]
+
+
+def _initial_density(model: nn.Module, final: float) -> float:
+    """Share of active positions over all sparse weights; `final` where rounding left them that few, 1 for none."""
     weights = sparse_weights(model).values()
-    numel = sum(weight.numel for weight in weights)
-    return sum(weight.active for weight in weights) / numel if numel else 1.0
+    if not weights:
+        return 1.0
+    numel, active = sum(weight.numel for weight in weights), sum(weight.active for weight in weights)
+    if active < sum(initial_counts([weight.shape for weight in weights], final)):
+        raise ValueError(
+            f"the model has a density of {active / numel:.4g}, below density={final} with which the training is to "
+            "end; sparsify it less, or ask for less"
+        )
+    return max(active / numel, final)

@@ -111,12 +111,8 @@ class HiddenValues(Updating):
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs beside the model's and the optimizer's state; tensors and plain values only."""
-        return {
-            "step": self.step,
-            "history": [dict(row) for row in self.history],
-            "shapes": self._shapes(),
-            "hidden": dict(self._hidden),
-        } | self._own_state()
+        state = {"step": self.step, "history": [dict(row) for row in self.history], "hidden": dict(self._hidden)}
+        return self._origin() | state | self._own_state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from a `state_dict()`; load the model and the optimizer first.
@@ -124,7 +120,7 @@ class HiddenValues(Updating):
         Raises:
             ValueError: the state is that of another model or method; nothing is changed.
         """
-        self._check_model(state, {"step", "history", "shapes", "hidden", *self._own_state()})
+        self._check_origin(state, {"step", "history", "hidden", *self._own_state()})
         self.step = state["step"]
         self.history = [dict(row) for row in state["history"]]
         for name, hidden in self._hidden.items():

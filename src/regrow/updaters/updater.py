@@ -142,7 +142,7 @@ class Updater(Updating):
         products = {n: keeps_factors(weight, rules[n], windows[n], factored) for n, weight in weights.items()}
         self._inherits = inherit and collect == "momentum"
         self._generator = same_generator(seeded_generator(seed), self._device)
-        self._next_update = update_every
+        self._expected: int | None = None
         self._common_factor, self._unscale = 1.0, 1.0
         self._costs = Costs(model, needs_flops)
         self._gradients = ActiveGradients(self._weights) if uses_gradient else None
@@ -168,8 +168,13 @@ class Updater(Updating):
 
         Without it, by-hand updates with a window collect in all steps since the last update.
         """
-        self._next_update = self.step + after
+        self._expect(self.step + after)
         self._set_collecting()
+
+    def _expect(self, step: int | None) -> None:
+        """Notes an update by hand, unless one comes by itself before it."""
+        before = step is not None and (self._by_itself is None or step < self._by_itself)
+        self._expected = step if before else None
 
     def update(self) -> list[dict[str, Any]]:
         """Updates the topology now; called by itself where `update_every` is given. In several processes all call it.
@@ -179,7 +184,8 @@ class Updater(Updating):
 
         Raises:
             FloatingPointError: a weight, a momentum or a score is NaN or infinite; nothing is changed.
-            RuntimeError: before the first optimizer step; or processes that train together have come apart.
+            RuntimeError: before the first optimizer step, or nothing has been collected, for the update was not
+                expected; or processes that train together have come apart.
         """
         if self.step >= self._end:
             return []
@@ -188,11 +194,7 @@ class Updater(Updating):
         if several():
             self._agree()
         rate = self._schedule(self.step)
-        layers = [
-            self._view(weight, self._missing[name])
-            for name, weight in self._weights.items()
-            if self._missing[name].saw_gradient
-        ]
+        layers = [self._view(self._weights[name], self._missing[name]) for name in self._taking_part()]
         moves = self._exchange.plan(layers, self.step, rate, lambda: self._flops_left(layers))
         for move in moves:
             layer = move.layer
@@ -204,8 +206,21 @@ class Updater(Updating):
             missing.after_update()
         if self._gradients:
             self._gradients.drop()
+        self._expected = None
         refuse_differing(self._weights, self.step, self._generator)
         return rows
+
+    def _taking_part(self) -> list[str]:
+        """Layers that were trained since the last update, and of which what criteria need has been collected."""
+        trained = [name for name, missing in self._missing.items() if missing.saw_gradient]
+        known = trained if self._gradients is None else [name for name in trained if name in self._gradients.values]
+        ready = [name for name in known if self._missing[name].is_ready]
+        if trained and not ready and not self._is_due():
+            raise RuntimeError(
+                f"update() at step {self.step}, but nothing was collected: the next update was expected at step "
+                f"{self._next_update}. Say expect_update(after) before the step, or the window, that precedes it"
+            )
+        return ready
 
     def _agree(self) -> None:
         """Takes together what ranks have collected apart, before anything is chosen."""
@@ -228,13 +243,12 @@ class Updater(Updating):
 
         In several processes it is the rank's own: between updates it holds what this rank has collected.
         """
-        state: dict[str, Any] = {
+        state = self._origin() | {
             "step": self.step,
             "next_update": self._next_update,
             "history": [dict(row) for row in self.history],
             "generator": self._generator.get_state(),
             "flops": dict(self._costs.per_weight),
-            "shapes": self._shapes(),
             "missing": {name: missing.state_dict() for name, missing in self._missing.items()},
         }
         if self._gradients:
@@ -245,12 +259,12 @@ class Updater(Updating):
         """Continues from a `state_dict()`; load the model and the optimizer first.
 
         Raises:
-            ValueError: the state is that of another model or method; nothing is changed.
+            ValueError: the state is that of another model, method or kind of optimizer; nothing is changed.
         """
         self._check_state(state)
         self._generator.set_state(state["generator"].cpu())
         self.step = state["step"]
-        self._next_update = state["next_update"]
+        self._expect(state["next_update"])
         self.history = [dict(row) for row in state["history"]]
         self._costs.per_weight = dict(state["flops"])
         for name, missing in self._missing.items():
@@ -269,10 +283,16 @@ class Updater(Updating):
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         own = self._own_state().keys() | ({"gradients"} if self._gradients else set())
-        self._check_model(state, {"step", "next_update", "history", "generator", "flops", "missing", "shapes", *own})
+        self._check_origin(state, {"step", "next_update", "history", "generator", "flops", "missing", *own})
         for name, missing in state["missing"].items():
             if absent := {"steps", "saw_gradient", "moments"} - missing.keys():
                 raise ValueError(f"this updater state is damaged: {name} lacks {sorted(absent)}")
+            theirs, ours = set(missing["moments"]), self._missing[name].names
+            if theirs and theirs != set(ours):
+                raise ValueError(
+                    f"this updater state has {sorted(theirs)} of {name}, and here {sorted(ours) or 'nothing'} is "
+                    "collected: it belongs to another kind of optimizer, or of updater"
+                )
 
     def _after_backward(self) -> None:
         for missing in self._missing.values():
@@ -290,7 +310,6 @@ class Updater(Updating):
         self.step += 1
         self._costs.after_step(type(self).__name__, self._weights)
         if self.update_every and self.step % self.update_every == 0:
-            self._next_update = self.step + self.update_every
             self.update()
         self._set_collecting()
 
@@ -306,6 +325,22 @@ class Updater(Updating):
         self._unscale = 1.0 if scale is None else 1 / float(scale)
         if self._gradients and self._is_near(1):
             self._gradients.note(self._unscale)
+
+    @property
+    def _by_itself(self) -> int | None:
+        """The step of the next update that comes by itself."""
+        return None if self.update_every is None else (self.step // self.update_every + 1) * self.update_every
+
+    @property
+    def _next_update(self) -> int | None:
+        """The step of the next update that is known of."""
+        return self._by_itself if self._expected is None else self._expected
+
+    def _is_due(self) -> bool:
+        """Whether this step is one for which an update was expected."""
+        if self._expected is None:
+            return self.update_every is None or self.step % self.update_every == 0
+        return self._expected <= self.step
 
     def _is_near(self, steps: int) -> bool:
         """Whether an update is at most so many steps away, or may come at any time; never once updates have ended."""

@@ -34,7 +34,8 @@ class CompressedWeight(SparseWeight):
         self.window_batch: int | None = None
         self._listener: GradientListener | None = None
         self._handle: Any = None
-        self._pending = StagedGradient()
+        self._passes: dict[int, StagedGradient] = {}
+        """What backward passes under way have added up, by their number; .grad has not been accumulated yet."""
 
     @property
     def why(self) -> str:  # type: ignore[override]
@@ -110,7 +111,7 @@ class CompressedWeight(SparseWeight):
 
     def collect(self, on: bool) -> None:
         self.module.on_backward = self._dense_pass if on else None
-        self._pending = StagedGradient()
+        self._passes = {}
 
     @property
     def collecting(self) -> bool:
@@ -123,6 +124,8 @@ class CompressedWeight(SparseWeight):
     @torch.no_grad()
     def _dense_pass(self, input: Tensor, grad_output: Tensor) -> None:
         """The gradient of all positions, from `window_batch` examples of the batch and scaled up to it."""
+        if not self.parameter.requires_grad:
+            return
         linear = self.stages_products
         if linear:
             input, grad_output = (tensor.reshape(-1, tensor.size(-1)) for tensor in (input, grad_output))
@@ -130,18 +133,30 @@ class CompressedWeight(SparseWeight):
         if part is not None and part < batch:
             input, grad_output = input[:part], grad_output[:part] * (batch / part)
         if linear:
-            self._pending.add_product(grad_output, input)
+            self._of_this_pass().add_product(grad_output, input)
         else:
-            self._pending.add(self.module.dense_weight_grad(input, grad_output))
+            self._of_this_pass().add(self.module.dense_weight_grad(input, grad_output))
+
+    def _of_this_pass(self) -> StagedGradient:
+        """What the backward pass under way has added up; it ends with the pass, which need not reach the parameter."""
+        number = torch._C._current_graph_task_id()
+        if number not in self._passes:
+
+            def end() -> None:
+                self._passes.pop(number, None)
+
+            self._passes[number] = StagedGradient()
+            torch.autograd.Variable._execution_engine.queue_callback(end)  # type: ignore[attr-defined]
+        return self._passes[number]
 
     def new_moment(self) -> Tensor:
         return torch.zeros(self.shape, dtype=self.parameter.dtype)
 
     def stage(self, staged: StagedGradient | None, gradient: Tensor, more: bool) -> StagedGradient:
-        pending, self._pending = self._pending, StagedGradient()
+        added = self._passes.pop(torch._C._current_graph_task_id(), None) or StagedGradient()
         if staged is None or not more:
-            return pending
-        staged.merge(pending)
+            return added
+        staged.merge(added)
         return staged
 
     def remembered(self, staged: StagedGradient, gradient: Tensor) -> Tensor:
