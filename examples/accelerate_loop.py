@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import regrow
+from regrow.updaters import GatheredState
 
 torch.manual_seed(0)
 inputs = torch.randn(512, 20)
@@ -22,7 +23,7 @@ model = regrow.sparsify(model, density=0.2)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 updater = regrow.SparseMomentum(model, optimizer, total_steps=80, update_every=10)
-accelerator.register_for_checkpointing(updater)
+accelerator.register_for_checkpointing(GatheredState(updater))  # of every process
 
 
 def train(epochs: int) -> torch.Tensor:

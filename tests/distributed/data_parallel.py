@@ -17,8 +17,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 import regrow
-from regrow.distributed import gather_objects, own_of
 from regrow.recipes import models
+from regrow.updaters import GatheredState
 
 STEPS, EVERY = 11, 1
 
@@ -359,22 +359,20 @@ def a_checkpoint_holds_the_updater_of_every_rank(rank, folder):
 
     network, optimizer, updater = parts()
     go_on(network, optimizer, range(4))
-    own = gather_objects(updater.state_dict())
-    assert len(own) == (2 if rank == 0 else 0)
-    same = [network.state_dict(), optimizer.state_dict()]
-    saved = [copy.deepcopy((same, own))]
+    states = {"network": network, "optimizer": optimizer, "updater": GatheredState(updater)}
+    saved = [copy.deepcopy({name: one.state_dict() for name, one in states.items()})]
+    assert len(saved[0]["updater"]["updaters"]) == (2 if rank == 0 else 0)
     dist.broadcast_object_list(saved)
     go_on(network, optimizer, range(4, 8))
     again, other, updater_again = parts()
-    again.load_state_dict(saved[0][0][0])
-    other.load_state_dict(saved[0][0][1])
-    updater_again.load_state_dict(own_of(saved[0][1]))
+    for name, one in {"network": again, "optimizer": other, "updater": GatheredState(updater_again)}.items():
+        one.load_state_dict(saved[0][name])
     go_on(again, other, range(4, 8))
     assert sum(row["grown"] for row in updater.history) > 0
     for name, value in network.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
     with pytest.raises(ValueError, match=r"saved by 1 processes.*loaded by 2; resume with 1"):
-        own_of(saved[0][1][:1])
+        GatheredState(updater_again).load_state_dict({"updaters": saved[0]["updater"]["updaters"][:1]})
 
 
 SCENARIOS = [

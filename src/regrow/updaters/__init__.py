@@ -4,6 +4,7 @@ from .alternating import ACDC
 from .deep_rewiring import DeepRewiring
 from .dsr import DSR
 from .evolution import SET
+from .gathered_state import GatheredState
 from .gradual import GMP, Han
 from .granet import GraNet
 from .mest import MEST
@@ -23,6 +24,7 @@ __all__ = [
     "MEST",
     "SET",
     "DeepRewiring",
+    "GatheredState",
     "GraNet",
     "Han",
     "RigL",
