@@ -105,7 +105,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("model", help="a network that has a recipe for CIFAR-10")
     parser.add_argument("--arms", type=Arm.parse, nargs="+", required=True, metavar="ARM")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--epochs-from", type=Path, metavar="FILE", help="rows of regrow bench run --json")
+    parser.add_argument(
+        "--epochs-from", type=Path, nargs="+", default=[], metavar="FILE", help="rows of regrow bench run --json"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves there")
     parser.add_argument("--plot-only", action="store_true", help="train nothing; use the runs that are finished")
     grid.add_arguments(parser)
@@ -135,8 +137,8 @@ def contents(chosen: argparse.Namespace, cells: dict[str, Cell], curves: dict[st
     Args:
         curves: of runs that have no folder on this machine, by cell.
     """
-    measured = json.loads(chosen.epochs_from.read_text()) if chosen.epochs_from else []
-    measured = [row for row in measured if row["model"] == chosen.model]
+    every = [row for file in chosen.epochs_from for row in json.loads(file.read_text())]
+    measured = [row for row in every if row["model"] == chosen.model]
     arms = []
     for seed in chosen.seeds:
         for arm in chosen.arms:
@@ -172,7 +174,7 @@ def contents(chosen: argparse.Namespace, cells: dict[str, Cell], curves: dict[st
                     "curve": [{name: line[name] for name in CURVE} for line in lines],
                 }
             )
-    return {"model": chosen.model, "epochs_from": str(chosen.epochs_from or ""), "arms": arms}
+    return {"model": chosen.model, "epochs_from": list(map(str, chosen.epochs_from)), "arms": arms}
 
 
 def show(content: dict[str, Any]) -> None:

@@ -59,7 +59,18 @@ def time_to_accuracy(model: str) -> str:
     ]
     head = ["arm, rule-density@epochs", "FLOP density", "epochs", "test error, %", "an epoch", "all of them"]
     head += [f"{dense['epochs']} epochs dense in {kind} / this" for kind in kinds]
-    return f"{markdown(head, rows)}\n\nOne seed each. `{result['command']}`"
+    how = "Without `--plot-only`, and with another `--results`, this trains them:"
+    return f"{markdown(head, rows)}\n\nOne seed each, {_threads(result['arms'])}. {how} `{result['command']}`"
+
+
+def _threads(arms: list[dict]) -> str:
+    """With how many threads the arms were trained, which decides on the last bits."""
+    several = [f"`{row['arm']}`" for row in arms if row["threads"] > 1]
+    if not several:
+        return "trained with one thread"
+    if len(several) == len(arms):
+        return "trained with two threads"
+    return f"trained with two threads: {', '.join(several)}, with one the others"
 
 
 def share_rules() -> str:

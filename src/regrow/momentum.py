@@ -56,8 +56,8 @@ def keeps_factors(weight: SparseWeight, rule: Rule | None, window: int | None, a
     if rule is not None and not factored and weight.numel > LIMIT:
         raise ValueError(
             f"{weight.name}: a momentum of its {weight.numel:,} positions takes {4 * weight.numel / 1e9:,.0f} GB as a "
-            "tensor. Only compressed Linear layers do without: under SGD with a window of some steps, such as "
-            "window=20 (not factored=False), or with growth at random or by gradient"
+            "tensor. Only compressed Linear layers in a single process do without: under SGD with a window of some "
+            "steps, such as window=20 (not factored=False), or with growth at random or by gradient"
         )
     return factored
 

@@ -91,7 +91,12 @@ def train(
         ),
     ] = None,
     storage: Annotated[str, typer.Option(metavar="STORAGE", help="auto, masked or compressed.")] = "auto",
-    seed: Annotated[int, typer.Option(metavar="N", help="Of split, network, topology and order of examples.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Of network, topology and order of examples; of the split of MNIST and the digits, too."
+        ),
+    ] = 0,
     epochs: Annotated[
         int | None,
         typer.Option(metavar="N", help="The learning-rate schedule is stretched to this; default: recipe's."),
@@ -119,7 +124,8 @@ def train(
         float | None, typer.Option(metavar="SHARE", help="Of a layer, to which it can grow.")
     ] = None,
     update_every: Annotated[
-        int | None, typer.Option(metavar="STEPS", help="Between topology updates; default: an epoch.")
+        int | None,
+        typer.Option(metavar="STEPS", help="Between topology updates; default: an epoch, or the method's own."),
     ] = None,
     window: Annotated[
         str | None, typer.Option(metavar="STEPS", help="Before an update in which missing weights are seen, or all.")

@@ -56,8 +56,8 @@ class Recipe:
             (Szegedy et al. 2016, arXiv:1512.00567, section 7).
         validation_fraction: share of the training set held out at random.
         images: how many of the training images are used, the same ones for every seed; None: all.
-        update_every: steps between topology updates; None: one at the end of each epoch. There is none after the last
-            step, and one that falls on the end of an epoch comes after the validation.
+        update_every: steps between topology updates; None: one at the end of each epoch, or the method's own interval.
+            There is none after the last step, and one that falls on the end of an epoch comes after the validation.
         prune_rate, prune_schedule: of sparse momentum; where they are not the defaults here, also of the other methods
             that have them. growth, inherit_momentum, per_neuron, share, max_density, flops_budget, window,
             window_batch: of the updater.

@@ -16,7 +16,8 @@ def report(
         list[Path],
         typer.Argument(
             metavar="PATH…",
-            help="Run folders, folders of regrow compare, folders of either, JSON files of regrow bench and features.",
+            help="Run folders, folders of regrow compare, folders of either, "
+            "JSON files of regrow bench layers, step and run and of regrow features.",
             show_default=False,
         ),
     ],

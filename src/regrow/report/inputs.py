@@ -127,8 +127,8 @@ def _read_file(path: Path, inputs: Inputs) -> None:
         inputs.boards += _boards(rows, {row["recipe"]: commands for row in rows})
     else:
         raise ReportError(
-            f"{path} holds rows with {', '.join(list(first)[:4])}, which no report shows; name a file of regrow bench, "
-            "regrow features or the table of a benchmark"
+            f"{path} holds rows with {', '.join(list(first)[:4])}, which no report shows; name a file of regrow bench "
+            "layers, step or run, of regrow features or the table of a benchmark"
         )
 
 

@@ -57,7 +57,7 @@ def lenet_5_caffe(num_classes: int = 10) -> nn.Module:
     """LeNet-5 in Caffe's sizes, no padding; 430,500 weights and 580 biases; takes (N, 1, 28, 28).
 
     ReLU follows the convolutions too, as in the reference implementation of sparse momentum. Caffe's own network has it
-    only after fc1, and diverges within 20 steps at the published learning rate of 0.1 with momentum 0.9.
+    only after fc1, and diverges within 30 steps at the published learning rate of 0.1 with momentum 0.9.
     """
     return nn.Sequential(
         OrderedDict(
