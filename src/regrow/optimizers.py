@@ -11,7 +11,16 @@ from torch.utils.hooks import RemovableHandle
 
 from .weights import SparseWeight, is_sharded, sparse_weights
 
-__all__ = ["before_step", "group_of", "groups_of", "innermost", "refuse_second", "trained_weights", "was_skipped"]
+__all__ = [
+    "before_step",
+    "grad_scale_of",
+    "group_of",
+    "groups_of",
+    "innermost",
+    "refuse_second",
+    "trained_weights",
+    "was_skipped",
+]
 
 
 def innermost(optimizer: Any) -> torch.optim.Optimizer:
@@ -88,6 +97,12 @@ def refuse_second(optimizer: torch.optim.Optimizer, kind: type) -> None:
         owner = getattr(hook, "__self__", None)
         if isinstance(owner, kind):
             raise ValueError(f"a {type(owner).__name__} hangs on this optimizer already; call its remove() first")
+
+
+def grad_scale_of(optimizer: torch.optim.Optimizer) -> float:
+    """By how much gradients are too large when it steps: fused optimizers divide by GradScaler's scale themselves."""
+    scale = getattr(optimizer, "grad_scale", None)
+    return 1.0 if scale is None else float(scale)
 
 
 def was_skipped(optimizer: torch.optim.Optimizer) -> bool:

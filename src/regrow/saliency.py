@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from .sparsify import Patterns, prunable, select
@@ -80,11 +81,13 @@ def grasp(
     def cooled(outputs: Any, targets: Any) -> Tensor:
         return loss(outputs / temperature, targets)
 
-    with _untouched(model):
+    with _untouched(model), sdpa_kernel(SDPBackend.MATH):  # other kernels of attention have no second derivative
         flow = _gradient(model, weights, batches, cooled)
         scores = [torch.zeros_like(w) for w in values]
         for inputs, targets in batches:
-            slopes = torch.autograd.grad(cooled(model(inputs), targets), values, create_graph=True)
+            slopes = torch.autograd.grad(
+                cooled(model(inputs), targets), values, create_graph=True, allow_unused=True, materialize_grads=True
+            )
             product = sum((slope * g).sum() for slope, g in zip(slopes, flow, strict=True))
             curvature = torch.autograd.grad(product, values, allow_unused=True, materialize_grads=True)  # type: ignore[arg-type]
             scores = [s + w.detach() * c for s, w, c in zip(scores, values, curvature, strict=True)]
@@ -118,8 +121,7 @@ def obd(model: nn.Module, batches: Batches, *, loss: Loss = cross_entropy, dense
                 for square, g in zip(squares, _gradient(model, weights, single, loss), strict=True):
                     square.addcmul_(g, g)
                 examples += 1
-    if not examples:
-        raise ValueError("batches holds no example")
+    _refuse_none(examples)
     return {
         name: w.detach().square() * square / (2 * examples)
         for (name, w), square in zip(weights.items(), squares, strict=True)
@@ -136,7 +138,7 @@ def synflow(
     on a copy of the model.
 
     Args:
-        model: a dense model. inputs: one batch, of which only the shape of an example counts.
+        model: a dense model. inputs: one batch of floating numbers, of which only the shape of an example counts.
         density: that `sparsify` will be asked for, in (0, 1]. rounds: at least 1; 100 in the paper.
         dense: as of `sparsify`.
 
@@ -152,6 +154,8 @@ def synflow(
         raise ValueError(f"density={density} must be above 0 and at most 1")
     if rounds < 1:
         raise ValueError(f"rounds={rounds} must be at least 1")
+    if not inputs.is_floating_point():
+        raise ValueError(f"synaptic flow feeds ones, and the inputs are {inputs.dtype}; use snip, grasp or obd")
     twin = copy.deepcopy(model).double().eval()
     weights = _weights(twin, dense)
     with torch.no_grad():
@@ -160,12 +164,12 @@ def synflow(
                 tensor.abs_()
     ones = torch.ones_like(inputs[:1], dtype=torch.float64)
     sizes = [w.numel() for w in weights.values()]
-    scores = torch.zeros(sum(sizes), dtype=torch.float64)
-    stays = torch.ones(sum(sizes), dtype=torch.bool)
+    scores = torch.zeros(sum(sizes), dtype=torch.float64, device=ones.device)
+    stays = torch.ones(sum(sizes), dtype=torch.bool, device=ones.device)
     for completed in range(rounds):
         flow = _flow(twin, list(weights.values()), ones)
         ranks = torch.empty_like(flow)
-        ranks[flow.argsort(stable=True, descending=True)] = torch.arange(flow.numel(), 0, -1, dtype=flow.dtype)
+        ranks[flow.argsort(stable=True, descending=True)] = torch.arange(flow.numel(), 0, -1).to(flow)
         ranks[~stays] = 0
         scores[stays] = completed + ranks[stays] / (flow.numel() + 1)
         keep = max(round(density ** ((completed + 1) / rounds) * flow.numel()), 1)
@@ -179,7 +183,7 @@ def synflow(
 
 def _flow(model: nn.Module, weights: Sequence[Tensor], ones: Tensor) -> Tensor:
     """w * dR/dw of all weights, flat."""
-    gradients = torch.autograd.grad(model(ones).sum(), weights)
+    gradients = torch.autograd.grad(model(ones).sum(), weights, allow_unused=True, materialize_grads=True)
     flow = torch.cat([(w.detach() * g).reshape(-1) for w, g in zip(weights, gradients, strict=True)])
     if not torch.isfinite(flow).all():
         raise FloatingPointError("the synaptic flow is not finite; the network is too deep or too wide for float64")
@@ -193,11 +197,18 @@ def _weights(model: nn.Module, dense: Patterns) -> dict[str, Tensor]:
 def _gradient(model: nn.Module, weights: dict[str, Tensor], batches: Batches, loss: Loss) -> list[Tensor]:
     """The gradient of the sum of the losses of all batches."""
     values = list(weights.values())
-    total = [torch.zeros_like(w) for w in values]
+    total, number = [torch.zeros_like(w) for w in values], 0
     for inputs, targets in batches:
         gradients = torch.autograd.grad(loss(model(inputs), targets), values, allow_unused=True, materialize_grads=True)
         total = [t + g for t, g in zip(total, gradients, strict=True)]
+        number += 1
+    _refuse_none(number)
     return total
+
+
+def _refuse_none(number: int) -> None:
+    if not number:
+        raise ValueError("batches holds no example; give a list, for a generator is empty once it has been read")
 
 
 @contextmanager

@@ -50,6 +50,8 @@ class PruneRequest:
     """r_l, summing to 1; None where the method has none."""
     target: Sequence[int] = ()
     """c_l, active weights that each layer shall have after the update, were nothing shared between layers."""
+    others: Sequence[tuple[int, int]] = ()
+    """Active weights and positions of the layers that take no part in the update."""
 
 
 Target = Callable[[PruneRequest], Sequence[int]]
@@ -77,10 +79,16 @@ def to_density(schedule: Callable[[int], float], scope: str = "layer") -> Target
 
     def target(request: PruneRequest) -> Sequence[int]:
         density = schedule(request.step)
-        counts = initial_counts([(n, 1) for n in request.numel], density)
-        if scope == "layer" or sum(counts) > sum(request.active):
+        numel = [*request.numel, *(n for _, n in request.others)]
+        of_all = initial_counts([(n, 1) for n in numel], density)
+        counts = of_all[: len(request.numel)]
+        if scope == "layer":
             return counts
-        return topology.counts_of_largest(request.scores, sum(counts))
+        left = sum(of_all) - sum(m for m, _ in request.others)
+        total = min(max(left, len(counts)), sum(request.numel))
+        if total > sum(request.active):
+            return counts if sum(counts) == total else request.active
+        return topology.counts_of_largest(request.scores, total)
 
     return target
 

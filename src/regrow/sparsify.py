@@ -17,6 +17,7 @@ from .nn._positions import check_dense
 from .nn.blocked import Conversion, trace
 from .storage import (
     Storage,
+    check_storage,
     compress,
     hand_over_hooks,
     keep_blocked,
@@ -111,7 +112,7 @@ def sparsify(
         >>> regrow.summary(regrow.sparsify(wide, density=1e-7)).active
         6250
     """
-    _check_arguments(model, density, init, storage)
+    _check_arguments(density, init, storage)
     chosen = select(prunable(model), dense)
     parameters = {name: place.parameter for name, place in chosen.items()}
     active = active_sets(parameters, density, distribution, init, seed)
@@ -149,8 +150,13 @@ def prunable(model: nn.Module) -> dict[str, Prunable]:
     """The parameters that `sparsify` makes sparse, by name, each once.
 
     Raises:
-        ValueError: a lazy module that has not seen data, or an embedding with sparse gradients.
+        ValueError: the model is sparse already; a lazy module has not seen data; or an embedding has sparse gradients.
     """
+    if already := sparse_weights(model):
+        raise ValueError(
+            f"the model is sparse already ({next(iter(already))} and {len(already) - 1} more); use "
+            "regrow.densify(model) first to start over"
+        )
     found: dict[str, Prunable] = {}
     seen: set[int] = set()
     for path, module in unwrapped(model).named_modules():
@@ -297,19 +303,12 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     return [lines[0], rule, *lines[1:-1], rule, lines[-1]]
 
 
-def _check_arguments(model: nn.Module, density: float | None, init: Any, storage: str) -> None:
+def _check_arguments(density: float | None, init: Any, storage: str) -> None:
     if density is not None and not 0 < density <= 1:
         raise ValueError(f"density={density} must be above 0 and at most 1, such as 0.05 for 5 % of the weights")
-    if storage not in ("auto", "masked", "compressed"):
-        raise ValueError(f"storage={storage!r} is unknown; use 'auto', 'masked' or 'compressed'")
+    check_storage(storage)
     if isinstance(init, str) and init not in ("random", "magnitude"):
         raise ValueError(f"init={init!r} is unknown; use 'random', 'magnitude', or a mapping of scores or masks")
-    already = sparse_weights(model)
-    if already:
-        raise ValueError(
-            f"the model is sparse already ({next(iter(already))} and {len(already) - 1} more); use "
-            "regrow.densify(model) first to start over"
-        )
 
 
 def _is_prunable(module: nn.Module, parameter: nn.Parameter) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from .nn.conv2d import resolve_padding
 __all__ = [
     "DENSEST_COMPRESSED",
     "Storage",
+    "check_storage",
     "compress",
     "hand_over_hooks",
     "keep_blocked",
@@ -48,6 +49,11 @@ _HOOKS = (
     "_backward_pre_hooks",
     "_is_full_backward_hook",
 )
+
+
+def check_storage(storage: str) -> None:
+    if storage not in get_args(Storage):
+        raise ValueError(f"storage={storage!r} is unknown; use 'auto', 'masked' or 'compressed'")
 
 
 def why_masked(

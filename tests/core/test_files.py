@@ -40,6 +40,37 @@ def test_layers_that_are_dense_there_stay_dense(tmp_path):
     assert indices(regrow.load(tmp_path / "m", plain())) == indices(model)
 
 
+class Tied(nn.Module):
+    """One block in two places, and a layer that is the root's own in two."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.encoder = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8))
+        self.decoder = self.encoder
+        self.first = self.last = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.last(self.decoder(self.first(self.encoder(x))))
+
+
+@pytest.mark.parametrize("save", [regrow.save, regrow.export.save_safetensors])
+@pytest.mark.parametrize("storage", ["masked", "compressed"])
+@pytest.mark.parametrize("into", ["dense", "masked", "compressed"])
+def test_modules_in_several_places(tmp_path, save, storage, into):
+    model = regrow.sparsify(Tied(), 0.3, storage=storage, seed=0)
+    save(tmp_path / "m", model)
+    target = Tied(seed=1) if into == "dense" else regrow.sparsify(Tied(seed=1), 0.5, storage=into, seed=1)
+    loaded = regrow.load(tmp_path / "m", target)
+    assert loaded.decoder is loaded.encoder
+    assert indices(loaded) == indices(model)
+    assert list(indices(loaded)) == ["encoder.0.weight", "first.weight"]
+    x = torch.randn(5, 8)
+    torch.testing.assert_close(loaded(x), model(x), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="another model"):
+        regrow.load(tmp_path / "m", plain())
+
+
 def test_a_dense_model(tmp_path):
     model = plain(seed=1)
     regrow.save(tmp_path / "m", model)

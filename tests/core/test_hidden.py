@@ -184,3 +184,36 @@ def test_a_step_that_is_skipped_leaves_the_model_as_it_is():
     scaler.scale(model(a=[[0.0, 0.0, -4.0, 0.0]])).backward()
     scaler.step(optimizer)
     assert (updater.step, model.a.tolist()) == (2, [[4.0, 0.0, 6.0, 0.0]])
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_penalty_is_that_without_a_scaler(fused):
+    """A fused optimizer divides gradients by the scale itself, and the penalty must not shrink with it."""
+    ends = []
+    for scale in (None, 2.0**14):
+        model = fed({"a": range(4)}, a=[4.0, -3.0, 2.0, 1.0], dtype=torch.float32)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.125, fused=fused)
+        regrow.TopKAST(model, optimizer, total_steps=20, update_every=5, density=0.5, penalty=0.5)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=scale is not None)
+        for _ in range(8):
+            optimizer.zero_grad()
+            scaler.scale(model(a=[[0.5, 0.25, -0.5, 0.0]])).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        ends.append(model.a.tolist())
+    torch.testing.assert_close(*map(torch.tensor, ends), rtol=1e-6, atol=1e-6)
+    assert abs(ends[0][0][0]) < 3.0
+
+
+@pytest.mark.parametrize("kind", [regrow.DNS, regrow.TopKAST])
+def test_gradients_of_hidden_weights_are_gone_after_the_step(kind):
+    model, optimizer = model_and_optimizer()
+    kind(model, optimizer, total_steps=STEPS, update_every=EVERY, density=0.25)
+    for x, y in batches():
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    for weight in regrow.sparse_weights(model).values():
+        assert weight.density < 1
+        assert weight.parameter.grad[weight.mask].any()
+        assert not weight.parameter.grad[~weight.mask].any()

@@ -396,6 +396,37 @@ def test_a_layer_of_which_nothing_was_collected_keeps_its_weights(name, settings
     assert indices(model)["2.weight"] == before["2.weight"]
 
 
+@pytest.mark.parametrize("kind", [regrow.GMP, regrow.GraNet])
+@pytest.mark.parametrize("scope", ["layer", "network"])
+def test_densities_are_those_of_the_network_where_layers_are_frozen(kind, scope):
+    """The frozen layer keeps its weights, and the others go on as if it were there."""
+    model = regrow.sparsify(mlp(8, 12, 12, 4, dtype=torch.float64), 1.0, storage="masked")
+    optimizer = OPTIMIZERS["momentum"](model)
+    kind(model, optimizer, total_steps=40, update_every=2, density=0.25, scope=scope, end=0.25)
+    for step in range(12):
+        step_of(model, optimizer, step)
+    reached = {name: weight.active for name, weight in regrow.sparse_weights(model).items()}
+    assert sum(reached.values()) == round(0.25 * 288)
+    model[2].weight.requires_grad_(False)
+    for step in range(12, 20):
+        step_of(model, optimizer, step)
+    after = {name: weight.active for name, weight in regrow.sparse_weights(model).items()}
+    assert after["2.weight"] == reached["2.weight"]
+    assert sum(after.values()) == round(0.25 * 288)
+
+
+def test_a_density_that_the_network_bears_is_borne_where_only_a_small_layer_takes_part():
+    model = regrow.sparsify(mlp(2, 3, 200, dtype=torch.float64), 1.0, storage="masked")
+    optimizer = OPTIMIZERS["momentum"](model)
+    regrow.GMP(model, optimizer, total_steps=20, update_every=2, density=0.01, end=0.5)
+    model[2].weight.requires_grad_(False)
+    for _ in range(20):
+        optimizer.zero_grad()
+        model(torch.ones(2, 2, dtype=torch.float64)).square().sum().backward()
+        optimizer.step()
+    assert [weight.active for weight in regrow.sparse_weights(model).values()] == [1, 600]
+
+
 @pytest.mark.parametrize(
     ("name", "settings"), [("rigl", {}), ("mest", {}), ("sparse-momentum", {"window": 2}), ("granet-sparse", {})]
 )

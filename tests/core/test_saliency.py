@@ -62,13 +62,13 @@ def test_synflow_keeps_what_carries_the_most_and_never_cuts_all_paths():
     assert len(set(flat.tolist())) == 72
     survivors = round(0.2 * 72)
     assert int((flat >= 99).sum()) == round(0.2**0.99 * 72)
-    model = regrow.sparsify(net, 0.2, init=scores, distribution="network")
+    model = regrow.sparsify(copy.deepcopy(net), 0.2, init=scores, distribution="network")
     active = {name: weight.indices.tolist() for name, weight in regrow.sparse_weights(model).items()}
     assert sum(map(len, active.values())) == survivors
     entered, left = ({p // 6 for p in active["0.weight"]}, {p % 8 for p in active["2.weight"]})
     assert 2 in entered
     assert entered == left  # nothing leads nowhere
-    one_round = regrow.synflow(copy.deepcopy(net).requires_grad_(True), torch.zeros(1, 6), density=1.0, rounds=1)
+    one_round = regrow.synflow(net, torch.zeros(1, 6), density=1.0, rounds=1)
     assert max(float(s.max()) for s in one_round.values()) < 1
 
 
@@ -114,12 +114,39 @@ def test_the_largest_of_the_network():
     assert regrow.summary(magnitude).active == 4
 
 
+class Attention(nn.Module):
+    """Attention, and a layer that is there and not used."""
+
+    def __init__(self):
+        super().__init__()
+        self.project = nn.Linear(6, 18)
+        self.unused = nn.Linear(6, 3)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        q, k, v = self.project(x).view(len(x), 1, 6, 3).chunk(3, 2)
+        return self.head(nn.functional.scaled_dot_product_attention(q, k, v).reshape(len(x), 6))
+
+
+@pytest.mark.parametrize("judge", JUDGES)
+def test_attention_is_judged_and_what_is_not_used_counts_nothing(judge):
+    torch.manual_seed(0)
+    scores = JUDGES[judge](Attention())
+    assert all(s.isfinite().all() for s in scores.values())
+    assert scores["project.weight"].any()
+    assert judge == "synflow" or not scores["unused.weight"].any()
+
+
 REFUSED = [
     (lambda net: regrow.sparsify(net, 0.5, distribution="network"), ValueError, "distribution='network' goes with"),
     (lambda net: regrow.synflow(net, torch.zeros(1, 6), 0.0), ValueError, r"density=0\.0"),
     (lambda net: regrow.synflow(net, torch.zeros(1, 6), 0.5, rounds=0), ValueError, "rounds=0"),
     (lambda net: regrow.grasp(net, BATCHES, temperature=0.0), ValueError, r"temperature=0\.0"),
     (lambda net: regrow.obd(net, []), ValueError, "no example"),
+    (lambda net: regrow.snip(net, iter([])), ValueError, "holds no example"),
+    (lambda net: regrow.grasp(net, []), ValueError, "batches holds no example"),
+    (lambda net: regrow.synflow(net, torch.zeros(1, 6).long(), 0.5), ValueError, r"inputs are torch\.int64; use snip"),
+    (lambda net: regrow.snip(regrow.sparsify(net, 0.5), BATCHES), ValueError, "sparse already.*densify"),
     (lambda net: regrow.snip(net, BATCHES, dense=["nothing"]), ValueError, "'nothing' matches none"),
 ]
 

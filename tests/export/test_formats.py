@@ -162,6 +162,16 @@ def test_a_model_pruned_by_torch_computes_the_same_and_is_sparse():
 def test_what_torch_has_pruned_and_cannot_be_sparse_is_refused():
     with pytest.raises(ValueError, match="from_masks"):
         from_prune(mlp(3, 4))
+    for storage, message in (("auto", "0.weight is pruned, but is no weight"), ("none", "storage='none' is unknown")):
+        frozen = mlp(3, 4)
+        prune.random_unstructured(frozen[0], "weight", amount=0.5)
+        frozen.requires_grad_(storage == "none")
+        before = picture(frozen)
+        with pytest.raises(ValueError, match=message):
+            from_prune(frozen, storage=storage)
+        assert_same(picture(frozen), before)
+    with pytest.raises(ValueError, match=r"sparse already.*densify"):
+        from_masks(regrow.sparsify(mlp(3, 4), 0.5), {"0.weight": torch.ones(4, 3)})
     model = mlp(3, 4)
     prune.l1_unstructured(model[0], "bias", amount=1)
     prune.l1_unstructured(model[0], "weight", amount=1)

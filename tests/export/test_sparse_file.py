@@ -92,6 +92,18 @@ def test_storage_can_be_chosen(tmp_path):
     assert indices(loaded) == indices(compressed_mlp())
 
 
+def test_positions_beyond_int32(tmp_path):
+    def wide():
+        return nn.Linear(70_000, 70_000, bias=False, device="meta")
+
+    model = regrow.sparsify(wide(), 1e-7, seed=0)
+    save_safetensors(tmp_path / "m", model)
+    loaded = regrow.load(tmp_path / "m", wide())
+    assert loaded.indices.dtype == torch.int64
+    assert int(loaded.indices.max()) > 2**31
+    assert_same(dict(loaded.state_dict()), dict(model.state_dict()))
+
+
 @pytest.mark.parametrize("density", [0.2, 0.05, 0.01, 0.002])
 def test_an_active_weight_takes_less_than_seven_bytes(tmp_path, density):
     layer = regrow.sparsify(nn.Linear(1000, 500, bias=False), density, seed=0)

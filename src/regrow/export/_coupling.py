@@ -38,7 +38,7 @@ _ELEMENTWISE = {
     *(F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.hardtanh, F.hardswish, F.dropout),
     *(torch.relu, torch.relu_, torch.sigmoid, torch.tanh, torch.add, torch.sub, torch.mul),
     *(operator.add, operator.iadd, operator.sub, operator.mul, operator.neg),
-    *("relu", "relu_", "sigmoid", "tanh", "add", "add_", "sub", "mul", "clamp", "contiguous"),
+    *("relu", "relu_", "sigmoid", "tanh", "add", "add_", "sub", "mul", "clamp"),
 }
 _POOL_CALLS = {
     *(F.max_pool1d, F.max_pool2d, F.max_pool3d),
@@ -119,6 +119,8 @@ class Coupling(fx.Interpreter):
             return None  # what the others read is not what it was
         if node.op == "call_module":
             return self._module(node, sources[0], result)
+        if node.target == "contiguous":
+            return self._features[sources[0]]
         if node.target in _ELEMENTWISE:
             return self._elementwise(node, sources)
         if node.target in _POOL_CALLS or _is_mean_over_places(node):

@@ -52,10 +52,10 @@ def compact(model: nn.Module, example_input: Any) -> nn.Module:
         True
     """
     plain = unwrapped(densify(model)).eval()
-    dtype = _dtype(plain)
-    plain.double()
+    dtype, device = _dtype(plain), next((p.device for p in plain.parameters()), None)
+    plain.to("cpu", torch.float64)
     arguments = tuple(
-        a.double() if isinstance(a, Tensor) and a.is_floating_point() else a
+        a.to("cpu", torch.float64 if a.is_floating_point() else a.dtype) if isinstance(a, Tensor) else a
         for a in (example_input if isinstance(example_input, tuple) else (example_input,))
     )
     with torch.no_grad():
@@ -63,7 +63,7 @@ def compact(model: nn.Module, example_input: Any) -> nn.Module:
         wanted = coupling.run(*copy.deepcopy(arguments))
         _shrink(coupling)
         _check_equal(plain(*arguments), wanted)
-    return plain.to(dtype)
+    return plain.to(device, dtype)
 
 
 def save_compact(path: str | os.PathLike[str], model: nn.Module, example_input: Any) -> nn.Module:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from regrow.sparsify import prunable, sparsify
-from regrow.storage import Storage
+from regrow.storage import Storage, check_storage
 
 __all__ = ["from_masks", "from_prune"]
 
@@ -64,11 +63,12 @@ def from_prune(model: nn.Module, *, storage: Storage = "auto") -> nn.Module:
     pruned = _pruned(model)
     if not pruned:
         raise ValueError("no parameter has a mask of torch.nn.utils.prune; for other masks there is from_masks")
-    masks = {}
+    check_storage(storage)
+    found, masks = prunable(model), {}
     for name, (module, attribute) in pruned.items():
         mask = masks[name] = getattr(module, f"{attribute}_mask").bool()
-        if mask.dim() < 2 or not mask.any():
-            why = "has no active position" if mask.dim() >= 2 else "is no weight that can be sparse"
+        if f"{name}_orig" not in found or not mask.any():
+            why = "has no active position" if f"{name}_orig" in found else "is no weight that can be sparse"
             raise ValueError(f"{name} is pruned, but {why}; call prune.remove(module, {attribute!r}) for it first")
     for module, attribute in pruned.values():
         prune.remove(module, attribute)
@@ -86,6 +86,6 @@ def _pruned(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
 
 
 def _bool(name: str, mask: Tensor) -> Tensor:
-    if mask.dtype != torch.bool and not torch.isin(mask, torch.tensor([0, 1], dtype=mask.dtype)).all():
+    if not ((mask == 0) | (mask == 1)).all():
         raise ValueError(f"masks: {name} has other values than 0 and 1; say which weights stay, as by mask > 0")
     return mask.bool()

@@ -44,8 +44,9 @@ def save_onnx(path: str | os.PathLike[str], model: nn.Module, example_input: Any
     """
     for library in ("onnx", "onnxscript", "onnxruntime"):
         need(library, "onnx")
-    plain = unwrapped(densify(model)).eval()
+    plain = unwrapped(densify(model)).eval().cpu()
     arguments = example_input if isinstance(example_input, tuple) else (example_input,)
+    arguments = tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, arguments)
     with write_atomically(path) as temporary:
         _export(plain, arguments, temporary)
         _check_equal(plain, arguments, temporary)

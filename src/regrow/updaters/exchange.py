@@ -42,13 +42,19 @@ class Exchange:
     max_density: float
 
     def plan(
-        self, layers: Sequence[LayerView], step: int, rate: float, flops_left: Callable[[], float | None]
+        self,
+        layers: Sequence[LayerView],
+        step: int,
+        rate: float,
+        flops_left: Callable[[], float | None],
+        others: Sequence[tuple[int, int]],
     ) -> list[Move]:
         """The moves of one update, one a layer.
 
         Args:
             layers: those that take part.
             flops_left: the FLOPs that these layers may cost together, where there is a limit.
+            others: active weights and positions of the layers that take no part.
 
         Raises:
             FloatingPointError: weights, what has been collected, or scores are NaN or infinite.
@@ -63,7 +69,7 @@ class Exchange:
         refuse_not_finite([f"{x.name}: scores" for x, bad in zip(layers, unusable, strict=True) if bad], step)
         active, numel = [layer.active for layer in layers], [layer.numel for layer in layers]
         names = [layer.name for layer in layers]
-        request = PruneRequest(names, step, rate, active, numel, scores, importance)
+        request = PruneRequest(names, step, rate, active, numel, scores, importance, others=others)
         pruned, grown = self._counts(layers, request, flops_left)
         chosen = [self._choose(step, *parts) for parts in zip(layers, scores, pruned, grown, strict=True)]
         return [Move(layer, *sets, r) for layer, sets, r in zip(layers, chosen, ends, strict=True)]

@@ -18,7 +18,7 @@ import regrow.topology as topology
 from regrow.distributed import refuse_differing, several
 from regrow.moments import LastGradient
 from regrow.momentum import MissingMomentum
-from regrow.optimizers import before_step, was_skipped
+from regrow.optimizers import before_step, grad_scale_of, was_skipped
 from regrow.view import is_finite
 from regrow.weights import MaskedWeight, ShardedWeight
 
@@ -69,8 +69,12 @@ class HiddenValues(Updating):
             values: of all positions, hidden ones included. active: which positions are active now.
         """
 
-    def _gradient(self, name: str, gradient: Tensor, values: Tensor) -> Tensor:
-        """What the optimizer is to see, of the gradient of all positions and their values."""
+    def _gradient(self, name: str, gradient: Tensor, values: Tensor, scale: float) -> Tensor:
+        """What the optimizer is to see, of the gradient of all positions and their values.
+
+        Args:
+            scale: by which a fused optimizer still divides gradients.
+        """
         return gradient
 
     def _after(self, name: str, before: Tensor, after: Tensor) -> Tensor:
@@ -150,13 +154,14 @@ class HiddenValues(Updating):
                 one.average_staged()
         factors = [f for one in self._gradients.values() if (f := one.measure()) is not None]
         self._common_factor = factors[0] if factors else 1.0
+        scale = grad_scale_of(self.optimizer)
         for name, weight in self._masked().items():
             values = self._values(name)
             weight.parameter.copy_(values)
             gradient = self._gradients[name].staged(self._common_factor)
             if gradient is not None and weight.parameter.grad is not None:
                 seen = torch.where(weight.mask, weight.parameter.grad, gradient)
-                weight.parameter.grad.copy_(self._gradient(name, seen, values))
+                weight.parameter.grad.copy_(self._gradient(name, seen, values, scale))
 
     def _after_backward(self) -> None:
         for one in self._gradients.values():
@@ -172,6 +177,8 @@ class HiddenValues(Updating):
                 parameter.copy_(after)
                 self._hidden[name].copy_(after)
             weight.enforce()
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(~weight.mask, 0)
             self._gradients[name].drop()
         if skipped:
             return

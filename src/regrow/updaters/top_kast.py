@@ -90,9 +90,9 @@ class TopKAST(HiddenValues):
             if isinstance(value, Tensor) and value.dim() and value.shape == parameter.shape:
                 value.masked_fill_(where, 0)
 
-    def _gradient(self, name: str, gradient: Tensor, values: Tensor) -> Tensor:
-        active = self._masked()[name].mask
-        shrinking = torch.where(active, self._penalty, self._penalty / self._density)
+    def _gradient(self, name: str, gradient: Tensor, values: Tensor, scale: float) -> Tensor:
+        active, penalty = self._masked()[name].mask, scale * self._penalty
+        shrinking = torch.where(active, penalty, penalty / self._density)
         return torch.where(self._trained[name], gradient + shrinking.to(values.dtype) * values, 0)
 
     def _after(self, name: str, before: Tensor, after: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from regrow.criteria import GrowScore, Importance, PruneScore, magnitude
 from regrow.distributed import largest, refuse_differing, same_generator, several
 from regrow.moments import LastGradient, Rule, optimizer_rule
 from regrow.momentum import MissingMomentum, keeps_factors, window_of
-from regrow.optimizers import before_step, groups_of, was_skipped
+from regrow.optimizers import before_step, grad_scale_of, groups_of, was_skipped
 from regrow.random import seeded_generator
 from regrow.schedule import Schedule, step_at
 from regrow.sharing import (
@@ -194,8 +194,10 @@ class Updater(Updating):
         if several():
             self._agree()
         rate = self._schedule(self.step)
-        layers = [self._view(self._weights[name], self._missing[name]) for name in self._taking_part()]
-        moves = self._exchange.plan(layers, self.step, rate, lambda: self._flops_left(layers))
+        taking_part = self._taking_part()
+        layers = [self._view(self._weights[name], self._missing[name]) for name in taking_part]
+        others = [(w.active, w.numel) for name, w in self._weights.items() if name not in taking_part]
+        moves = self._exchange.plan(layers, self.step, rate, lambda: self._flops_left(layers), others)
         for move in moves:
             layer = move.layer
             state = layer.missing.grown_state(move.entering, layer.state, layer.group) if self._inherits else {}
@@ -319,10 +321,9 @@ class Updater(Updating):
             for missing in self._missing.values():
                 if missing.rule is not None and not missing.rule.linear:
                     missing.average_staged()
-        scale = getattr(self.optimizer, "grad_scale", None)  # a fused optimizer unscales on its own
         factors = [factor for missing in self._missing.values() if (factor := missing.measure()) is not None]
         self._common_factor = factors[0] if factors else 1.0
-        self._unscale = 1.0 if scale is None else 1 / float(scale)
+        self._unscale = 1 / grad_scale_of(self.optimizer)
         if self._gradients and self._is_near(1):
             self._gradients.note(self._unscale)
 

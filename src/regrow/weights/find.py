@@ -11,7 +11,7 @@ from .compressed import CompressedWeight
 from .masked import MARK, MaskedWeight
 from .sharded import ShardedWeight
 
-__all__ = ["plain_name", "sparse_weights", "unwrapped"]
+__all__ = ["further_paths", "module_path", "plain_name", "sparse_weights", "unwrapped"]
 
 _WRAPPERS = {"_orig_mod", "_forward_module", "_original_module", "_checkpoint_wrapped_module"}
 
@@ -34,6 +34,25 @@ def sparse_weights(model: nn.Module) -> dict[str, SparseWeight]:
             if name not in weights:
                 weights[name] = _weight(name, module, attribute)
     return weights
+
+
+def further_paths(model: nn.Module) -> dict[str, str]:
+    """Of modules that stand in several places, as tied encoders do: each further path, and the first one.
+
+    A state dict has their entries once for each path; `sparse_weights` knows the first.
+    """
+    first: dict[int, str] = {}
+    further = {}
+    for path, module in unwrapped(model).named_modules(remove_duplicate=False):
+        path = plain_name(path)
+        if first.setdefault(id(module), path) != path:
+            further[path] = first[id(module)]
+    return further
+
+
+def module_path(name: str) -> str:
+    """The path of the module that holds a parameter or a buffer."""
+    return name.rpartition(".")[0]
 
 
 def _weight(name: str, module: nn.Module, attribute: str) -> SparseWeight:
