@@ -65,12 +65,10 @@ def time_to_accuracy(model: str) -> str:
 
 def _threads(arms: list[dict]) -> str:
     """With how many threads the arms were trained, which decides on the last bits."""
-    several = [f"`{row['arm']}`" for row in arms if row["threads"] > 1]
-    if not several:
-        return "trained with one thread"
-    if len(several) == len(arms):
-        return "trained with two threads"
-    return f"trained with two threads: {', '.join(several)}, with one the others"
+    trained = {row["threads"]: [f"`{one['arm']}`" for one in arms if one["threads"] == row["threads"]] for row in arms}
+    if len(trained) == 1:
+        return f"trained with {next(iter(trained))} thread(s)"
+    return "; ".join(f"trained with {threads} thread(s): {', '.join(names)}" for threads, names in trained.items())
 
 
 def share_rules() -> str:

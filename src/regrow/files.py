@@ -13,7 +13,7 @@ from .checked import load_checked, save_checked
 from .export.sparse_file import is_safetensors, read_sparse_file
 from .sparsify import prunable, sparsify
 from .storage import Storage
-from .weights import further_paths, module_path, plain_name, sparse_weights, unwrapped
+from .weights import Places, plain_name, sparse_weights, unwrapped
 
 __all__ = ["load", "refuse_other_model", "save"]
 
@@ -59,15 +59,9 @@ def load(path: str | os.PathLike[str], model: nn.Module, *, storage: Storage | N
         model = sparsify(model, None, init=active, dense=dense, storage=storage or of_file)
     target = unwrapped(model)
     wrapped_names = {plain_name(name): name for name in target.state_dict()}
-    state = _in_all_places(state, further_paths(model))
+    state = Places(model).filled(state)
     target.load_state_dict({wrapped_names.get(name, name): value for name, value in state.items()})
     return model
-
-
-def _in_all_places(state: Mapping[str, Any], again: Mapping[str, str]) -> dict[str, Any]:
-    """A state with the entries of modules that stand in several places once for each, as state dicts have them."""
-    entries = [(path, name) for path, first in again.items() for name in state if module_path(name) == first]
-    return {f"{path}.{name.rpartition('.')[2]}": state[name] for path, name in entries} | dict(state)
 
 
 def _active(state: Mapping[str, Any], name: str) -> Tensor:
@@ -109,22 +103,22 @@ def refuse_other_model(
     place, ours = os.fspath(path), sparse_weights(model)
     if ours and sorted(ours) != sorted(sparse):
         raise ValueError(f"{place} holds another model: sparse there: {sorted(sparse)}, sparse here: {sorted(ours)}")
-    again = further_paths(model)
+    places = Places(model)
     here = {plain_name(name): _shape(value) for name, value in unwrapped(model).state_dict().items()}
-    here = _without_storage(here, ours, again) | {name: tuple(weight.shape) for name, weight in ours.items()}
+    here = _without_storage(here, ours, places) | {name: tuple(weight.shape) for name, weight in ours.items()}
     there = {name: _shape(value) for name, value in state.items()}
-    there = _without_storage(there, sparse, again) | {name: tuple(shape) for name, shape in sparse.items()}
+    there = _without_storage(there, sparse, places) | {name: tuple(shape) for name, shape in sparse.items()}
     differing = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
     if differing:
         details = ", ".join(f"{n} ({there.get(n)} there, {here.get(n)} here)" for n in differing[:5])
         raise ValueError(f"{place} holds another model; {len(differing)} entries differ: {details}")
 
 
-def _without_storage(shapes: Mapping[str, Any], sparse: Iterable[str], again: Mapping[str, str]) -> dict[str, Any]:
-    """Shapes without the entries that depend on how sparse weights are stored, and those of further paths."""
+def _without_storage(shapes: Mapping[str, Any], sparse: Iterable[str], places: Places) -> dict[str, Any]:
+    """Shapes without the entries that depend on how sparse weights are stored, each once."""
     buffers = {name: (f"{name}_mask", _beside(name, "indices"), _beside(name, "tuned")) for name in sparse}
     stored = {part for name in sparse for part in (name, *buffers[name])}
-    return {name: shape for name, shape in shapes.items() if name not in stored and module_path(name) not in again}
+    return {name: shape for name, shape in shapes.items() if name not in stored and not places.again(name)}
 
 
 def _shape(value: Any) -> Any:

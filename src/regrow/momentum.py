@@ -115,7 +115,11 @@ class MissingMomentum:
         self._arrived = True
         if not self.collecting:
             return
-        self._staged = self.weight.stage(self._staged, gradient, more=self._continues(gradient))
+        staged = self.weight.stage(self._staged, gradient, more=self._continues(gradient))
+        if staged is None:
+            self._source = None
+            return
+        self._staged = staged
         self._before = self.weight.remembered(self._staged, gradient)
         self._source = weakref.ref(gradient)
         self._version = gradient._version + self.weight.writes_after_listener

@@ -1,4 +1,4 @@
-"""The examples in docstrings run, and what they show is true."""
+"""The examples in docstrings of what is imported from regrow itself run, and what they show is true."""
 
 import doctest
 import importlib

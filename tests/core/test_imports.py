@@ -101,7 +101,7 @@ def test_a_room_of_the_core_knows_only_the_rooms_below(room):
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_of_the_core_knows_only_the_rooms_below(package):
-    for file in (ROOT / package).glob("*.py"):
+    for file in (ROOT / package).rglob("*.py"):
         tree = ast.parse(file.read_text())
         relative = {node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)} - {0, 1}
         assert not relative, f"{file} reaches above its package; import from regrow by name"

@@ -18,6 +18,7 @@ from core.helpers import (
     loss_at,
     masked,
     picture,
+    sgd,
     sparse_mlp,
     train,
     with_updater,
@@ -352,9 +353,18 @@ def test_a_hook_of_the_users_sees_the_masked_gradient_and_may_step_in_backward()
     model = sparse_mlp()
     weight = regrow.sparse_weights(model)["0.weight"]
     seen = []
+    optimizer = sgd(model)
     model[0].weight.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad[~weight.mask].any().item()))
+    model[0].weight.register_post_accumulate_grad_hook(lambda p: optimizer.step())
+    before = weight.values
     loss_at(model, 0).backward()
     assert seen == [False]
+    assert not torch.equal(before, weight.values)
+    assert_inactive_are_zero(model, optimizer)
+
+
+def test_a_shard_without_rows_has_a_sample():
+    assert regrow.sparse_weights(sparse_mlp())["0.weight"].sample(0).numel() > 0
 
 
 @contextlib.contextmanager

@@ -201,11 +201,12 @@ def test_grown_weights_start_at_0_with_fresh_state(name, storage):
 
 @every_method
 def test_same_seed_same_run_and_no_draw_from_the_global_generator(name):
-    torch.manual_seed(0)
     first = run(name)
+    model = sparse(name)
+    optimizer = OPTIMIZERS["momentum"](model)
     torch.manual_seed(1)
-    model, optimizer, updater = make(name)
     state = torch.get_rng_state()
+    updater = METHODS[name].attach(model, optimizer)
     for step in range(STEPS):
         step_of(model, optimizer, step)
     assert torch.equal(state, torch.get_rng_state())
@@ -283,10 +284,11 @@ def test_by_hand_equals_by_itself(name):
     assert by_hand.history == updater.history
 
 
-@pytest.mark.parametrize("name", ["rigl", "mest", "sparse-momentum", "dsr", "dns"])
-@pytest.mark.parametrize("storage", ["masked", "compressed"])
+UPDATING = ("rigl", "mest", "sparse-momentum", "dsr", "dns")
+
+
+@pytest.mark.parametrize(("name", "storage"), [pair for pair in STORED if pair[0] in UPDATING])
 def test_a_checkpoint_between_a_step_and_its_update_by_hand(name, storage):
-    storage = storage if storage in METHODS[name].storages else "masked"
     runs = []
     for stopped in (False, True):
         model, optimizer, updater = make(name, storage, update_every=None)
@@ -415,6 +417,17 @@ def test_densities_are_those_of_the_network_where_layers_are_frozen(kind, scope)
     assert sum(after.values()) == round(0.25 * 288)
 
 
+@pytest.mark.parametrize("kind", [regrow.GMP, regrow.GraNet])
+def test_layers_do_not_make_up_for_a_dense_one_that_takes_no_part(kind):
+    model = regrow.sparsify(mlp(8, 40, 4, dtype=torch.float64), 1.0, storage="masked")
+    optimizer = OPTIMIZERS["momentum"](model)
+    kind(model, optimizer, total_steps=40, update_every=2, density=0.25, scope="network", end=0.25)
+    model[0].weight.requires_grad_(False)
+    for step in range(20):
+        step_of(model, optimizer, step)
+    assert [weight.active for weight in regrow.sparse_weights(model).values()] == [320, 40]
+
+
 def test_a_density_that_the_network_bears_is_borne_where_only_a_small_layer_takes_part():
     model = regrow.sparsify(mlp(2, 3, 200, dtype=torch.float64), 1.0, storage="masked")
     optimizer = OPTIMIZERS["momentum"](model)
@@ -435,15 +448,20 @@ def test_an_update_that_was_not_expected_is_refused_where_nothing_was_collected(
     for step in range(3):
         step_of(model, optimizer, step)
     before = picture(model, optimizer, updater)
-    with pytest.raises(RuntimeError, match=r"at step 3, but nothing.*expected at step 10.*expect_update"):
+    with pytest.raises(
+        RuntimeError, match=r"at step 3, but nothing.*of 0\.weight, 2\.weight.*expected at step 10.*expect_update"
+    ):
         updater.update()
     assert_same(before, picture(model, optimizer, updater))
     updater.expect_update(after=1)
     step_of(model, optimizer, 3)
     assert any(row["grown"] for row in updater.update())
-    for step in range(4, 10):
+    updater.expect_update(after=9)  # one comes by itself before it
+    for step in range(4, 13):
         step_of(model, optimizer, step)
-    assert [row["step"] for row in updater.history] == [4, 4, 10, 10]
+    updater.update()
+    assert [row["step"] for row in updater.history] == [4, 4, 10, 10, 13, 13]
+    assert any(row["grown"] for row in updater.history[-2:])
 
 
 def _with(kind, **settings):

@@ -123,13 +123,15 @@ def test_accumulation_adds_up_micro_batches(set_to_none, clip):
 
 
 def test_a_gradient_penalty_with_create_graph_trains():
-    model, trained, _updater = make(momentum=0.5, lr=0.01)
+    model, trained, updater = make(momentum=0.5, lr=0.01)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for _ in range(2):
             trained.zero_grad()
             (model(a=[G]) ** 2).backward(create_graph=True)
             trained.step()
+    assert updater.step == 2
+    assert model.a[0, :4].tolist() != ROW[:4]
     assert not model.a.detach().flatten()[4:].any()
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import regrow
-from core.helpers import assert_same, frozen
+from core.helpers import assert_same, picture
 
 
 class Quadratic(nn.Module):
@@ -82,17 +82,19 @@ BATCHES = [(torch.arange(24.0).view(4, 6).sin(), torch.tensor([0, 1, 2, 0]))]
 JUDGES = {
     "snip": lambda model, **more: regrow.snip(model, BATCHES, **more),
     "grasp": lambda model, **more: regrow.grasp(model, BATCHES, **more),
-    "obd": lambda model, **more: regrow.obd(model.eval(), BATCHES, **more),
+    "obd": lambda model, **more: regrow.obd(model, BATCHES, **more),
     "synflow": lambda model, **more: regrow.synflow(model, BATCHES[0][0], 0.3, **more),
 }
 
 
 @pytest.mark.parametrize("judge", JUDGES)
 def test_the_model_and_the_random_state_stay_as_they_are(judge):
-    model = noisy()
-    before, state = frozen(model.state_dict()), torch.get_rng_state()
+    model = noisy().train(judge != "obd")
+    before, state = picture(model), torch.get_rng_state()
     scores = JUDGES[judge](model)
-    assert_same(before, model.state_dict())
+    assert_same(before, picture(model))
+    assert {module.training for module in model.modules()} == {judge != "obd"}
+    assert all(parameter.requires_grad for parameter in model.parameters())
     assert torch.equal(state, torch.get_rng_state())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert {name: s.shape for name, s in scores.items()} == {

@@ -91,7 +91,7 @@ def test_optimizer_state_moves_with_its_weight(kind):
 @pytest.mark.parametrize("between", ["gradient of the input", "frozen", "backward of the input"])
 def test_gradients_that_do_not_reach_the_weights_do_not_count(make, between):
     """Saliency maps and penalties, or a pass while the weights are frozen, before the pass that trains."""
-    histories = []
+    histories, active = [], []
     for model in both(make).values():
         optimizer = optimizer_of("sgd", model)
         updater = regrow.SparseMomentum(model, optimizer, total_steps=60, update_every=EVERY, window=3)
@@ -110,11 +110,44 @@ def test_gradients_that_do_not_reach_the_weights_do_not_count(make, between):
             loss.backward()
             optimizer.step()
         histories.append([row | {"importance": 0} for row in updater.history])
-        last = regrow.sparse_weights(model)
+        active.append({name: weight.indices.tolist() for name, weight in regrow.sparse_weights(model).items()})
     assert histories[0] == histories[1]
-    kinds = {weight.storage for weight in last.values()}
-    assert kinds == {"compressed"}
-    assert all(not weight._passes for weight in last.values())
+    assert active[0] == active[1]
+    assert {weight.storage for weight in updater._weights.values()} == {"compressed"}
+    assert not any(weight._passes for weight in updater._weights.values())
+
+
+class Recomputed(torch.autograd.Function):
+    """A layer that is computed again in backward, and hands over the gradients of its parameters."""
+
+    @staticmethod
+    def forward(ctx, layer, x, *parameters):
+        ctx.layer, ctx.x = layer, x.detach()
+        return layer(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        with torch.enable_grad():
+            x = ctx.x.requires_grad_()
+            return None, *torch.autograd.grad(ctx.layer(x), (x, *ctx.layer.parameters()), gradient)
+
+
+@pytest.mark.parametrize("storage", ["masked", "compressed"])
+def test_a_layer_whose_dense_gradient_is_not_known_keeps_its_topology(storage):
+    model = both(mlp)[storage]
+    optimizer = optimizer_of("sgd", model)
+    updater = regrow.RigL(model, optimizer, total_steps=60, update_every=3)
+    images, labels = batch()
+    before = regrow.sparse_weights(model)["3.weight"].indices
+    for _ in range(3):
+        optimizer.zero_grad()
+        output = Recomputed.apply(model[3], model[:3](images), *model[3].parameters())
+        nn.functional.cross_entropy(model[4:](output), labels).backward()
+        optimizer.step()
+    grown = {row["name"]: row["grown"] for row in updater.history}
+    assert grown["1.weight"] > 0
+    assert (grown["3.weight"] > 0) == (storage == "masked")
+    assert storage == "masked" or torch.equal(before, regrow.sparse_weights(model)["3.weight"].indices)
 
 
 def test_nothing_of_dense_size_lives_outside_the_window():
@@ -170,6 +203,8 @@ def test_files_convert_between_storages(tmp_path, storage, start):
     regrow.save(tmp_path / "model", trained)
     target = convolutions().double() if start == "dense" else both(convolutions, density=0.3)[start]
     loaded = regrow.load(tmp_path / "model", target, storage="compressed")
+    expected = "compressed" if start == "dense" else start
+    assert {weight.storage for weight in regrow.sparse_weights(loaded).values()} == {expected}
     images, _ = batch()
     torch.testing.assert_close(loaded(images), trained(images))
     torch.testing.assert_close(regrow.densify(loaded)(images), trained(images))

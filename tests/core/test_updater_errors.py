@@ -12,7 +12,6 @@ from core.helpers import (
     feed,
     indices,
     loss_at,
-    mlp,
     momentum,
     picture,
     sgd,
@@ -59,17 +58,6 @@ def test_errors_name_value_place_and_remedy_and_change_nothing(error):
         momentum(model, optimizer, **more)
     assert_same(before, picture(model, optimizer))
     assert torch.equal(torch.get_rng_state(), generator)
-
-
-@pytest.mark.parametrize("kind", [momentum, lambda model, optimizer: regrow.Static(model, optimizer)])
-def test_what_every_updater_refuses(kind):
-    with pytest.raises(ValueError, match=r"no sparse weights.*sparsify"):
-        kind(dense := mlp(4, 4), sgd(dense))
-    model = sparse_mlp()
-    with pytest.raises(ValueError, match=r"0\.weight"):
-        kind(model, lacking(model))
-    with pytest.raises(TypeError, match="got dict"):
-        kind(model, {})
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -95,12 +95,13 @@ def test_a_resumed_run_may_update_at_another_interval(every):
         assert at_once_updater.history == resumed_updater.history
 
 
-@pytest.mark.parametrize("method", [regrow.RigL, regrow.SET, regrow.DNS, regrow.DeepRewiring])
+@pytest.mark.parametrize("method", [regrow.RigL, regrow.SET, regrow.DNS, regrow.DeepRewiring, regrow.Static])
 def test_the_state_of_another_method_is_refused_and_changes_nothing(method):
     model = sparse_mlp(density=1.0 if method is regrow.DNS else 0.3)
     optimizer = sgd(model)
     settings = {"density": 0.3} if method is regrow.DNS else {}
-    updater = method(model, optimizer, total_steps=100, update_every=2, **settings)
+    settings |= {} if method is regrow.Static else {"total_steps": 100, "update_every": 2}
+    updater = method(model, optimizer, **settings)
     other = sparse_mlp()
     other_optimizer = sgd(other)
     other_updater = momentum(other, other_optimizer)

@@ -285,6 +285,33 @@ def ranks_that_differ_are_stopped(rank, folder):
         train(network, optimizer, rank, steps=1)
 
 
+def signs_that_differ_are_seen_in_any_precision(rank, folder):
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        model = regrow.sparsify(mlp(8, 12, 4), 0.2, storage="masked", seed=0).to(dtype)
+        optimizer = sgd(model)
+        updater = momentum(model, optimizer, update_every=None)
+        model(batch(0, (8,), 4)[0].to(dtype)).sum().backward()
+        optimizer.step()
+        if rank == 1:
+            weight = regrow.sparse_weights(model)["2.weight"]
+            weight.write(-weight.values)
+        with pytest.raises(RuntimeError, match=r"2\.weight differs from rank 0's on ranks 1"):
+            updater.update()
+
+
+def a_frozen_layer_stays_as_it_is(rank, folder):
+    for storage in ("masked", "compressed"):
+        model = regrow.sparsify(small(), 0.2, storage=storage, seed=rank)
+        model[0].weight.requires_grad_(False)
+        network, optimizer = DistributedDataParallel(model), sgd(model)
+        momentum(network, optimizer)
+        before = regrow.sparse_weights(model)["0.weight"].values
+        train(network, optimizer, rank, 3)
+        assert torch.equal(before, regrow.sparse_weights(model)["0.weight"].values)
+        assert not model[0].weight.requires_grad
+        assert_same_on_ranks(model)
+
+
 def without_an_updater_nobody_keeps_ranks_alike(rank, folder):
     model = regrow.sparsify(small(), 0.2, storage="compressed", seed=0)
     x, _ = batch(0, (8,), 4, rank)
@@ -292,18 +319,23 @@ def without_an_updater_nobody_keeps_ranks_alike(rank, folder):
         DistributedDataParallel(model)(x)
     regrow.Static(model, sgd(model))
     model(x).sum().backward()
-    assert_gradients_are_means(model)
+    assert_gradients_are_means(model, passes=1)
     with pytest.raises(RuntimeError, match="Static"):
         copy.deepcopy(model)(x)  # a copy is another model
     model.eval()(x).sum().backward()
-    assert_gradients_are_means(model)
+    assert_gradients_are_means(model, passes=2)
 
 
-def assert_gradients_are_means(model):
-    for weight in regrow.sparse_weights(model).values():
-        there = weight.parameter.grad.clone()
+def assert_gradients_are_means(model, passes):
+    """Of both halves of the batch, added up over so many passes; with the same bits on all ranks."""
+    with alone():
+        single = regrow.sparsify(small(), 0.2, storage="compressed", seed=0)
+        (single(batch(0, (8,), 4)[0]).sum() * passes / 2).backward()
+    for name, weight in regrow.sparse_weights(model).items():
+        gradient, there = weight.parameter.grad, weight.parameter.grad.clone()
         dist.broadcast(there, src=0)
-        assert torch.equal(weight.parameter.grad, there)
+        assert torch.equal(gradient, there)
+        torch.testing.assert_close(gradient, single.get_parameter(name).grad, rtol=1e-12, atol=1e-12)
 
 
 def few_bytes_travel(rank, folder):
@@ -386,6 +418,8 @@ SCENARIOS = [
     nothing_dense_is_trained,
     bfloat16_and_batch_norm,
     ranks_that_differ_are_stopped,
+    signs_that_differ_are_seen_in_any_precision,
+    a_frozen_layer_stays_as_it_is,
     without_an_updater_nobody_keeps_ranks_alike,
     few_bytes_travel,
     the_loop_of_the_page_runs,

@@ -16,6 +16,8 @@ NAMES = [
     "nothing_dense_is_trained",
     "bfloat16_and_batch_norm",
     "ranks_that_differ_are_stopped",
+    "signs_that_differ_are_seen_in_any_precision",
+    "a_frozen_layer_stays_as_it_is",
     "without_an_updater_nobody_keeps_ranks_alike",
     "few_bytes_travel",
     "the_loop_of_the_page_runs",

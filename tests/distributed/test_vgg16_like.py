@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("lightning_fabric", reason="the recipes need: pip install 'regrow[recipes]'")
 
 SCENARIOS = "vgg16_like"
-NAMES = ["ten_updates_are_those_of_one_process", "batch_norm_keeps_its_own_statistics"]
+NAMES = ["ten_updates_are_those_of_one_process", "parameters_are_the_same_whatever_batch_norm_saw"]
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ def ten_updates_are_those_of_one_process(rank, folder):
         compare(lambda: build().eval(), rank, storage, data={"shape": (3, 32, 32), "classes": 10, "size": 4})
 
 
-def batch_norm_keeps_its_own_statistics(rank, folder):
+def parameters_are_the_same_whatever_batch_norm_saw(rank, folder):
     """Ranks have the same parameters, though each has normalised its own half."""
     torch.manual_seed(rank)
     model = regrow.sparsify(build(), 0.2, storage="compressed", seed=rank)
@@ -37,4 +37,4 @@ def batch_norm_keeps_its_own_statistics(rank, folder):
     assert_same_on_ranks(model)
 
 
-SCENARIOS = [ten_updates_are_those_of_one_process, batch_norm_keeps_its_own_statistics]
+SCENARIOS = [ten_updates_are_those_of_one_process, parameters_are_the_same_whatever_batch_norm_saw]

@@ -92,6 +92,22 @@ def test_storage_can_be_chosen(tmp_path):
     assert indices(loaded) == indices(compressed_mlp())
 
 
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(200, 16), nn.Linear(16, 200)
+        self.head.weight = self.embedding.weight
+
+
+def test_a_tied_weight_is_there_once(tmp_path):
+    model = regrow.sparsify(Tied(), 0.1, seed=0)
+    save_safetensors(tmp_path / "m", model)
+    assert (tmp_path / "m").stat().st_size < 6000  # 320 active weights, 200 biases; the weight itself has 12,800 bytes
+    loaded = regrow.load(tmp_path / "m", Tied())
+    assert loaded.head.weight is loaded.embedding.weight
+    assert_same(dict(loaded.state_dict()), dict(model.state_dict()))
+
+
 def test_positions_beyond_int32(tmp_path):
     def wide():
         return nn.Linear(70_000, 70_000, bias=False, device="meta")

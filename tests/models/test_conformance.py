@@ -94,7 +94,7 @@ def test_comes_out_dense_with_equal_outputs(case, tmp_path):
     training.step(1)
     plain, again = case.make(), regrow.load(saved_model(training.model, tmp_path), case.make())
     plain.load_state_dict(regrow.densify(training.model).state_dict())
-    assert_tied(case, plain)
+    assert_tied(case, regrow.densify(training.model))
     assert_same(training.model.state_dict(), again.state_dict())
     batch = case.batch(9)
     losses = [case.loss(model.eval(), batch).detach() for model in (training.model, plain, again)]
@@ -115,6 +115,8 @@ def test_both_storages_compute_the_same_gradients(case):
         torch.manual_seed(0)
         case.loss(model, case.batch(0, torch.float64)).backward()
         weights = regrow.sparse_weights(model)
+        if storage == "auto" and not any(weight.storage == "compressed" for weight in weights.values()):
+            pytest.skip("none of its weights can be compressed")
         gradients.append({name: weight.take(weight.parameter.grad) for name, weight in weights.items()})
     for name, gradient in gradients[0].items():
         expected = gradients[1][name]

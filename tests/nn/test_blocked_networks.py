@@ -197,8 +197,11 @@ def test_a_copy_and_a_saved_model_stay_blocked():
 
 def test_a_compiled_network_gets_ordinary_tensors():
     sparse, dense = twins(Vgg)
-    compiled = torch.compile(copy.deepcopy(sparse).eval(), backend="eager")
-    torch.testing.assert_close(compiled(images()), dense.eval()(images()))
+    twin, kinds = copy.deepcopy(sparse).eval(), set()
+    for layer in convolutions(twin):
+        layer.register_forward_hook(lambda module, inputs, output: kinds.add(type(output)))
+    torch.testing.assert_close(torch.compile(twin, backend="eager")(images()), dense.eval()(images()))
+    assert kinds == {torch.Tensor}
 
 
 # -- where the layout begins and ends
@@ -244,9 +247,16 @@ def test_a_layer_that_computes_densely_does_not_end_the_layout(at):
     assert [c.into for c in inside] == ([True] if at == 0 else [False, True])
 
 
+def computing_sparsely(net):
+    """Whatever the instruction set, by which it would be decided else."""
+    for layer in convolutions(net):
+        layer.compute = "sparse"
+    return net
+
+
 def test_a_dense_layer_in_the_middle():
     torch.manual_seed(0)
-    sparse = regrow.sparsify(Vgg().double(), 0.4, storage="compressed", dense=["features.7"])
+    sparse = computing_sparsely(regrow.sparsify(Vgg().double(), 0.4, storage="compressed", dense=["features.7"]))
     assert_same(sparse, regrow.densify(sparse), images())
     with recording() as log:
         assert isinstance(sparse.features(images()), BlockedTensor)
@@ -257,7 +267,7 @@ def test_a_dense_layer_in_the_middle():
 def test_behind_a_dense_convolution_batch_norm_enters_the_layout(make):
     torch.manual_seed(0)
     first = next(name for name, module in make().named_modules() if isinstance(module, nn.Conv2d))
-    sparse = regrow.sparsify(make().double(), 0.4, storage="compressed", dense=[first])
+    sparse = computing_sparsely(regrow.sparsify(make().double(), 0.4, storage="compressed", dense=[first]))
     assert_same(sparse, regrow.densify(sparse), images())
     with recording() as log:
         results(sparse, images())

@@ -214,14 +214,16 @@ def test_batch_norm_does_not_depend_on_threads():
     shape, x = [32, 24, 16, 16], torch.randn(32, 24, 16, 16)
     before, results = torch.get_num_threads(), []
     weight, bias = channels(24, x.dtype)
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        lines = ops.blocked_norm(blocked(x), weight, bias, None, None, True, 0.1, 1e-5, shape, lanes(x.dtype))
-        scale, shift, mean, invstd = lines
-        rest = (True, scale, mean, shift, True, None, [], shape, lanes(x.dtype), True)
-        back = ops.blocked_norm_backward(blocked(x), blocked(x), weight, mean, invstd, *rest)
-        results.append([*lines, *back])
-    torch.set_num_threads(before)
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            lines = ops.blocked_norm(blocked(x), weight, bias, None, None, True, 0.1, 1e-5, shape, lanes(x.dtype))
+            scale, shift, mean, invstd = lines
+            rest = (True, scale, mean, shift, True, None, [], shape, lanes(x.dtype), True)
+            back = ops.blocked_norm_backward(blocked(x), blocked(x), weight, mean, invstd, *rest)
+            results.append([*lines, *back])
+    finally:
+        torch.set_num_threads(before)
     for other in results[1:]:
         for a, b in zip(other, results[0], strict=True):
             assert torch.equal(a, b)

@@ -16,7 +16,6 @@ import torch
 import regrow
 from recipes.commands import assert_one_line, run
 from regrow.recipes.progress import PlainLines
-from regrow.recipes.session import make_session
 
 SHORT = ["train", "digits-mlp", "--density", "0.1", "--epochs", "3", "--threads", "1"]
 
@@ -252,12 +251,3 @@ def test_demo_compares_dense_and_sparse(monkeypatch: pytest.MonkeyPatch):
     ):
         assert text in result.stdout
     assert "is finished already" in run("demo").stdout
-
-
-def test_per_step_work_leaves_no_reference_to_parameters_that_change():
-    """Compressed storage will resize parameters; a session must look them up."""
-    from regrow.recipes import make_settings
-
-    session = make_session(make_settings("digits-mlp", density=0.1), Path("."))
-    held = [value for value in vars(session).values() if isinstance(value, torch.nn.Parameter)]
-    assert held == []

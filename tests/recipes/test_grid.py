@@ -91,17 +91,24 @@ def test_finished_runs_are_kept_and_failed_ones_tried_again(tmp_path: Path, caps
     assert "2 runs, 1 finished before" in capsys.readouterr().out
 
 
+def wait_for(file: Path) -> None:
+    """Until a cell has written it; two minutes are long enough on any machine."""
+    until = time.monotonic() + 120
+    while not file.exists():
+        if time.monotonic() > until:
+            raise TimeoutError(f"{file} has not come")
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_runs_save_themselves_and_starts_no_more(tmp_path: Path, number: int, place: MakePlace):
     cells = [program(tmp_path, name, SAVE_ON_SIGTERM) for name in ("first", "second")]
     before = signal.getsignal(number)
 
     def stop_once_it_runs() -> None:
-        while not (tmp_path / "first" / "started").exists():
-            pause.wait(0.02)
+        wait_for(tmp_path / "first" / "started")
         os.kill(os.getpid(), number)
 
-    pause = threading.Event()
     thread = threading.Thread(target=stop_once_it_runs)
     thread.start()
     outcome, _ = run(cells, jobs=1, place=place)
@@ -134,15 +141,12 @@ def test_a_run_that_outlives_a_killed_grid_is_left_alone(tmp_path: Path):
     words = [sys.executable, "-c", LEFT_BEHIND, str(Path(__file__).parent), str(tmp_path)]
     cell = program(tmp_path, "cell", FINISH)
     with subprocess.Popen(words) as grid:
-        while not (tmp_path / "cell" / "started").exists():
-            assert grid.poll() is None
-            time.sleep(0.05)
+        wait_for(tmp_path / "cell" / "started")
         grid.kill()
     outcome, _ = run([cell])
     assert outcome.failed == {cell: BUSY}
     os.kill(int(cell.log.read_text()), signal.SIGTERM)
-    while not (tmp_path / "cell" / "saved").exists():
-        time.sleep(0.05)
+    wait_for(tmp_path / "cell" / "saved")
 
 
 def test_the_share_that_is_done_is_read_from_the_epochs(tmp_path: Path):

@@ -67,7 +67,7 @@ def test_every_network_takes_cifar_images_and_gives_a_score_a_class(name: str):
         assert build(name, num_classes=7).eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith("survival")])  # of tests/survival
 def test_example_inputs_fit_their_networks(name: str):
     if name == "resnet-50":
         pytest.importorskip("torchvision")

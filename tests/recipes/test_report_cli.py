@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -124,13 +125,11 @@ class Process:
 @pytest.mark.parametrize("failing", [False, True])
 def test_the_page_beside_a_run_ends_with_it(failing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(live.subprocess, "Popen", Process)
-    try:
-        with live.report_beside(tmp_path / "run", tmp_path / "run.html"):
-            assert (tmp_path / "run").is_dir()
-            if failing:
-                raise RunError("the training fails")
-    except RunError:
-        assert failing
+    outcome = pytest.raises(RunError, match="the training fails") if failing else nullcontext()
+    with outcome, live.report_beside(tmp_path / "run", tmp_path / "run.html"):
+        assert (tmp_path / "run").is_dir()
+        if failing:
+            raise RunError("the training fails")
     process = Process.last
     assert process.words[3:] == [
         "report",

@@ -17,7 +17,7 @@ from torch.autograd import Variable
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
-from regrow.weights import SparseWeight, unwrapped
+from regrow.weights import SparseWeight, hook_gradients, unwrapped
 
 from .ignoring import refuse_reducer
 from .ranks import mean_, several
@@ -78,7 +78,7 @@ class GradientMean:
             if (mean := alive()) is not None:
                 mean._expect_end()
 
-        self._handles = [w.parameter.register_post_accumulate_grad_hook(arrived) for w in weights.values()]
+        self._handles = [hook_gradients(weight.parameter, arrived) for weight in weights.values()]
 
     def _stop(self) -> None:
         for handle in self._handles:

@@ -9,6 +9,7 @@ from torch.nn.utils import prune
 
 from regrow.sparsify import prunable, sparsify
 from regrow.storage import Storage, check_storage
+from regrow.weights import plain_name, unwrapped
 
 __all__ = ["from_masks", "from_prune"]
 
@@ -78,8 +79,8 @@ def from_prune(model: nn.Module, *, storage: Storage = "auto") -> nn.Module:
 def _pruned(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     """Where the parameters are that torch.nn.utils.prune has masked."""
     return {
-        f"{path}.{hook._tensor_name}".removeprefix("."): (module, hook._tensor_name)
-        for path, module in model.named_modules()
+        plain_name(f"{path}.{hook._tensor_name}".removeprefix(".")): (module, hook._tensor_name)
+        for path, module in unwrapped(model).named_modules()
         for hook in module._forward_pre_hooks.values()
         if isinstance(hook, prune.BasePruningMethod)
     }

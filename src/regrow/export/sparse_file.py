@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from regrow.atomic import write_atomically
-from regrow.nn._positions import index_dtype
-from regrow.weights import SparseWeight, further_paths, module_path, plain_name, sparse_weights, unwrapped
+from regrow.weights import Places, SparseWeight, plain_name, sparse_weights, unwrapped
 
 from ._optimizer_state import pack_optimizer, unpack_optimizer
 from ._positions import decode, encode, spread
@@ -76,8 +75,8 @@ def _dense_entries(model: nn.Module, weights: Mapping[str, SparseWeight]) -> dic
     """The entries of the state dict that do not belong to how sparse weights are stored, each once."""
     stored = {part for name in weights for part in (name, f"{name}_mask", name.removesuffix("weight") + "indices")}
     entries = {plain_name(name): value for name, value in unwrapped(model).state_dict().items()}
-    again = further_paths(model)
-    entries = {n: value for n, value in entries.items() if n not in stored and module_path(n) not in again}
+    places = Places(model)
+    entries = {n: value for n, value in entries.items() if n not in stored and not places.again(n)}
     if odd := [name for name, value in entries.items() if not isinstance(value, Tensor)]:
         raise ValueError(f"{', '.join(odd)}: extra state that is no tensor has no place here; use regrow.save")
     if taken := [name for name in entries if name.startswith((_VALUES, _DELTAS, _OPTIMIZER))]:
@@ -106,8 +105,7 @@ def read_sparse_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     for name, weight in about["sparse"].items():
         values, positions = tensors[_VALUES + name], tensors[_DELTAS + name]
         if weight["storage"] == "compressed":
-            dtype = index_dtype(math.prod(weight["shape"]))
-            state[name], state[name.removesuffix("weight") + "indices"] = values.view(-1, 1), positions.to(dtype)
+            state[name], state[name.removesuffix("weight") + "indices"] = values.view(-1, 1), positions
         else:
             state[name] = spread(values, positions, weight["shape"])
             state[f"{name}_mask"] = spread(torch.ones_like(positions, dtype=torch.bool), positions, weight["shape"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -47,14 +47,14 @@ class Exchange:
         step: int,
         rate: float,
         flops_left: Callable[[], float | None],
-        others: Sequence[tuple[int, int]],
+        others: Mapping[int, tuple[int, int]],
     ) -> list[Move]:
         """The moves of one update, one a layer.
 
         Args:
             layers: those that take part.
             flops_left: the FLOPs that these layers may cost together, where there is a limit.
-            others: active weights and positions of the layers that take no part.
+            others: active weights and positions of the layers that take no part, by their places in the network.
 
         Raises:
             FloatingPointError: weights, what has been collected, or scores are NaN or infinite.

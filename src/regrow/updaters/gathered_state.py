@@ -14,7 +14,7 @@ class GatheredState:
     """An updater as loops save and load it that ask every process for its state and write that of rank 0.
 
     Between two updates each process holds what it alone has collected; here rank 0 has all of them. Also in a single
-    process. All processes call `state_dict`, and load what rank 0 saved.
+    process. All processes call `state_dict`, and all of them load what rank 0 saved, on every machine.
 
     Args:
         updater: of any method.

@@ -34,7 +34,14 @@ class Static(Attached):
         return []
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step}
+        return self._origin() | {"step": self.step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from a `state_dict()`.
+
+        Raises:
+            ValueError: the state is that of another model or method; nothing is changed.
+        """
+        if state.keys() > {"step"}:  # else of the first format
+            self._check_origin(state, {"step"})
         self.step = state["step"]

@@ -168,13 +168,8 @@ class Updater(Updating):
 
         Without it, by-hand updates with a window collect in all steps since the last update.
         """
-        self._expect(self.step + after)
+        self._expected = self.step + after
         self._set_collecting()
-
-    def _expect(self, step: int | None) -> None:
-        """Notes an update by hand, unless one comes by itself before it."""
-        before = step is not None and (self._by_itself is None or step < self._by_itself)
-        self._expected = step if before else None
 
     def update(self) -> list[dict[str, Any]]:
         """Updates the topology now; called by itself where `update_every` is given. In several processes all call it.
@@ -184,7 +179,7 @@ class Updater(Updating):
 
         Raises:
             FloatingPointError: a weight, a momentum or a score is NaN or infinite; nothing is changed.
-            RuntimeError: before the first optimizer step, or nothing has been collected, for the update was not
+            RuntimeError: before the first optimizer step; nothing was collected of some layers, for the update was not
                 expected; or processes that train together have come apart.
         """
         if self.step >= self._end:
@@ -196,7 +191,11 @@ class Updater(Updating):
         rate = self._schedule(self.step)
         taking_part = self._taking_part()
         layers = [self._view(self._weights[name], self._missing[name]) for name in taking_part]
-        others = [(w.active, w.numel) for name, w in self._weights.items() if name not in taking_part]
+        others = {
+            place: (weight.active, weight.numel)
+            for place, (name, weight) in enumerate(self._weights.items())
+            if name not in taking_part
+        }
         moves = self._exchange.plan(layers, self.step, rate, lambda: self._flops_left(layers), others)
         for move in moves:
             layer = move.layer
@@ -208,7 +207,8 @@ class Updater(Updating):
             missing.after_update()
         if self._gradients:
             self._gradients.drop()
-        self._expected = None
+        if self._expected is not None and self._expected <= self.step:
+            self._expected = None
         refuse_differing(self._weights, self.step, self._generator)
         return rows
 
@@ -217,10 +217,11 @@ class Updater(Updating):
         trained = [name for name, missing in self._missing.items() if missing.saw_gradient]
         known = trained if self._gradients is None else [name for name in trained if name in self._gradients.values]
         ready = [name for name in known if self._missing[name].is_ready]
-        if trained and not ready and not self._is_due():
+        if len(ready) < len(trained) and not self._is_due():
             raise RuntimeError(
-                f"update() at step {self.step}, but nothing was collected: the next update was expected at step "
-                f"{self._next_update}. Say expect_update(after) before the step, or the window, that precedes it"
+                f"update() at step {self.step}, but nothing was collected of {', '.join(sorted({*trained} - {*ready}))}"
+                f", for the next update was expected at step {self._next_update}; say expect_update(after) before the "
+                "step, or the window, that precedes it"
             )
         return ready
 
@@ -247,7 +248,7 @@ class Updater(Updating):
         """
         state = self._origin() | {
             "step": self.step,
-            "next_update": self._next_update,
+            "expected": self._expected,
             "history": [dict(row) for row in self.history],
             "generator": self._generator.get_state(),
             "flops": dict(self._costs.per_weight),
@@ -266,7 +267,8 @@ class Updater(Updating):
         self._check_state(state)
         self._generator.set_state(state["generator"].cpu())
         self.step = state["step"]
-        self._expect(state["next_update"])
+        of_version_0 = None if self.update_every else state.get("next_update")  # what the first format has instead
+        self._expected = state.get("expected", of_version_0)
         self.history = [dict(row) for row in state["history"]]
         self._costs.per_weight = dict(state["flops"])
         for name, missing in self._missing.items():
@@ -285,7 +287,7 @@ class Updater(Updating):
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         own = self._own_state().keys() | ({"gradients"} if self._gradients else set())
-        self._check_origin(state, {"step", "next_update", "history", "generator", "flops", "missing", *own})
+        self._check_origin(state, {"step", "history", "generator", "flops", "missing", *own})
         for name, missing in state["missing"].items():
             if absent := {"steps", "saw_gradient", "moments"} - missing.keys():
                 raise ValueError(f"this updater state is damaged: {name} lacks {sorted(absent)}")
@@ -328,20 +330,18 @@ class Updater(Updating):
             self._gradients.note(self._unscale)
 
     @property
-    def _by_itself(self) -> int | None:
-        """The step of the next update that comes by itself."""
-        return None if self.update_every is None else (self.step // self.update_every + 1) * self.update_every
-
-    @property
     def _next_update(self) -> int | None:
-        """The step of the next update that is known of."""
-        return self._by_itself if self._expected is None else self._expected
+        """The step of the next update: one that comes by itself, or an earlier one that is expected by hand."""
+        known = [] if self._expected is None else [self._expected]
+        if self.update_every is not None:
+            known.append((self.step // self.update_every + 1) * self.update_every)
+        return min(known, default=None)
 
     def _is_due(self) -> bool:
         """Whether this step is one for which an update was expected."""
-        if self._expected is None:
-            return self.update_every is None or self.step % self.update_every == 0
-        return self._expected <= self.step
+        if self._expected is not None and self._expected <= self.step:
+            return True
+        return self._expected is None if self.update_every is None else self.step % self.update_every == 0
 
     def _is_near(self, steps: int) -> bool:
         """Whether an update is at most so many steps away, or may come at any time; never once updates have ended."""

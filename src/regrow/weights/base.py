@@ -172,8 +172,8 @@ class SparseWeight(ABC):
         return moment
 
     @abstractmethod
-    def stage(self, staged: StagedGradient | None, gradient: Tensor, more: bool) -> StagedGradient:
-        """The gradient of all positions, inactive ones included; called by a listener.
+    def stage(self, staged: StagedGradient | None, gradient: Tensor, more: bool) -> StagedGradient | None:
+        """The gradient of all positions, inactive ones included; called by a listener. None where it is not known.
 
         Args:
             staged: what the last call returned, to be used again. gradient: the parameter's .grad, which the listener

@@ -152,10 +152,10 @@ class CompressedWeight(SparseWeight):
     def new_moment(self) -> Tensor:
         return torch.zeros(self.shape, dtype=self.parameter.dtype)
 
-    def stage(self, staged: StagedGradient | None, gradient: Tensor, more: bool) -> StagedGradient:
-        added = self._passes.pop(torch._C._current_graph_task_id(), None) or StagedGradient()
-        if staged is None or not more:
-            return added
+    def stage(self, staged: StagedGradient | None, gradient: Tensor, more: bool) -> StagedGradient | None:
+        added = self._passes.pop(torch._C._current_graph_task_id(), None)
+        if added is None or staged is None or not more:
+            return staged if added is None and more else added
         staged.merge(added)
         return staged
 

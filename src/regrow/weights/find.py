@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from torch import nn
 
 from regrow.nn import SparseLayer
@@ -11,7 +14,7 @@ from .compressed import CompressedWeight
 from .masked import MARK, MaskedWeight
 from .sharded import ShardedWeight
 
-__all__ = ["further_paths", "module_path", "plain_name", "sparse_weights", "unwrapped"]
+__all__ = ["Places", "plain_name", "sparse_weights", "unwrapped"]
 
 _WRAPPERS = {"_orig_mod", "_forward_module", "_original_module", "_checkpoint_wrapped_module"}
 
@@ -36,23 +39,39 @@ def sparse_weights(model: nn.Module) -> dict[str, SparseWeight]:
     return weights
 
 
-def further_paths(model: nn.Module) -> dict[str, str]:
-    """Of modules that stand in several places, as tied encoders do: each further path, and the first one.
+class Places:
+    """Where a state dict says the same thing again: of modules and parameters that stand in several places, as tied
+    encoders and embeddings do. `sparse_weights` knows the first place of each.
 
-    A state dict has their entries once for each path; `sparse_weights` knows the first.
+    Example:
+        >>> encoder = torch.nn.Linear(3, 3)
+        >>> Places(torch.nn.ModuleDict({"encoder": encoder, "decoder": encoder})).again("decoder.weight")
+        True
     """
+
+    def __init__(self, model: nn.Module):
+        root = unwrapped(model)
+        self._modules = _further(root.named_modules(remove_duplicate=False))
+        self._parameters = _further(root.named_parameters(remove_duplicate=False))
+
+    def again(self, name: str) -> bool:
+        """Whether an entry is there under another name before."""
+        return name in self._parameters or name.rpartition(".")[0] in self._modules
+
+    def filled(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """A state with all entries, from one that has them once."""
+        first = dict(self._parameters)
+        for name in state:
+            path, _, entry = name.rpartition(".")
+            first |= {f"{again}.{entry}": name for again, one in self._modules.items() if one == path}
+        return {name: state[one] for name, one in first.items() if one in state} | dict(state)
+
+
+def _further(named: Iterable[tuple[str, Any]]) -> dict[str, str]:
+    """Of what comes under several names: each further one, and the first."""
     first: dict[int, str] = {}
-    further = {}
-    for path, module in unwrapped(model).named_modules(remove_duplicate=False):
-        path = plain_name(path)
-        if first.setdefault(id(module), path) != path:
-            further[path] = first[id(module)]
-    return further
-
-
-def module_path(name: str) -> str:
-    """The path of the module that holds a parameter or a buffer."""
-    return name.rpartition(".")[0]
+    known = [(plain_name(name), first.setdefault(id(one), plain_name(name))) for name, one in named]
+    return {name: one for name, one in known if name != one}
 
 
 def _weight(name: str, module: nn.Module, attribute: str) -> SparseWeight:

@@ -244,7 +244,7 @@ class MaskedWeight(SparseWeight):
 
     def sample(self, size: int) -> Tensor:
         indices = self.indices
-        return indices[:: max(1, indices.numel() // size)]
+        return indices[:: max(1, indices.numel() // max(size, 1))]
 
     @torch.no_grad()
     def enforce(self) -> None:

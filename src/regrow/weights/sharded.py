@@ -72,7 +72,7 @@ class ShardedWeight(MaskedWeight):
 
     def sample(self, size: int) -> Tensor:
         indices = self._gradient_mask.indices
-        return indices[:: max(1, indices.numel() // size)]
+        return indices[:: max(1, indices.numel() // max(size, 1))]
 
 
 def shard_masks(model: nn.Module) -> None:
