@@ -154,9 +154,10 @@ class CompressedWeight(SparseWeight):
 
     def stage(self, staged: StagedGradient | None, gradient: Tensor, more: bool) -> StagedGradient | None:
         added = self._passes.pop(torch._C._current_graph_task_id(), None)
-        if added is None or staged is None or not more:
-            return staged if added is None and more else added
-        staged.merge(added)
+        if staged is None or not more:
+            return added
+        if added is not None:
+            staged.merge(added)
         return staged
 
     def remembered(self, staged: StagedGradient, gradient: Tensor) -> Tensor:
