@@ -217,8 +217,7 @@ def test_same_seed_same_run_and_no_draw_from_the_global_generator(name):
 
 
 @stored
-@pytest.mark.parametrize("stop", [1, 4, 9, 17])
-@pytest.mark.parametrize("made_after_loading", [False, True])
+@pytest.mark.parametrize(("stop", "made_after_loading"), [(1, False), (4, False), (9, False), (9, True), (17, True)])
 def test_a_resumed_run_is_the_run_that_went_on(name, storage, stop, made_after_loading):
     optimizer = "adamw" if storage == "masked" else "momentum"
     model, trained, updater = run(name, range(stop), storage=storage, optimizer=optimizer)
