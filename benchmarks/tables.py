@@ -21,7 +21,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "data": networks.data,
     "layers": kernels.fixed_layers,
     "steps": lambda: networks.steps("steps", "steps-small", "steps-wrn-16-8", "steps-avx2"),
-    "epochs": lambda: networks.epochs("run", "run-avx2", "run-half", "run-alexnet-s", "run-wrn-28-2"),
+    "epochs": lambda: networks.epochs("run", "run-avx2", "run-densities", "run-half", "run-alexnet-s", "run-wrn-28-2"),
     "export": files.export,
     "scaling": networks.scaling,
     "storages": lambda: networks.storages("storages-lenet300-mnist"),
