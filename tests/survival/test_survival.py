@@ -25,3 +25,5 @@ def test_a_run_survives(bench: Bench, tmp_path: Path, fault: str, variant: str):
     except Unavailable as reason:
         pytest.skip(str(reason))
     assert trial.events or trial.causes
+    if fault.startswith("killed while starting"):
+        assert trial.kills == 2, "one in training, and one while starting"
