@@ -36,6 +36,9 @@ def snip(model: nn.Module, batches: Batches, *, loss: Loss = cross_entropy, dens
     Returns:
         Scores of each prunable parameter, of its shape, finite where the gradient is.
 
+    Raises:
+        ValueError: there is no batch, or the model is sparse already.
+
     Example:
         >>> dense = make_model()
         >>> scores = regrow.snip(dense, [(batch, torch.tensor([0, 1]))])
@@ -144,6 +147,10 @@ def synflow(
 
     Returns:
         Scores of each prunable parameter, of its shape: the round until which a weight stayed, and its rank in it.
+
+    Raises:
+        ValueError: a value is out of range, inputs are no floating numbers, or the model is sparse already.
+        FloatingPointError: the flow is not finite.
 
     Example:
         >>> dense = make_model()

@@ -39,7 +39,7 @@ class GraNet(Updater):
         window_batch: examples of a batch from which compressed weights have their dense gradient; None: all.
 
     Raises:
-        ValueError: as `Updater`, and where no update comes after `end`; nothing is changed.
+        ValueError: as `Updater`; no update comes after `end`; the model is sparser than `density`. Nothing is changed.
 
     Example:
         >>> model = regrow.sparsify(make_model(), 0.5, storage="masked")

@@ -166,7 +166,8 @@ class Updater(Updating):
     def expect_update(self, after: int) -> None:
         """Says that the next update by hand will come after so many more steps, so that the window opens in time.
 
-        Without it, by-hand updates with a window collect in all steps since the last update.
+        Without it, where `update_every` is None, all steps since the last update are collected; where it is a number,
+        only its own windows are open.
         """
         self._expected = self.step + after
         self._set_collecting()
@@ -267,8 +268,8 @@ class Updater(Updating):
         self._check_state(state)
         self._generator.set_state(state["generator"].cpu())
         self.step = state["step"]
-        of_version_0 = None if self.update_every else state.get("next_update")  # what the first format has instead
-        self._expected = state.get("expected", of_version_0)
+        of_first_format = None if self.update_every else state.get("next_update")
+        self._expected = state.get("expected", of_first_format)
         self.history = [dict(row) for row in state["history"]]
         self._costs.per_weight = dict(state["flops"])
         for name, missing in self._missing.items():
