@@ -65,10 +65,13 @@ def time_to_accuracy(model: str) -> str:
 
 def _threads(arms: list[dict]) -> str:
     """With how many threads the arms were trained, which decides on the last bits."""
-    trained = {row["threads"]: [f"`{one['arm']}`" for one in arms if one["threads"] == row["threads"]] for row in arms}
-    if len(trained) == 1:
-        return f"trained with {next(iter(trained))} thread(s)"
-    return "; ".join(f"trained with {threads} thread(s): {', '.join(names)}" for threads, names in trained.items())
+    names: dict[int, list[str]] = {}
+    for row in arms:
+        names.setdefault(row["threads"], []).append(f"`{row['arm']}`")
+    said = {threads: "one thread" if threads == 1 else f"{threads} threads" for threads in names}
+    if len(names) == 1:
+        return f"trained with {next(iter(said.values()))}"
+    return "trained " + "; ".join(f"with {said[threads]}: {', '.join(those)}" for threads, those in names.items())
 
 
 def share_rules() -> str:
