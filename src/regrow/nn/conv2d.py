@@ -151,7 +151,9 @@ class SparseConv2d(SparseLayer):
         arguments, shape = prepared
         if not blocked:
             return sparse_conv2d_nchw(input, weight, bias, arguments, shape, self)
-        return SparseConv2dBlocked.apply(to_blocked(input, "SparseConv2d"), weight, bias, arguments, shape, self)
+        input = to_blocked(input, "SparseConv2d")
+        output, _ = SparseConv2dBlocked.apply(input, weight, bias, arguments, shape, self)
+        return output
 
     def _prepare(self, key: tuple[torch.Size, torch.dtype, bool]) -> tuple:
         """(arguments, output shape) of the kernels for inputs of one kind; nothing where torch's dense one computes."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regrow.ops._autograd import Arguments, SparseConv2dNCHW, SparseLinear
+from regrow.ops._autograd import Arguments, SparseConv2dNCHW, linear
 from regrow.ops._layout import Shape, lanes
 from regrow.ops.reference import conv2d_backward
 
@@ -65,19 +65,20 @@ def plan_bytes(plan: Tensor) -> int:
 def sparse_linear(
     input: Tensor, weight: Tensor, bias: Tensor | None, arguments: Arguments, observer: Any = None
 ) -> Tensor:
-    """`input @ W.T + bias`, differentiable once.
+    """`input @ W.T + bias`, differentiable as often as one likes.
 
     Args:
         input: (batch, in_features), the dtype of the plan.
         weight: (active, 1) values in the order of `indices`.
         bias: (out_features,) or None.
         arguments: (indices, plan, out_features): the active set, and what `linear_plan` made of it.
-        observer: None, or an object whose `on_backward`, when not None, is called with (input, grad_output).
+        observer: None, or an object whose `on_backward`, when not None, is called with (input, grad_output): each
+            pair whose product is a part of the gradient of all positions, if the weight wants a gradient.
 
     Returns:
         (batch, out_features).
     """
-    return SparseLinear.apply(input, weight, bias, arguments, observer)
+    return linear(input, weight, bias, arguments, observer)
 
 
 def conv2d_arguments(
@@ -95,7 +96,7 @@ def conv2d_arguments(
 def sparse_conv2d_nchw(
     input: Tensor, weight: Tensor, bias: Tensor | None, arguments: Arguments, out_shape: Shape, observer: Any = None
 ) -> Tensor:
-    """Convolution of an ordinary (N, C, H, W) tensor, differentiable once; contiguous (N, O, H', W').
+    """Convolution of an ordinary (N, C, H, W) tensor, differentiable; contiguous (N, O, H', W').
 
     Args:
         input: of the shape and dtype in `arguments`, any strides.
@@ -103,7 +104,8 @@ def sparse_conv2d_nchw(
         arguments: as `conv2d_arguments` makes them.
         out_shape: (N, O, H', W'), as `conv_output_shape` has it.
     """
-    return SparseConv2dNCHW.apply(input, weight, bias, arguments, out_shape, observer)
+    output, _ = SparseConv2dNCHW.apply(input, weight, bias, arguments, out_shape, observer)
+    return output
 
 
 def conv2d_weight_grad(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from regrow.nn.blocked.cell import Cell, Lines, Noise, Zeros
+from regrow.nn.blocked.maxima import MaximaIndices
 from regrow.nn.blocked.tensor import HANDLERS, BlockedTensor, blocked, blocked_cell, blocked_data, like
 from regrow.ops import _windows, lanes
 from regrow.ops._layout import channel_blocks, grid
@@ -142,21 +143,23 @@ def _pooled(self, windows: Windows, pool: Callable, *arguments) -> BlockedTensor
     return blocked((*self.shape[:2], *out), data, self.dtype)
 
 
-def _max_pooled(self, windows: Windows | None):
+def _max_pooled(self, windows: Windows | None, pool: Callable, *arguments):
     if windows is None:
         return NotImplemented
     lines = self.cell.lines()
     y = _pooled(self, windows, _ops.blocked_max_pool.default, lines.x, *lines.line, lines.relu)
-    # Backward finds the maxima again; autograd wants indices to keep. A second derivative would read them, and fails.
-    return y, torch.full((1,), -1).expand(y.shape)
+    return y, MaximaIndices(y.shape, pool, lines, self.cell.shape, arguments)
 
 
 def _max_pool2d(self, kernel, stride=(), padding=(0, 0), dilation=(1, 1), ceil_mode=False):
-    return _max_pooled(self, sliding(self, kernel, stride, padding, _pair(dilation), ceil_mode))
+    windows = sliding(self, kernel, stride, padding, _pair(dilation), ceil_mode)
+    pool = _aten.max_pool2d_with_indices.default
+    return _max_pooled(self, windows, pool, kernel, stride, padding, dilation, ceil_mode)
 
 
 def _adaptive_max_pool2d(self, size):
-    return _max_pooled(self, _windows.adaptive(tuple(self.shape[2:]), tuple(size)))
+    windows = _windows.adaptive(tuple(self.shape[2:]), tuple(size))
+    return _max_pooled(self, windows, _aten.adaptive_max_pool2d.default, size)
 
 
 def avg_windows(self, kernel, stride=(), padding=(0, 0), ceil_mode=False, count_include_pad=True, divisor=None):
