@@ -51,9 +51,9 @@ def load(path: str | os.PathLike[str], model: nn.Module, *, storage: Storage | N
     shapes = content["sparse"]
     refuse_other_model(path, model, state, shapes)
     if shapes and not sparse_weights(model):
-        if fixed := sorted(shapes.keys() - prunable(model).keys()):
+        if fixed := sorted(shapes.keys() - prunable(model, also=shapes).keys()):
             raise ValueError(f"{fixed} are sparse in {os.fspath(path)}, but frozen here; freeze them after loading")
-        dense = [name for name in prunable(model) if name not in shapes]
+        dense = [name for name in prunable(model, also=shapes) if name not in shapes]
         of_file: Storage = "masked" if all(f"{name}_mask" in state for name in shapes) else "compressed"
         active = {name: _active(state, name) for name in shapes}
         model = sparsify(model, None, init=active, dense=dense, storage=storage or of_file)

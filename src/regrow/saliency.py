@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
-from .sparsify import Patterns, prunable, select
+from .sparsify import Patterns, select
 
 __all__ = ["grasp", "obd", "snip", "synflow"]
 
@@ -198,7 +198,7 @@ def _flow(model: nn.Module, weights: Sequence[Tensor], ones: Tensor) -> Tensor:
 
 
 def _weights(model: nn.Module, dense: Patterns) -> dict[str, Tensor]:
-    return {name: place.parameter for name, place in select(prunable(model), dense).items()}
+    return {name: place.parameter for name, place in select(model, dense).items()}
 
 
 def _gradient(model: nn.Module, weights: dict[str, Tensor], batches: Batches, loss: Loss) -> list[Tensor]:

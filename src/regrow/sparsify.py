@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,19 +13,21 @@ from torch.nn.parameter import UninitializedParameter
 
 from .distributed import GradientMean, leave_to_ddp, leave_to_us
 from .initial import active_sets, matching
+from .extras import hand_over, keep_marks
 from .nn._positions import check_dense
 from .nn.blocked import Conversion, trace
 from .storage import (
+from .reparametrised import is_gain, refuse_normalised
     Storage,
     check_storage,
     compress,
-    hand_over_hooks,
     keep_blocked,
     leave_blocked,
     materialise,
     on_meta,
     replace_module,
     why_masked,
+    used_elsewhere,
 )
 from .weights import MaskedWeight, mask_parameter, plain_name, sparse_weights, unmask_parameter, unwrapped
 
@@ -68,8 +70,9 @@ def sparsify(
     """Makes the weights of a model sparse, from now on; use the returned model.
 
     Sparse becomes every trainable floating parameter with two or more dimensions of a module that is not a
-    normalisation; tied parameters count once. The active sets are uniformly random and of exact size: the network has
-    round(density * positions) active weights, at least one a layer. Active weights keep their values, unscaled.
+    normalisation, but for gains, which scale or shift whole rows of others; tied parameters count once. The active sets
+    are uniformly random and of exact size: the network has round(density * positions) active weights, at least one a
+    layer. Active weights keep their values, unscaled.
 
     Layers on the meta device have no values to keep: their active weights are drawn as the layer's `reset_parameters`
     draws them, from torch's global generator. Compressed ones may be of any size, for nothing dense is made of them;
@@ -88,8 +91,9 @@ def sparsify(
         dense: names or patterns (`fc3`, `layer1.*`, `*.embedding`) of parameters or modules that stay dense, or types
             of modules (`torch.nn.Embedding`) whose own parameters do.
         storage: "masked" (a dense parameter and a mask; works everywhere), "compressed" (only the active values, with
-            kernels of our own; Linear and Conv2d on the CPU, other layers stay masked), or "auto": compressed up to a
-            density of 0.3. `summary` says which layer got what and why.
+            kernels of our own; Linear and Conv2d on the CPU that nobody else reads and whose replacement loses nothing,
+            other layers stay masked), or "auto": compressed up to a density of 0.3. `summary` says which layer got what
+            and why.
         seed: of the random positions; None draws from torch's global generator. Where several processes train
             together, an updater gives all of them rank 0's.
         rescale: active values are multiplied by density^-1/2 of their layer, so that its outputs keep the variance that
@@ -100,8 +104,8 @@ def sparsify(
             most; seconds for a large layer). The state dict keeps what was measured: a resumed run gives the same bits.
 
     Raises:
-        ValueError: a value out of range, a pattern that matches nothing, or a model that is sparse already; the message
-            names the remedy, and nothing is changed.
+        ValueError: a value out of range, a pattern that matches nothing, a model that is sparse already, or a weight
+            that weight_norm divides row by row; the message names the remedy, and nothing is changed.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Linear(784, 300), torch.nn.ReLU(), torch.nn.Linear(300, 10))
@@ -113,11 +117,12 @@ def sparsify(
         6250
     """
     _check_arguments(density, init, storage)
-    chosen = select(prunable(model), dense)
+    chosen = select(model, dense, also=() if isinstance(init, str) else init)
     parameters = {name: place.parameter for name, place in chosen.items()}
     active = active_sets(parameters, density, distribution, init, seed)
     root = unwrapped(model)
-    reasons = {name: _why_masked(root, place, active[name], storage) for name, place in chosen.items()}
+    elsewhere = used_elsewhere(root)
+    reasons = {name: _why_masked(elsewhere, place, active[name], storage) for name, place in chosen.items()}
     compressed = [place.module for name, place in chosen.items() if reasons[name] is None]
     materialise(on_meta(root, compressed))
     for name, place in chosen.items():
@@ -138,22 +143,31 @@ def sparsify(
     return model
 
 
-def _why_masked(model: nn.Module, place: Prunable, active: Tensor, storage: Storage) -> str | None:
-    return why_masked(model, place.module, place.parameter, active.numel() / place.parameter.numel(), storage)
+def _why_masked(elsewhere: Mapping[int, str], place: Prunable, active: Tensor, storage: Storage) -> str | None:
+    return why_masked(elsewhere, place.module, place.parameter, active.numel() / place.parameter.numel(), storage)
 
 
 def _mask(shape: torch.Size, positions: Tensor) -> Tensor:
     return torch.zeros(shape.numel(), dtype=torch.bool).index_fill_(0, positions, True).view(shape)
 
 
-def prunable(model: nn.Module) -> dict[str, Prunable]:
+def prunable(model: nn.Module, also: Collection[str] = ()) -> dict[str, Prunable]:
     """The parameters that `sparsify` makes sparse, by name, each once.
 
     Raises:
         ValueError: the model is sparse already; a lazy module has not seen data; or an embedding has sparse gradients.
+    Args:
+        also: names of gains (see `reparametrised`) that count all the same, such as those of masks that are given.
+
     """
     if already := sparse_weights(model):
         raise ValueError(
+    found = _with_gains(model).items()
+    return {name: place for name, place in found if name in also or not is_gain(place.module, place.attribute)}
+
+
+def _with_gains(model: nn.Module) -> dict[str, Prunable]:
+    """The prunable parameters and the gains, by name, each once."""
             f"the model is sparse already ({next(iter(already))} and {len(already) - 1} more); use "
             "regrow.densify(model) first to start over"
         )
@@ -193,7 +207,8 @@ def densify(model: nn.Module) -> nn.Module:
     """
     for name, weight in sparse_weights(model).items():
         check_dense(name, weight.numel)
-    model = copy.deepcopy(model)
+    model, original = copy.deepcopy(model), model
+    keep_marks(original, model)
     leave_to_ddp(model)
     GradientMean.take_off(model)
     for weight in sparse_weights(model).values():
@@ -201,7 +216,7 @@ def densify(model: nn.Module) -> nn.Module:
             unmask_parameter(weight)
         else:
             dense = weight.module.to_dense()  # type: ignore[operator]
-            hand_over_hooks(weight.module, dense)
+            hand_over(weight.module, dense)
             model = replace_module(model, weight.module, dense)
     leave_blocked(unwrapped(model))
     return model
@@ -302,6 +317,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     rule = "  ".join("-" * width for width in widths)
     return [lines[0], rule, *lines[1:-1], rule, lines[-1]]
 
+        model: sparse or dense.
 
 def _check_arguments(density: float | None, init: Any, storage: str) -> None:
     if density is not None and not 0 < density <= 1:
@@ -321,13 +337,17 @@ def _is_prunable(module: nn.Module, parameter: nn.Parameter) -> bool:
     )
 
 
-def select(found: Mapping[str, Prunable], dense: Patterns) -> dict[str, Prunable]:
-    """The prunable parameters without those that `dense` names."""
+def select(model: nn.Module, dense: Patterns, also: Collection[str] = ()) -> dict[str, Prunable]:
+    """The prunable parameters (see `prunable`) without those that `dense` names; it may name gains, too.
+
+    Raises:
+        ValueError: a pattern matches nothing, or nothing is left; or weight normalisation divides one that is left.
+    """
     if isinstance(dense, str):
         raise ValueError(f"dense={dense!r} must be a list of patterns, such as dense=[{dense!r}]")
     kept_dense: set[str] = set()
     for pattern in dense:
-        kept_dense |= matching(found, pattern, "dense") if isinstance(pattern, str) else _of_type(found, pattern)
+        kept_dense |= matching(named, pattern, "dense") if isinstance(pattern, str) else _of_type(named, pattern)
     chosen = {name: place for name, place in found.items() if name not in kept_dense}
     if not chosen:
         raise ValueError(
@@ -344,3 +364,6 @@ def _of_type(found: Mapping[str, Prunable], kind: type[nn.Module]) -> set[str]:
         kinds = sorted({type(place.module).__name__ for place in found.values()})
         raise ValueError(f"dense: no prunable parameter belongs to a module of type {kind.__name__}, but to {kinds}")
     return matches
+    found, named = prunable(model, also), _with_gains(model)
+    for name, place in chosen.items():
+        refuse_normalised(name, place.module, place.attribute)

@@ -6,28 +6,31 @@ The rule is fixed and the same on every machine, so that a run does not depend o
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
-from typing import Literal, get_args
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from .extras import hand_over, irreplaceable
 from .nn import SparseConv2d, SparseLinear
 from .nn._positions import check_dense
 from .nn.blocked import blocked_inputs, ordinary_outputs
 from .nn.conv2d import resolve_padding
+from .readers import readers
 
 __all__ = [
     "DENSEST_COMPRESSED",
     "Storage",
     "check_storage",
     "compress",
-    "hand_over_hooks",
     "keep_blocked",
     "leave_blocked",
     "materialise",
     "on_meta",
     "replace_module",
+    "used_elsewhere",
     "why_masked",
 ]
 
@@ -36,19 +39,8 @@ Storage = Literal["auto", "masked", "compressed"]
 DENSEST_COMPRESSED = 0.3
 """`auto` compresses layers up to this density."""
 
-_READERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.MultiheadAttention)
-"""Modules that read the weights of their children instead of calling them."""
-
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-    "_is_full_backward_hook",
-)
+_MEMBERS = frozenset(vars(nn.Module()))
+"""What torch keeps in every module; members are looked at where they are."""
 
 
 def check_storage(storage: str) -> None:
@@ -57,13 +49,16 @@ def check_storage(storage: str) -> None:
 
 
 def why_masked(
-    model: nn.Module, module: nn.Module, parameter: nn.Parameter, density: float, storage: Storage
+    elsewhere: Mapping[int, str], module: nn.Module, parameter: nn.Parameter, density: float, storage: Storage
 ) -> str | None:
     """Why a weight has to stay in masked storage; None where it can be compressed.
 
     Compressed are the weights of modules of exactly the type nn.Linear or nn.Conv2d (groups 1, zero padding), on the
-    CPU or on the meta device, in float32 or float64, that nobody else reads; and under "auto" only up to a density of
-    0.3.
+    CPU or on the meta device, in float32 or float64, that nobody else reads and whose replacement loses nothing; and
+    under "auto" only up to a density of 0.3.
+
+    Args:
+        elsewhere: what `used_elsewhere` has found.
     """
     kind = type(module)
     if storage == "masked":
@@ -77,7 +72,9 @@ def why_masked(
         return f"{parameter.dtype} has no compressed form".replace("torch.", "")
     if isinstance(module, nn.Conv2d) and (reason := _unserved(module)):
         return reason
-    if reason := _read_elsewhere(model, module, parameter):
+    if reason := elsewhere.get(id(parameter)) or elsewhere.get(id(module)):
+        return reason
+    if reason := irreplaceable(module, parameter):  # type: ignore[arg-type]
         return reason
     numel = parameter.numel()
     if storage == "auto" and round(density * numel) > math.ceil(DENSEST_COMPRESSED * numel):  # counts are rounded
@@ -97,29 +94,34 @@ def _unserved(module: nn.Conv2d) -> str | None:
     return None
 
 
-def _read_elsewhere(model: nn.Module, module: nn.Module, parameter: nn.Parameter) -> str | None:
-    holders = [m for m in model.modules() if any(p is parameter for p in m.parameters(recurse=False))]
-    if len(holders) > 1:
-        return "tied"
-    for parent in model.modules():
-        if isinstance(parent, _READERS) and any(child is module for child in parent.children()):
-            return f"{type(parent).__name__} reads it"
-    return None
+def used_elsewhere(model: nn.Module) -> dict[int, str]:
+    """Who else has a parameter or a module, by its id: modules that share it, read its weight, or keep it in a list."""
+    holders = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
+    found = {key: "tied" for key, times in holders.items() if times > 1}
+    found |= {key: f"{reader} reads its weight" for key, reader in readers(model).items()}
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name not in _MEMBERS:
+                found |= {key: f"{type(module).__name__} keeps it in {name}, too" for key in _ids(value)}
+    return found
+
+
+def _ids(value: Any, depth: int = 3) -> Iterator[int]:
+    """The ids of parameters and modules in an attribute, which may be a list, dict, … of them."""
+    if isinstance(value, nn.Parameter | nn.Module):
+        yield id(value)
+    elif depth and isinstance(value, list | tuple | set | dict):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _ids(one, depth - 1)
 
 
 def compress(module: nn.Linear | nn.Conv2d, positions: Tensor, why: str) -> SparseLinear | SparseConv2d:
-    """The compressed form of a dense layer, with its hooks; positions: (active,) int64, ascending."""
+    """The compressed form of a dense layer, with all that it has; positions: (active,) int64, ascending."""
     kind = SparseLinear if isinstance(module, nn.Linear) else SparseConv2d
     layer = kind.from_dense(module, positions=positions)  # type: ignore[arg-type]
     layer.why = why
-    hand_over_hooks(module, layer)
+    hand_over(module, layer)
     return layer
-
-
-def hand_over_hooks(old: nn.Module, new: nn.Module) -> None:
-    """Gives a module the hooks of the one that it stands for: the same dicts, so that handles go on removing them."""
-    for name in _HOOKS:
-        setattr(new, name, getattr(old, name))
 
 
 def on_meta(model: nn.Module, compressed: Collection[nn.Module]) -> list[nn.Module]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import regrow
-from regrow.sparsify import prunable, select
+from regrow.sparsify import select
 
 from .command import train_command
 from .machine import processor
@@ -58,7 +58,7 @@ def _weights(session: Session) -> Mapping[str, tuple[torch.Size, Tensor]]:
     sparse = regrow.sparse_weights(session.model)
     if sparse:
         return {name: (weight.shape, weight.values) for name, weight in sparse.items()}
-    places = select(prunable(session.model), session.settings.recipe.dense)
+    places = select(session.model, session.settings.recipe.dense)
     return {name: (place.parameter.shape, place.parameter.detach()) for name, place in places.items()}
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn, optim
 
 import regrow
-from regrow.sparsify import prunable, select
+from regrow.sparsify import select
 from regrow.storage import materialise, on_meta
 
 from . import models
@@ -264,4 +264,4 @@ def update_interval(settings: Settings, total_steps: int, steps_per_epoch: int) 
 
 def prunable_weights(model: nn.Module, dense: tuple[str, ...] = ()) -> int:
     """How many weights of a dense network `sparsify` would make sparse."""
-    return sum(place.parameter.numel() for place in select(prunable(model), dense).values())
+    return sum(place.parameter.numel() for place in select(model, dense).values())
