@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .files import load, save
     from .saliency import grasp, obd, snip, synflow
     from .sparsify import Summary, densify, sparsify, summary
+    from .stray import check
     from .updaters import (
         ACDC,
         DNS,
@@ -58,6 +59,7 @@ __all__ = [
     "Summary",
     "TopKAST",
     "Updater",
+    "check",
     "compact",
     "densify",
     "export",
@@ -76,6 +78,7 @@ __all__ = [
 _HOME = {name: "updaters" for name in __all__ if name[0].isupper()} | {
     "SparseWeight": "weights",
     "Summary": "sparsify",
+    "check": "stray",
     "compact": "export",
     "densify": "sparsify",
     "grasp": "saliency",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from .checked import load_checked, save_checked
 from .export.sparse_file import is_safetensors, read_sparse_file
 from .sparsify import prunable, sparsify
 from .storage import Storage
+from .stray import check
 from .weights import Places, plain_name, sparse_weights, unwrapped
 
 __all__ = ["load", "refuse_other_model", "save"]
@@ -24,13 +26,19 @@ _WITHOUT_CHECKSUM = "regrow sparse model 1"
 def save(path: str | os.PathLike[str], model: nn.Module) -> None:
     """Writes a model, dense or sparse, with its active sets; whole or not at all. Wrappers leave no trace in the file.
 
+    All is kept as it is; of inactive weights that are not 0 it warns (see `regrow.check`).
+
     Example:
         >>> regrow.save("model.pt", model)
         >>> model = regrow.load("model.pt", make_model())
     """
+    for text in check(model):
+        warnings.warn(text, stacklevel=2)
+    weights = sparse_weights(model)
     content = {
         "format": _FORMAT,
-        "sparse": {name: list(weight.shape) for name, weight in sparse_weights(model).items()},
+        "sparse": {name: list(weight.shape) for name, weight in weights.items()},
+        "last_update": {name: weight.last_update for name, weight in weights.items()},
         "state_dict": {plain_name(name): value for name, value in unwrapped(model).state_dict().items()},
     }
     with write_atomically(path) as temporary:
@@ -61,6 +69,8 @@ def load(path: str | os.PathLike[str], model: nn.Module, *, storage: Storage | N
     wrapped_names = {plain_name(name): name for name in target.state_dict()}
     state = Places(model).filled(state)
     target.load_state_dict({wrapped_names.get(name, name): value for name, value in state.items()})
+    for name, weight in sparse_weights(model).items():
+        weight.last_update = content.get("last_update", {}).get(name, 0)
     return model
 
 
@@ -116,7 +126,8 @@ def refuse_other_model(
 
 def _without_storage(shapes: Mapping[str, Any], sparse: Iterable[str], places: Places) -> dict[str, Any]:
     """Shapes without the entries that depend on how sparse weights are stored, each once."""
-    buffers = {name: (f"{name}_mask", _beside(name, "indices"), _beside(name, "tuned")) for name in sparse}
+    entries = ("indices", "digest", "tuned")
+    buffers = {name: (f"{name}_mask", *(_beside(name, entry) for entry in entries)) for name in sparse}
     stored = {part for name in sparse for part in (name, *buffers[name])}
     return {name: shape for name, shape in shapes.items() if name not in stored and not places.again(name)}
 

@@ -21,6 +21,7 @@ from .factored import FactoredMoment
 from .lazy import LARGEST_TENSOR, LazyScores
 from .moments import Rule
 from .nn._positions import LIMIT
+from .watch import StepWatch
 from .weights import SparseWeight, StagedGradient, local
 
 __all__ = ["DEFAULT_WINDOW", "MissingMomentum", "keeps_factors", "window_of"]
@@ -72,6 +73,11 @@ class MissingMomentum:
         window: number of steps before an update that are collected; None: all steps, and nothing is ever dropped.
         window_batch: examples of a batch that compressed storage collects from; None: all.
         factored: whether moments are kept as factors, see `keeps_factors`.
+        update_every: steps between updates, so that it is noticed where none is seen; None: by hand.
+
+    Attributes:
+        saw_gradient: whether a step since the last update had a gradient.
+        unknown: whether a gradient was set by hand, so that compressed storage knows none of inactive weights.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class MissingMomentum:
         window: int | None,
         window_batch: int | None = None,
         factored: bool = False,
+        update_every: int | None = None,
     ):
         self.factored = factored
         weight.window_batch = window_batch
@@ -89,9 +96,12 @@ class MissingMomentum:
         self.window = window
         self.collecting = rule is not None and window is None
         self.saw_gradient = False
+        self.unknown = False
         self.steps = 0
         self.moments: dict[str, Any] = {}  # of tensors, or of FactoredMoments
         self._arrived = False
+        self._watch = StepWatch(update_every)
+        self._heard: weakref.ref[Tensor] | None = None
         self._factor: float | None = None
         self._staged: StagedGradient | None = None
         self._before: Tensor | None = None
@@ -113,6 +123,8 @@ class MissingMomentum:
     def _stage(self, gradient: Tensor) -> None:
         """Keeps the dense gradient before inactive entries are zeroed; adds up over the micro-batches of a step."""
         self._arrived = True
+        self._heard = weakref.ref(gradient)
+        self._watch.arrived(self.weight)
         if not self.collecting:
             return
         staged = self.weight.stage(self._staged, gradient, more=self._continues(gradient))
@@ -133,6 +145,7 @@ class MissingMomentum:
     def backward_ended(self) -> None:
         """In several processes: .grad is the mean over ranks from now on, and nothing else has been done to it yet."""
         gradient = self.weight.gradient
+        self._heard = None if gradient is None else weakref.ref(gradient)
         if not self.collecting or gradient is None:
             return
         if self._source is None:  # the weight was used on other ranks only
@@ -165,9 +178,12 @@ class MissingMomentum:
         gradient scalers do not look. A gradient that is gone is dropped.
         """
         self._factor = None
+        self._watch.reset()
         gradient = self.weight.gradient
         if gradient is None:
             self.drop()
+        elif self._heard is None or self._heard() is not gradient:
+            self._take_by_hand(gradient)
         if gradient is None or self._staged is None or self._source is None:
             return None
         finite = self._staged.is_finite()
@@ -184,6 +200,23 @@ class MissingMomentum:
         elif size > 0 or self._before.take(self.weight.sample(self._before.numel())).any():  # type: ignore[union-attr]
             self._factor = 0.0
         return self._factor
+
+    def _take_by_hand(self, gradient: Tensor) -> None:
+        """Stages a .grad that no backward pass has put there, as `torch.autograd.grad` and hands do.
+
+        What comes by a backward pass and is replaced by its multiple, or by a tensor that knows active weights alone,
+        stays staged as it came.
+        """
+        staged = self.weight.stage_by_hand(gradient)
+        if self._arrived and (staged is None or not self.weight.knows_all(staged)):
+            return
+        self._arrived = bool(gradient.any())  # zeros are those of a layer that took no part
+        if not self.collecting or not self._arrived:
+            return
+        self.unknown |= staged is None
+        if staged is not None:
+            self._staged, self._source = staged, weakref.ref(gradient)
+            self._before, self._version = self.weight.remembered(staged, gradient), gradient._version
 
     def _is_as_staged(self, gradient: Tensor) -> bool:
         """Whether a sample of the active gradient, not all 0, is what it was: what is scaled is scaled as a whole."""
@@ -206,6 +239,7 @@ class MissingMomentum:
         """
         self.saw_gradient |= self._arrived
         self._arrived = False
+        self._heard = None
         if self.rule is None or self._staged is None or self._source is None:
             return
         self._make_moments(self._staged)
@@ -241,6 +275,7 @@ class MissingMomentum:
     def drop(self) -> None:
         """Forgets the staged gradient: the step was skipped."""
         self._arrived = False
+        self._heard = None
         self._source = None
 
     def collect(self, on: bool) -> None:
@@ -286,9 +321,19 @@ class MissingMomentum:
 
     def after_update(self) -> None:
         """Starts the next interval; a window's momentum is given back."""
-        self.saw_gradient = False
+        self.saw_gradient = self.unknown = False
         if self.window is not None:
             self.release()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: between backward and step there is nothing to copy, since .grad is not copied either."""
+        passing = {"_staged": None, "_before": None, "_source": None, "_heard": None, "_arrived": False}
+        return self.__dict__ | passing
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.weight.listen(self._stage)
+        self.weight.collect(self.collecting)
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "saw_gradient": self.saw_gradient, "moments": self._moments_state()}

@@ -6,8 +6,8 @@ have less what they keep.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -50,8 +50,6 @@ class PruneRequest:
     """r_l, summing to 1; None where the method has none."""
     target: Sequence[int] = ()
     """c_l, active weights that each layer shall have after the update, were nothing shared between layers."""
-    others: Mapping[int, tuple[int, int]] = field(default_factory=dict)
-    """Active weights and positions of the layers that take no part, by their places in the network."""
 
 
 Target = Callable[[PruneRequest], Sequence[int]]
@@ -70,8 +68,8 @@ def to_density(schedule: Callable[[int], float], scope: str = "layer") -> Target
     """Target: the density that a schedule gives for the step, in (0, 1].
 
     Args:
-        schedule: step -> density of all sparse weights together; round(density * positions) are kept. Layers that
-            take no part in an update keep theirs; where they are denser, the others do not make up for it.
+        schedule: step -> density of all sparse weights together; round(density * positions) are kept, in layers that
+            are frozen as well.
         scope: "layer": each layer has this density; "network": the largest scores of all layers are kept, at least
             one a layer.
     """
@@ -79,19 +77,10 @@ def to_density(schedule: Callable[[int], float], scope: str = "layer") -> Target
         raise ValueError(f"scope={scope!r} is unknown; use 'layer' or 'network'")
 
     def target(request: PruneRequest) -> Sequence[int]:
-        density = schedule(request.step)
-        own = iter(request.numel)
-        places = range(len(request.numel) + len(request.others))
-        numel = [request.others[place][1] if place in request.others else next(own) for place in places]
-        of_all = initial_counts([(n, 1) for n in numel], density)
-        counts = [count for place, count in enumerate(of_all) if place not in request.others]
-        if scope == "layer":
+        counts, have = initial_counts([(n, 1) for n in request.numel], schedule(request.step)), sum(request.active)
+        if scope == "layer" or sum(counts) > have:
             return counts
-        share, have = sum(counts), sum(request.active)
-        left = sum(of_all) - sum(active for active, _ in request.others.values())
-        if left > have:
-            return counts if share > have else request.active
-        return topology.counts_of_largest(request.scores, max(left, min(share, have)))
+        return topology.counts_of_largest(request.scores, sum(counts))
 
     return target
 

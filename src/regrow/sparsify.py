@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from .distributed import GradientMean, leave_to_ddp, leave_to_us
-from .initial import active_sets, matching
 from .extras import hand_over, keep_marks
+from .initial import active_sets, matching
 from .nn._positions import check_dense
 from .nn.blocked import Conversion, trace
-from .storage import (
 from .reparametrised import is_gain, refuse_normalised
+from .storage import (
     Storage,
     check_storage,
     compress,
@@ -26,9 +27,10 @@ from .reparametrised import is_gain, refuse_normalised
     materialise,
     on_meta,
     replace_module,
-    why_masked,
     used_elsewhere,
+    why_masked,
 )
+from .stray import check, refuse_stray
 from .weights import MaskedWeight, mask_parameter, plain_name, sparse_weights, unmask_parameter, unwrapped
 
 __all__ = ["Patterns", "Summary", "densify", "prunable", "select", "sparsify", "summary"]
@@ -154,20 +156,20 @@ def _mask(shape: torch.Size, positions: Tensor) -> Tensor:
 def prunable(model: nn.Module, also: Collection[str] = ()) -> dict[str, Prunable]:
     """The parameters that `sparsify` makes sparse, by name, each once.
 
-    Raises:
-        ValueError: the model is sparse already; a lazy module has not seen data; or an embedding has sparse gradients.
     Args:
         also: names of gains (see `reparametrised`) that count all the same, such as those of masks that are given.
 
+    Raises:
+        ValueError: the model is sparse already; a lazy module has not seen data; or an embedding has sparse gradients.
     """
-    if already := sparse_weights(model):
-        raise ValueError(
     found = _with_gains(model).items()
     return {name: place for name, place in found if name in also or not is_gain(place.module, place.attribute)}
 
 
 def _with_gains(model: nn.Module) -> dict[str, Prunable]:
     """The prunable parameters and the gains, by name, each once."""
+    if already := sparse_weights(model):
+        raise ValueError(
             f"the model is sparse already ({next(iter(already))} and {len(already) - 1} more); use "
             "regrow.densify(model) first to start over"
         )
@@ -195,11 +197,16 @@ def _with_gains(model: nn.Module) -> dict[str, Prunable]:
     return found
 
 
-def densify(model: nn.Module) -> nn.Module:
+def densify(model: nn.Module, *, keep_inactive: bool = False) -> nn.Module:
     """A plain dense copy of a sparse model, with zeros where weights were inactive; the model itself stays as it is.
 
+    Args:
+        model: sparse, in any storage.
+        keep_inactive: take inactive weights as they are, even if they are not 0 (see `regrow.check`).
+
     Raises:
-        ValueError: a weight has 2^31 positions or more, too many to be made dense.
+        ValueError: a weight has 2^31 positions or more, too many to be made dense; or an inactive weight is not 0, so
+            that the copy would compute something else than the model.
 
     Example:
         >>> plain = regrow.densify(model)
@@ -207,6 +214,8 @@ def densify(model: nn.Module) -> nn.Module:
     """
     for name, weight in sparse_weights(model).items():
         check_dense(name, weight.numel)
+    if not keep_inactive:
+        refuse_stray(model, "a dense copy")
     model, original = copy.deepcopy(model), model
     keep_marks(original, model)
     leave_to_ddp(model)
@@ -232,10 +241,13 @@ class SummaryRow:
     numel: int
     storage: str
     why: str
+    stray: int = 0
+    """Inactive weights that are not 0; see `regrow.check`."""
 
     @property
     def density(self) -> float:
-        return self.active / self.numel
+        """Share of positions that compute: active ones, and stray ones."""
+        return (self.active + self.stray) / self.numel
 
 
 @dataclass(frozen=True)
@@ -263,9 +275,14 @@ class Summary:
         return sum(row.numel for row in self.rows)
 
     @property
+    def stray(self) -> int:
+        """Inactive weights of all layers that are not 0, and so compute all the same; see `regrow.check`."""
+        return sum(row.stray for row in self.rows)
+
+    @property
     def density(self) -> float:
-        """Share of active positions over all sparse weights; 1 for a dense model."""
-        return self.active / self.numel if self.numel else 1.0
+        """Share of positions that compute, over all sparse weights: active ones, and stray ones; 1 for a dense model."""
+        return (self.active + self.stray) / self.numel if self.numel else 1.0
 
     def __str__(self) -> str:
         head = ("layer", "shape", "active / total", "density", "storage")
@@ -281,7 +298,11 @@ class Summary:
         ]
         total = ("total", "", f"{self.active:,} / {self.numel:,}", f"{self.density:.2%}", "")
         further = f"{self.parameters - self.numel:,} further parameters are dense"
-        return "\n".join([*_table([head, *body, total]), further, *self._conversion_lines()])
+        return "\n".join([*_table([head, *body, total]), further, *self._stray_lines(), *self._conversion_lines()])
+
+    def _stray_lines(self) -> list[str]:
+        names = ", ".join(f"{row.name} ({row.stray:,})" for row in self.rows if row.stray)
+        return [f"inactive weights that are not 0, and compute: {names}; see regrow.check(model)"] if names else []
 
     def _conversion_lines(self) -> list[str]:
         if self.conversions is None:
@@ -293,7 +314,10 @@ class Summary:
 def summary(model: nn.Module, example_input: Any = None) -> Summary:
     """What is sparse in a model, how much, and in which storage and why.
 
+    Inactive weights that are not 0 count in densities, and are warned of.
+
     Args:
+        model: sparse or dense.
         example_input: what the model is called with (a tensor, or a tuple of arguments). Given that, the summary also
             lists where activations are converted into and out of the layout of the convolution kernels: once in and
             once out is best; anything between names an operation that has no kernel there. A copy of the model runs.
@@ -301,9 +325,11 @@ def summary(model: nn.Module, example_input: Any = None) -> Summary:
     Example:
         >>> print(regrow.summary(model, batch))
     """
+    for text in check(model):
+        warnings.warn(text, stacklevel=2)
     rows = tuple(
-        SummaryRow(weight.name, tuple(weight.shape), weight.active, weight.numel, weight.storage, weight.why)
-        for weight in sparse_weights(model).values()
+        SummaryRow(w.name, tuple(w.shape), w.active, w.numel, w.storage, w.why, w.stray())
+        for w in sparse_weights(model).values()
     )
     sparse = {id(weight.parameter) for weight in sparse_weights(model).values()}
     dense = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in sparse)
@@ -317,7 +343,6 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     rule = "  ".join("-" * width for width in widths)
     return [lines[0], rule, *lines[1:-1], rule, lines[-1]]
 
-        model: sparse or dense.
 
 def _check_arguments(density: float | None, init: Any, storage: str) -> None:
     if density is not None and not 0 < density <= 1:
@@ -345,6 +370,7 @@ def select(model: nn.Module, dense: Patterns, also: Collection[str] = ()) -> dic
     """
     if isinstance(dense, str):
         raise ValueError(f"dense={dense!r} must be a list of patterns, such as dense=[{dense!r}]")
+    found, named = prunable(model, also), _with_gains(model)
     kept_dense: set[str] = set()
     for pattern in dense:
         kept_dense |= matching(named, pattern, "dense") if isinstance(pattern, str) else _of_type(named, pattern)
@@ -354,6 +380,8 @@ def select(model: nn.Module, dense: Patterns, also: Collection[str] = ()) -> dic
             "nothing to make sparse: no trainable floating parameter with two or more dimensions outside "
             f"normalisations is left ({len(kept_dense)} are kept dense by dense={list(dense)})"
         )
+    for name, place in chosen.items():
+        refuse_normalised(name, place.module, place.attribute)
     return chosen
 
 
@@ -364,6 +392,3 @@ def _of_type(found: Mapping[str, Prunable], kind: type[nn.Module]) -> set[str]:
         kinds = sorted({type(place.module).__name__ for place in found.values()})
         raise ValueError(f"dense: no prunable parameter belongs to a module of type {kind.__name__}, but to {kinds}")
     return matches
-    found, named = prunable(model, also), _with_gains(model)
-    for name, place in chosen.items():
-        refuse_normalised(name, place.module, place.attribute)

@@ -92,14 +92,18 @@ class LayerView:
 
     def not_finite(self) -> list[str]:
         """What of the layer is NaN or infinite, of what the updater collects."""
-        parts: dict[str, Tensor | LazyScores] = {"weights": self.values}
+        parts: dict[str, Tensor | LazyScores] = {}
         if self._gradient is not None:
             parts["gradient"] = self._gradient
         if self.missing.rule is LastGradient:
             parts["gradient of missing weights"] = self.missing_gradient
         elif self.missing.rule is not None:
             parts |= {"momentum": self.momentum, "momentum of missing weights": self.missing_momentum}
-        return [what for what, tensor in parts.items() if not is_finite(tensor)]
+        return [*self.not_finite_weights(), *(what for what, tensor in parts.items() if not is_finite(tensor))]
+
+    def not_finite_weights(self) -> list[str]:
+        """The weights, if one of them is NaN or infinite."""
+        return [] if is_finite(self.values) else ["weights"]
 
 
 def is_finite(tensor: Tensor | LazyScores) -> bool:

@@ -68,24 +68,6 @@ def test_the_density_of_a_network_keeps_what_it_has_when_it_has_it():
     assert sharing.to_density(lambda step: 0.4)(request([[1.0] * 7, [9.0]])) == [4, 4]
 
 
-@pytest.mark.parametrize(
-    ("scope", "own", "others", "expected"),
-    [
-        ("layer", [7, 6], {0: (9, 10)}, [4, 4]),
-        ("network", [7, 6], {0: (2, 10)}, [7, 3]),  # 12 in all, and 2 are there
-        ("network", [7, 6], {2: (10, 10)}, [7, 1]),  # no fewer than their share, 8
-        ("network", [6, 3], {1: (1, 10)}, [6, 3]),  # nor more than they have
-        ("layer", [3], {0: (2, 3)}, [1]),  # of 2 and 1 of 3 each at 0.5
-    ],
-)
-def test_densities_are_those_of_all_layers(scope, own, others, expected):
-    density = 0.5 if len(own) == 1 else 0.4
-    target = sharing.to_density(lambda step: density, scope)
-    scores = [[float(index)] * number for index, number in enumerate(reversed(own))][::-1]
-    asked = request(scores, numel=[3] if len(own) == 1 else [10, 10], others=others)
-    assert target(asked) == expected
-
-
 def test_dsr_doubles_and_halves_its_threshold():
     threshold = AdaptiveThreshold(0.25, tolerance=0.1)
     scores = [[0.1, 0.2, 0.3, 0.4], [0.1, 1.0, 2.0, 3.0]]

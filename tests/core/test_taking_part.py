@@ -29,46 +29,38 @@ def test_a_layer_of_which_nothing_was_collected_keeps_its_weights(name, settings
     assert indices(model)["2.weight"] == before["2.weight"]
 
 
-@pytest.mark.parametrize("kind", [regrow.GMP, regrow.GraNet])
-@pytest.mark.parametrize("scope", ["layer", "network"])
-def test_densities_are_those_of_the_network_where_layers_are_frozen(kind, scope):
-    """The frozen layer keeps its weights, and the others go on as if it were there."""
+@pytest.mark.parametrize("kind", [regrow.GMP, regrow.GraNet, regrow.Han])
+@pytest.mark.parametrize("frozen_from", [0, 5, 12])
+def test_a_density_that_is_promised_is_reached_where_layers_are_frozen(kind, frozen_from):
+    """A layer that is not trained is pruned by magnitude all the same, and nothing grows in it."""
     model = regrow.sparsify(mlp(8, 12, 12, 4, dtype=torch.float64), 1.0, storage="masked")
     optimizer = OPTIMIZERS["momentum"](model)
-    kind(model, optimizer, total_steps=40, update_every=2, density=0.25, scope=scope, end=0.25)
-    for step in range(12):
-        step_of(model, optimizer, step)
-    reached = {name: weight.active for name, weight in regrow.sparse_weights(model).items()}
-    assert sum(reached.values()) == round(0.25 * 288)
-    model[2].weight.requires_grad_(False)
-    for step in range(12, 20):
-        step_of(model, optimizer, step)
-    after = {name: weight.active for name, weight in regrow.sparse_weights(model).items()}
-    assert after["2.weight"] == reached["2.weight"]
-    assert sum(after.values()) == round(0.25 * 288)
-
-
-@pytest.mark.parametrize("kind", [regrow.GMP, regrow.GraNet])
-def test_layers_do_not_make_up_for_a_dense_one_that_takes_no_part(kind):
-    model = regrow.sparsify(mlp(8, 40, 4, dtype=torch.float64), 1.0, storage="masked")
-    optimizer = OPTIMIZERS["momentum"](model)
-    kind(model, optimizer, total_steps=40, update_every=2, density=0.25, scope="network", end=0.25)
-    model[0].weight.requires_grad_(False)
+    end = {} if kind is regrow.Han else {"end": 0.7, "scope": "layer"}
+    updater = kind(model, optimizer, total_steps=20, update_every=2, density=0.25, **end)
     for step in range(20):
+        if step == frozen_from:
+            model[2].weight.requires_grad_(False)
+            before = model[2].weight.detach().clone()
         step_of(model, optimizer, step)
-    assert [weight.active for weight in regrow.sparse_weights(model).values()] == [320, 40]
+    weights = regrow.sparse_weights(model)
+    assert regrow.summary(model).active == 72
+    if kind is not regrow.Han:  # which prunes the network as a whole
+        assert [weight.active for weight in weights.values()] == [24, 36, 12]
+    frozen = weights["2.weight"]
+    assert torch.equal(frozen.values, before.take(frozen.indices))  # and stays as it was, but for what has gone
+    assert not any(row["grown"] for row in updater.history if row["name"] == "2.weight" and row["step"] > frozen_from)
 
 
-def test_a_density_that_the_network_bears_is_borne_where_only_a_small_layer_takes_part():
-    model = regrow.sparsify(mlp(2, 3, 200, dtype=torch.float64), 1.0, storage="masked")
-    optimizer = OPTIMIZERS["momentum"](model)
-    regrow.GMP(model, optimizer, total_steps=20, update_every=2, density=0.01, end=0.5)
+def test_a_soft_bound_is_kept_where_a_layer_is_frozen_above_it():
+    model, optimizer, updater = make("mest", update_every=2, total_steps=40)
+    bound = {name: weight.active for name, weight in regrow.sparse_weights(model).items()}
+    for step in range(2):
+        step_of(model, optimizer, step)
+    assert regrow.sparse_weights(model)["2.weight"].active > bound["2.weight"]
     model[2].weight.requires_grad_(False)
-    for _ in range(20):
-        optimizer.zero_grad()
-        model(torch.ones(2, 2, dtype=torch.float64)).square().sum().backward()
-        optimizer.step()
-    assert [weight.active for weight in regrow.sparse_weights(model).values()] == [1, 600]
+    for step in range(2, 40):
+        step_of(model, optimizer, step)
+    assert {name: weight.active for name, weight in regrow.sparse_weights(model).items()} == bound
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from regrow.nn._state import scrambled
 from regrow.weights import SparseWeight, among, is_sharded, unwrapped
 
 from .gradient_mean import GradientMean
@@ -56,7 +57,7 @@ def refuse_differing(weights: Mapping[str, SparseWeight], step: int, generator: 
     """Raises RuntimeError, on all ranks, where they differ in topology, in values or in the state of a generator."""
     if not several():
         return
-    digests = {name: _digest(_scrambled(w.indices) ^ _bits(w.values)) for name, w in weights.items()}
+    digests = {name: _digest(scrambled(w.indices) ^ _bits(w.values)) for name, w in weights.items()}
     if generator is not None:
         state = generator.get_state().long()
         digests["the random generator"] = _digest(state + 256 * torch.arange(state.numel()))
@@ -76,11 +77,4 @@ def _bits(values: Tensor) -> Tensor:
 
 def _digest(numbers: Tensor) -> int:
     """64 bits of a set of integers: the sum, modulo 2^64, of each one scrambled."""
-    return int(_scrambled(numbers).sum())
-
-
-def _scrambled(numbers: Tensor) -> Tensor:
-    """Each integer as 64 bits that look random (as SplitMix64 makes them)."""
-    scrambled = numbers * -7046029254386353131
-    scrambled = (scrambled ^ (scrambled >> 30)) * -4658895280553007687
-    return scrambled ^ (scrambled >> 27)
+    return int(scrambled(numbers).sum())

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from regrow.atomic import write_atomically
+from regrow.stray import refuse_stray
 from regrow.weights import Places, SparseWeight, plain_name, sparse_weights, unwrapped
 
 from ._optimizer_state import pack_optimizer, unpack_optimizer
@@ -41,13 +42,14 @@ def save_safetensors(
         optimizer: a torch optimizer of the model's parameters, whose state is kept too (see `load_optimizer`).
 
     Raises:
-        ValueError: something has no place in such a file: extra state that is no tensor, an optimizer that holds other
-            parameters, or one with state of inactive weights that is not 0.
+        ValueError: something has no place in such a file: extra state that is no tensor, inactive weights that are not
+            0, an optimizer that holds other parameters, or one with state of inactive weights that is not 0.
 
     Example:
         >>> regrow.export.save_safetensors("model.safetensors", model)
         >>> model = regrow.load("model.safetensors", make_model())
     """
+    refuse_stray(model, "a sparse file")
     weights = sparse_weights(model)
     tensors = _dense_entries(model, weights)
     sparse = {}
@@ -73,7 +75,8 @@ def _write(path: str | os.PathLike[str], about: Mapping[str, Any], tensors: Mapp
 
 def _dense_entries(model: nn.Module, weights: Mapping[str, SparseWeight]) -> dict[str, Tensor]:
     """The entries of the state dict that do not belong to how sparse weights are stored, each once."""
-    stored = {part for name in weights for part in (name, f"{name}_mask", name.removesuffix("weight") + "indices")}
+    beside = {f"{name.removesuffix('weight')}{buffer}" for name in weights for buffer in ("indices", "digest")}
+    stored = {part for name in weights for part in (name, f"{name}_mask")} | beside
     entries = {plain_name(name): value for name, value in unwrapped(model).state_dict().items()}
     places = Places(model)
     entries = {n: value for n, value in entries.items() if n not in stored and not places.again(n)}

@@ -16,4 +16,5 @@ if TYPE_CHECKING:
 @torch.compiler.disable(reason="a compressed layer's length changes at every topology update")
 def outside_the_graph(layer: SparseLayer, input: Tensor) -> Tensor:
     """The layer's output as an ordinary tensor, which compiled code takes."""
+    layer._check_identity()
     return ordinary_outputs(layer, (input,), layer._run(input))

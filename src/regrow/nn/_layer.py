@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +12,12 @@ from torch import Tensor, nn
 
 from regrow.nn import _positions as check
 from regrow.nn import tuning
+from regrow.nn._identity import Identity
+from regrow.nn._plain import is_plain, scatter
+from regrow.nn._state import LAST_UPDATE, digest_of, take_active, true_indices
 from regrow.ops.reference import gather_active, scatter_dense
 
-_TRANSIENT = ("_plans", "_prepared", "on_backward")  # never copied, pickled or saved
+_TRANSIENT = ("_plans", "_prepared", "on_backward", "_identity")  # never copied, pickled or saved
 _COMPUTE = ("auto", "sparse", "dense")
 _SHAPES_KEPT = 8
 BackwardCallback = Callable[[Tensor, Tensor], None]
@@ -36,12 +40,16 @@ class SparseLayer(nn.Module):
         tuned: buffer (shapes, 5) int64, None before the first; what was measured: batch, height, width (1 and 1 for
             Linear), whether the input was a BlockedTensor, and the number of active weights from which dense is
             faster. Part of the state dict, so that a resumed run computes what the first one did.
+        digest: buffer (2,) int64, of the active set; so that loading notices indices that are an average of several.
+        last_update: optimizer steps that had been taken at the last topology update; 0 before the first. In the
+            metadata of the state dict.
     """
 
     weight: nn.Parameter
     indices: Tensor
     bias: nn.Parameter | None
     tuned: Tensor | None
+    digest: Tensor
     dense_shape: torch.Size
     kind: str
 
@@ -61,9 +69,12 @@ class SparseLayer(nn.Module):
         check.check_positions(self._label(), positions, self.dense_shape.numel())
         self.register_buffer("indices", positions.to(self._index_dtype))
         self.register_buffer("tuned", None)
+        self.register_buffer("digest", torch.tensor(digest_of(positions)))
+        self.last_update = 0
         self.weight = nn.Parameter(torch.empty(positions.numel(), 1, dtype=dtype, device="cpu"))
         self.register_parameter("bias", nn.Parameter(torch.empty(dense_shape[0], dtype=dtype)) if bias else None)
         self.reset_parameters()
+        self._identity = Identity(self)
 
     def reset_parameters(self) -> None:
         """Draw values as the dense layer does, from its fan-in; sparsity does not rescale them."""
@@ -138,6 +149,16 @@ class SparseLayer(nn.Module):
         self.weight.grad = None
         self.indices = positions.to(self._index_dtype, copy=True)
         self._forget()
+        self._identity.settle(self)
+        self.digest = torch.tensor(self._identity.digest)
+
+    def accept_values(self) -> None:
+        """Says that the values belong to the active set, whoever wrote them.
+
+        A layer that nobody trains refuses to compute with values that were written to since it was copied, once the
+        layer that it was copied from has another active set: they are then most likely an average of both.
+        """
+        self._identity.accept_values()
 
     def dense_weight(self) -> Tensor:
         """The logical weight, (dense_shape), zeros where inactive. Differentiable.
@@ -146,6 +167,10 @@ class SparseLayer(nn.Module):
             ValueError: it has 2^31 positions or more.
         """
         check.check_dense(self._label(), self.dense_shape.numel())
+        if not torch.jit.is_tracing():
+            self._check_parameters()
+        if is_plain():
+            return scatter(self.weight, self.indices, self.dense_shape)
         return ScatterDense.apply(self.weight, self.indices, self.dense_shape)
 
     # -- sparse or dense
@@ -215,11 +240,73 @@ class SparseLayer(nn.Module):
         if torch.compiler.is_compiling():
             from regrow.nn._compiled import outside_the_graph
 
+            if torch.compiler.is_exporting():
+                return self._plain(input)
             return outside_the_graph(self, input)
-        return self._run(input)
+        if is_plain():
+            return self._plain(input)
+        self._check_identity()
+        try:
+            return self._run(input)
+        except Exception:
+            if isinstance(input, torch.fx.Proxy):
+                return self._recorded(input)
+            self._check_parameters()  # which says better what is wrong, if it is that
+            raise
+
+    def _check_identity(self) -> None:
+        """Raise where values and positions do not belong together any more; cheap where nothing has happened."""
+        identity, indices = self._identity, self._buffers["indices"]
+        if indices is not identity.indices or indices._version != identity.version or identity.family.several:
+            identity.look(self)
 
     def _run(self, input: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def _recorded(self, input: Any) -> Any:
+        """The layer as one node of the graph that torch.fx records, as it has torch's own layers."""
+        return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), (input,), {})
+
+    def _plain(self, input: Tensor) -> Tensor:
+        """The output, by torch's own operators alone: of a dense layer with this weight."""
+        weight, bias = self._values()
+        if input.dtype != weight.dtype:
+            input = self._accept(input)
+        dense = self.dense_weight()
+        if not torch.is_autocast_enabled("cpu"):
+            return self._dense_operator(input, dense, bias)
+        with torch.autocast("cpu", enabled=False):
+            return self._dense_operator(input, dense, bias)
+
+    def _dense_operator(self, input: Tensor, dense: Tensor, bias: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def _values(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias, where the bias need not be a parameter.
+
+        Raises:
+            RuntimeError: other code has taken the weight away.
+        """
+        if "weight" in self._parameters:
+            return self.weight, self.bias
+        raise RuntimeError(
+            f"{self._label()}: its parameter `weight` was taken away, as torch.nn.utils.prune, weight_norm and "
+            "parametrizations do; a compressed layer has only the active values, for which they were not made. "
+            "Remedy: prune before, and take the result over by regrow.export.from_prune(model); or call "
+            'regrow.sparsify(…, storage="masked"); or undo it, by torch.nn.utils.parametrize.remove_parametrizations '
+            "or torch.nn.utils.prune.remove"
+        )
+
+    def _check_parameters(self) -> None:
+        """Raise unless weight and bias, which may be those of a functional_call, have the layer's shapes."""
+        for name, shape in (("weight", (self.active, 1)), ("bias", (self.dense_shape[0],))):
+            value = getattr(self, name, None)
+            if value is not None and tuple(value.shape) != shape:
+                raise RuntimeError(
+                    f"{self._label()}: {name} has shape {tuple(value.shape)}, wanted {shape}; a compressed layer "
+                    "computes with one value for each active position, so give torch.func.functional_call tensors of "
+                    'the shapes of named_parameters(), or use storage="masked", whose weights have the dense shape'
+                )
 
     def _accept(self, input: Tensor) -> Tensor:
         """The input in the layer's dtype: autocast's half types are widened, anything else is an error."""
@@ -232,27 +319,24 @@ class SparseLayer(nn.Module):
             f".to({self.weight.dtype}), or use torch.autocast, under which this layer keeps its dtype"
         )
 
-    def _observed(self, output: Tensor, input: Tensor) -> Tensor:
-        """The output of a dense operator, with on_backward attached to it."""
-        if output.requires_grad:
-            kept = input.detach()
-            output.register_hook(lambda grad: self._observe(kept, grad))
-        return output
-
-    def _observe(self, input: Tensor, grad: Tensor) -> None:
-        if self.on_backward is not None:
-            self.on_backward(input, grad)
-
     # -- travelling
 
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        metadata = getattr(destination, "_metadata", {}).get(prefix[:-1])
+        if self.last_update and metadata is not None:
+            metadata[LAST_UPDATE] = {"weight": self.last_update}
+
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors) -> None:
+        self.last_update = local_metadata.get(LAST_UPDATE, {}).get("weight", 0)
         self._compress_masked(state_dict, prefix)
+        if not strict:
+            self._compress_dense(state_dict, prefix)
         tuned = state_dict.get(prefix + "tuned")
         self.tuned = None if tuned is None else tuned.clone()
-        indices, weight = state_dict.get(prefix + "indices"), state_dict.get(prefix + "weight")
-        if indices is not None and weight is not None:
+        if prefix + "indices" in state_dict and prefix + "weight" in state_dict:
             try:
-                self._resize_for(indices, weight)
+                self._resize_for(state_dict, prefix)
             except (TypeError, ValueError) as error:
                 errors.append(f"{prefix}indices: {error}")
                 return
@@ -268,14 +352,22 @@ class SparseLayer(nn.Module):
         state_dict[prefix + "indices"] = indices.to(self._index_dtype)
         state_dict[prefix + "weight"] = weight.reshape(-1)[indices].unsqueeze(1)
 
+    def _compress_dense(self, state_dict, prefix) -> None:
+        """Lets a compressed layer take its active weights of a dense state, where entries may be missing."""
+        weight = state_dict.get(prefix + "weight")
+        if prefix + "indices" not in state_dict and weight is not None and weight.shape == self.dense_shape:
+            take_active(state_dict, prefix, self.indices)
+
     @torch.no_grad()
-    def _resize_for(self, indices: Tensor, weight: Tensor) -> None:
+    def _resize_for(self, state_dict, prefix) -> None:
         """Take on the length that is about to be loaded; the values follow."""
+        indices, weight = true_indices(state_dict, prefix), state_dict[prefix + "weight"]
         check.check_positions(self._label(), indices.cpu(), self.dense_shape.numel())
         if weight.shape != (indices.numel(), 1):
             found = f"weight {tuple(weight.shape)} for {indices.numel()} indices"
             raise ValueError(f"{self._label()}: {found}; the state is damaged")
         self.set_topology(indices.cpu().long(), self.weight.new_zeros(indices.numel()))
+        state_dict[prefix + "indices"], state_dict[prefix + "digest"] = self.indices.clone(), self.digest.clone()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in _TRANSIENT}
@@ -283,11 +375,24 @@ class SparseLayer(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._plans, self._prepared, self.on_backward = {}, {}, None
+        self.__dict__.setdefault("last_update", 0)
+        if "digest" not in self._buffers:  # pickled by an earlier version
+            self.register_buffer("digest", torch.tensor(digest_of(self.indices)))
+        self._identity = Identity(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SparseLayer:
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        twin._identity = self._identity.of_copy(self, twin)
+        return twin
 
     def _apply(self, fn, recurse: bool = True):
         self._refuse_move(fn)
         self._forget()
-        return super()._apply(fn, recurse)
+        kept = self.indices, self.digest
+        result = super()._apply(fn, recurse)
+        self.indices, self.digest = kept  # on the CPU, as ever; `to_empty` would leave memory without content
+        return result
 
     def _refuse_move(self, fn) -> None:
         """Raise, before anything is changed, if `fn` takes the weight where there are no kernels."""

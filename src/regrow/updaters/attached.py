@@ -6,14 +6,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from regrow.alignment import Alignment
 from regrow.distributed import start_alike
-from regrow.moments import check_shapes
-from regrow.optimizers import group_of, innermost, refuse_second, trained_weights, was_skipped
-from regrow.weights import shard_masks
+from regrow.entering import move_weights
+from regrow.fitting import check_movable, check_steps_of
+from regrow.optimizers import (
+    before_step,
+    group_of,
+    keeps_history,
+    nested,
+    refuse_second,
+    restart_history,
+    trained_weights,
+    was_skipped,
+)
+from regrow.weights import SparseWeight, shard_masks
 
-__all__ = ["Attached", "check_shapes_of", "check_steps", "row_of"]
+__all__ = ["Attached", "Updating", "check_steps", "row_of"]
 
 
 class Attached:
@@ -26,7 +37,8 @@ class Attached:
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, *, alone: bool = True):
-        optimizer = innermost(optimizer)
+        self._optimizers = nested(optimizer)
+        optimizer = self._optimizers[-1]
         if alone:
             refuse_second(optimizer, Updating)
         self.optimizer = optimizer
@@ -34,21 +46,58 @@ class Attached:
         self.history: list[dict[str, Any]] = []
         shard_masks(model)
         self._weights = trained_weights(model, optimizer)
+        check_steps_of(optimizer, self._weights)
         self._hooks: list[Any] = []
+        self._alignment = Alignment(self._weights, self.optimizer)
         start_alike(model, self._weights, self._after_backward)
 
     def _hang(self) -> None:
         """Hangs on the optimizer; the last thing that a constructor does, so that a refusal changes nothing."""
-        self._hooks.append(self.optimizer.register_step_post_hook(self._after_step))
+        self._alignment.note()
+        self._alignment.moves = isinstance(self, Updating)
+        self._hooks += [
+            before_step(self.optimizer, self._before_step),
+            self.optimizer.register_step_post_hook(self._after_step),
+            self.optimizer.register_load_state_dict_post_hook(self._alignment.loaded),
+        ]
+        for wrapper in self._optimizers[:-1]:
+            if isinstance(wrapper, torch.optim.Optimizer) and "_optimizer_step_post_hooks" in vars(wrapper):
+                self._hooks.append(wrapper.register_step_post_hook(self._after_wrapper))
+
+    def realign(self) -> None:
+        """Has the optimizer's state follow active sets that were loaded into the model without it.
+
+        Weights that were active before and still are keep their state, the others begin with 0. Needed in compressed
+        storage, where the next step refuses otherwise; in masked storage it happens by itself.
+
+        Example:
+            >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+            >>> updater = regrow.Static(model, optimizer)
+            >>> best = {name: value.clone() for name, value in model.state_dict().items()}
+            >>> keys = model.load_state_dict(best)  # later, to go back to the best weights and train on
+            >>> updater.realign()
+        """
+        self._alignment.realign()
 
     def _after_backward(self) -> None:
         """Called in several processes when a backward pass has ended, and gradients are means over ranks."""
 
+    def _before_step(self) -> None:
+        """Called when gradients are final; methods that do something here call this first."""
+        self._alignment.restore(self.step)
+
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """Called after each step; methods that do something here begin and end as this does."""
         if not was_skipped(optimizer):
             for weight in self._weights.values():
                 weight.enforce()
             self.step += 1
+            self._alignment.note()
+
+    def _after_wrapper(self, wrapper: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """A wrapper may write to weights when its optimizer has stepped, as Lookahead does."""
+        for weight in self._weights.values():
+            weight.enforce()
 
     @property
     def _device(self) -> torch.device:
@@ -79,6 +128,16 @@ class Attached:
             details = ", ".join(f"{name} ({theirs.get(name)} there, {ours.get(name)} here)" for name in differing)
             raise ValueError(f"this updater state belongs to another model: {details}")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies, together with model and optimizer; hooks are not copied with these."""
+        return {name: value for name, value in self.__dict__.items() if name != "_hooks"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Hangs a copy on the copy of the optimizer."""
+        self.__dict__.update(state)
+        self._hooks = []
+        self._hang()
+
     def remove(self) -> None:
         """Takes the updater off the optimizer and the model, which keeps its topology."""
         for hook in self._hooks:
@@ -87,6 +146,34 @@ class Attached:
 
 class Updating(Attached):
     """An updater that changes active sets; an optimizer has one of these at most."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
+        super().__init__(model, optimizer)
+        check_movable(self.optimizer, self._weights)
+
+    def _move(
+        self,
+        weight: SparseWeight,
+        leaving: Tensor,
+        entering: Tensor,
+        inherited: Mapping[str, Tensor] | None = None,
+        restart: bool = True,
+    ) -> None:
+        """Changes an active set, and has the state of the optimizer and its wrappers follow.
+
+        State that runs through all weights, as that of LBFGS does, cannot follow: the optimizer begins anew.
+        """
+        goes_stale = keeps_history(self.optimizer) and bool(leaving.numel() or entering.numel())
+        move_weights(self._optimizers, weight, leaving, entering, inherited or {}, restart)
+        if goes_stale:
+            restart_history(self.optimizer)
+
+    def _note_update(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Ends an update: what rows say belongs to the history, and to the model from now on."""
+        self.history += rows
+        for weight in self._weights.values():
+            weight.last_update = self.step
+        self._alignment.note()
 
 
 def row_of(
@@ -111,8 +198,3 @@ def check_steps(total_steps: int, update_every: int | None) -> None:
         raise ValueError(
             f"update_every={update_every} must be between 1 and total_steps={total_steps}, or None for updates by hand"
         )
-
-
-def check_shapes_of(optimizer: torch.optim.Optimizer, weights: Sequence[Any]) -> None:
-    for weight in weights:
-        check_shapes(optimizer, weight)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 
 import torch
 from torch import Tensor
 
 import regrow.topology as topology
-from regrow.criteria import GrowScore, Importance, PruneScore
-from regrow.sharing import Amount, PruneRequest, ShareRequest, ShareRule, Target
+from regrow.criteria import GrowScore, Importance, PruneScore, magnitude
+from regrow.sharing import Amount, PruneRequest, ShareRequest, ShareRule, Target, keep_counts
 from regrow.view import LayerView, is_finite
 
 __all__ = ["Exchange", "Move", "refuse_not_finite"]
@@ -47,48 +48,55 @@ class Exchange:
         step: int,
         rate: float,
         flops_left: Callable[[], float | None],
-        others: Mapping[int, tuple[int, int]],
+        idle: Collection[str] = (),
     ) -> list[Move]:
         """The moves of one update, one a layer.
 
         Args:
             layers: those that take part.
             flops_left: the FLOPs that these layers may cost together, where there is a limit.
-            others: active weights and positions of the layers that take no part, by their places in the network.
+            idle: names of layers that were not trained, as where they are frozen: they come down to their target, by
+                magnitude, and exchange and grow nothing.
 
         Raises:
             FloatingPointError: weights, what has been collected, or scores are NaN or infinite.
         """
-        if not layers:
-            return []
-        refuse_not_finite([f"{x.name}: {' and '.join(bad)}" for x in layers if (bad := x.not_finite())], step)
-        scores = [self.prune(layer) for layer in layers]
-        importance = self._importance(layers)
+        busy = [layer.name not in idle for layer in layers]
+        found = [x.not_finite() if of else x.not_finite_weights() for x, of in zip(layers, busy, strict=True)]
+        refuse_not_finite([f"{x.name}: {' and '.join(bad)}" for x, bad in zip(layers, found, strict=True) if bad], step)
+        scores = [self.prune(layer) if of else magnitude(layer) for layer, of in zip(layers, busy, strict=True)]
+        importance = self._importance(layers, busy)
         ends = importance or [0.0] * len(layers)
         unusable = [not (is_finite(s) and math.isfinite(r)) for s, r in zip(scores, ends, strict=True)]
         refuse_not_finite([f"{x.name}: scores" for x, bad in zip(layers, unusable, strict=True) if bad], step)
         active, numel = [layer.active for layer in layers], [layer.numel for layer in layers]
         names = [layer.name for layer in layers]
-        request = PruneRequest(names, step, rate, active, numel, scores, importance, others=others)
-        pruned, grown = self._counts(layers, request, flops_left)
+        request = PruneRequest(names, step, rate, active, numel, scores, importance)
+        pruned, grown = self._counts(layers, request, flops_left, busy)
         chosen = [self._choose(step, *parts) for parts in zip(layers, scores, pruned, grown, strict=True)]
         return [Move(layer, *sets, r) for layer, sets, r in zip(layers, chosen, ends, strict=True)]
 
-    def _importance(self, layers: Sequence[LayerView]) -> list[float] | None:
+    @property
+    def falls(self) -> bool:
+        """Whether layers shall have other numbers of weights than they have, trained or not."""
+        return self.target is not keep_counts
+
+    def _importance(self, layers: Sequence[LayerView], busy: Sequence[bool]) -> list[float] | None:
         if self.importance is None:
             return None
-        raw = [self.importance(layer) for layer in layers]
+        raw = [self.importance(layer) if of else 0.0 for layer, of in zip(layers, busy, strict=True)]
         total = math.fsum(raw)
         return [0.0] * len(raw) if total == 0 else [r / total for r in raw]
 
     def _counts(
-        self, layers: Sequence[LayerView], request: PruneRequest, flops_left: Callable[[], float | None]
+        self,
+        layers: Sequence[LayerView],
+        request: PruneRequest,
+        flops_left: Callable[[], float | None],
+        busy: Sequence[bool],
     ) -> tuple[Sequence[int], Sequence[int]]:
         """How many weights each layer prunes and grows."""
-        target = self.target(request)
-        if self.grow is None:
-            target = [min(c, m) for c, m in zip(target, request.active, strict=True)]
-        pruned = self.amount(replace(request, target=target))
+        target, pruned = self._targets(request, busy)
         kept = [m - k for m, k in zip(request.active, pruned, strict=True)]
         if self.grow is None:
             return pruned, [0] * len(pruned)
@@ -96,13 +104,27 @@ class Exchange:
             warnings.warn(
                 f"all importances are 0 at step {request.step}: every layer gets its own weights back", stacklevel=2
             )
-            return pruned, [c - m for c, m in zip(target, kept, strict=True)]
+            grown = [c - m for c, m in zip(target, kept, strict=True)]
+            return pruned, [g if of else 0 for g, of in zip(grown, busy, strict=True)]
         limits = [max(math.floor(self.max_density * layer.numel), layer.active) for layer in layers]
         free = [limit - m for limit, m in zip(limits, kept, strict=True)]
         costs = [layer.flops_per_weight for layer in layers]
-        return pruned, self.share(
-            ShareRequest(request.importance or [], pruned, free, kept, target, costs, flops_left())
-        )
+        parts = (request.importance or [], pruned, free, kept, target, costs)
+        shares = iter(self.share(ShareRequest(*(list(compress(part, busy)) for part in parts), flops_left())))
+        return pruned, [next(shares) if of else 0 for of in busy]
+
+    def _targets(self, request: PruneRequest, busy: Sequence[bool]) -> tuple[Sequence[int], Sequence[int]]:
+        """How many weights layers shall have after the update, were nothing shared, and how many they prune."""
+        target = self.target(request)
+        if self.grow is None:
+            target = [min(c, m) for c, m in zip(target, request.active, strict=True)]
+        pruned = self.amount(replace(request, target=target))
+        if all(busy):
+            return target, pruned
+        calm_target, calm = self._targets(replace(request, rate=0.0), [True] * len(busy))
+        both = zip(target, pruned, calm_target, calm, busy, strict=True)
+        chosen = [(c, k) if of else (calm_c, calm_k) for c, k, calm_c, calm_k, of in both]
+        return [c for c, _ in chosen], [k for _, k in chosen]
 
     def _choose(self, step: int, layer: LayerView, scores: Tensor, pruned: int, grown: int) -> tuple[Tensor, Tensor]:
         """Positions that leave and positions that enter; what has just been pruned may enter again."""

@@ -18,7 +18,7 @@ import regrow.topology as topology
 from regrow.distributed import refuse_differing, several
 from regrow.moments import LastGradient
 from regrow.momentum import MissingMomentum
-from regrow.optimizers import before_step, grad_scale_of, was_skipped
+from regrow.optimizers import grad_scale_of, was_skipped
 from regrow.view import is_finite
 from regrow.weights import MaskedWeight, ShardedWeight
 
@@ -55,8 +55,12 @@ class HiddenValues(Updating):
 
     def _attach(self) -> None:
         """Hangs on the model and the optimizer; the last thing that a constructor does."""
-        self._gradients = {name: MissingMomentum(weight, LastGradient, None) for name, weight in self._weights.items()}
-        self._hooks.append(before_step(self.optimizer, self._before_step))
+        every = self.update_every
+        self._gradients = {
+            name: MissingMomentum(weight, LastGradient, None, update_every=every)
+            for name, weight in self._weights.items()
+        }
+        self._alignment.keeps_inactive = True
         self._hang()
 
     @abstractmethod
@@ -104,7 +108,7 @@ class HiddenValues(Updating):
         if chosen is None:
             return []
         rows = [self._show(name, chosen[name], values[name]) for name in self._weights]
-        self.history += rows
+        self._note_update(rows)
         refuse_differing(self._weights, self.step)
         return rows
 
@@ -149,6 +153,7 @@ class HiddenValues(Updating):
     @torch.no_grad()
     def _before_step(self) -> None:
         """Puts hidden values and their gradients into the parameters."""
+        super()._before_step()
         if several():
             for one in self._gradients.values():
                 one.average_staged()
@@ -180,6 +185,7 @@ class HiddenValues(Updating):
             if parameter.grad is not None:
                 parameter.grad.masked_fill_(~weight.mask, 0)
             self._gradients[name].drop()
+        self._alignment.note()
         if skipped:
             return
         self.step += 1

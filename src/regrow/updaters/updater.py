@@ -12,7 +12,7 @@ from regrow.criteria import GrowScore, Importance, PruneScore, magnitude
 from regrow.distributed import largest, refuse_differing, same_generator, several
 from regrow.moments import LastGradient, Rule, optimizer_rule
 from regrow.momentum import MissingMomentum, keeps_factors, window_of
-from regrow.optimizers import before_step, grad_scale_of, groups_of, was_skipped
+from regrow.optimizers import grad_scale_of, groups_of, was_skipped
 from regrow.random import seeded_generator
 from regrow.schedule import Schedule, step_at
 from regrow.sharing import (
@@ -27,7 +27,7 @@ from regrow.sharing import (
 from regrow.view import LayerView
 from regrow.weights import SparseWeight
 
-from .attached import Updating, check_shapes_of, check_steps, row_of
+from .attached import Updating, check_steps, row_of
 from .costs import Costs
 from .exchange import Exchange, Move
 from .gradients import ActiveGradients
@@ -61,8 +61,8 @@ class Updater(Updating):
         target: how many weights each layer shall have after the update, see `sharing`; default as many as before.
         collect: what is collected before an update for criteria to see: "momentum" (of missing weights, by the
             optimizer's own rule), "gradient" (of all positions, in the last step), or None.
-        inherit: grown weights enter with the momentum that was collected. False, and without collected momentum: every
-            per-element optimizer state of a grown weight starts at 0.
+        inherit: grown weights enter with the momentum that was collected. False, and without collected momentum: the
+            momentum of a grown weight starts at 0, and its second moment with the mean of the layer's active weights.
         uses_gradient: criteria read `layer.gradient`, the last step's of active weights. Needs no dense gradient.
         uses_momentum: criteria read `layer.momentum`, so that an optimizer without is refused at once.
         per_neuron: growth of a layer is shared among its neurons (rows) by their sums of grow scores.
@@ -146,17 +146,16 @@ class Updater(Updating):
         self._common_factor, self._unscale = 1.0, 1.0
         self._costs = Costs(model, needs_flops)
         self._gradients = ActiveGradients(self._weights) if uses_gradient else None
+        self._needs_gradient = grow is not None or collect is not None or uses_gradient or uses_momentum
         self._missing = {
-            name: MissingMomentum(weight, rules[name], windows[name], window_batch, products[name])
+            name: MissingMomentum(weight, rules[name], windows[name], window_batch, products[name], update_every)
             for name, weight in weights.items()
         }
         self._set_collecting()
-        self._hooks.append(before_step(self.optimizer, self._before_step))
         self._hang()
 
     def _rules(self, collect: Collect | None, uses_momentum: bool) -> dict[str, Rule | None]:
         """What is collected of each layer; refuses optimizers that cannot give it."""
-        check_shapes_of(self.optimizer, list(self._weights.values()))
         rules: dict[str, Rule | None] = dict.fromkeys(self._weights, LastGradient if collect == "gradient" else None)
         if collect == "momentum" or uses_momentum:
             own = {n: optimizer_rule(self.optimizer, self._group(n), weight) for n, weight in self._weights.items()}
@@ -180,8 +179,9 @@ class Updater(Updating):
 
         Raises:
             FloatingPointError: a weight, a momentum or a score is NaN or infinite; nothing is changed.
-            RuntimeError: before the first optimizer step; nothing was collected of some layers, for the update was not
-                expected; or processes that train together have come apart.
+            RuntimeError: before the first optimizer step; no layer had a gradient since the last update; nothing was
+                collected of some layers, because the update was not expected; or processes that train together have
+                come apart.
         """
         if self.step >= self._end:
             return []
@@ -191,19 +191,18 @@ class Updater(Updating):
             self._agree()
         rate = self._schedule(self.step)
         taking_part = self._taking_part()
-        layers = [self._view(self._weights[name], self._missing[name]) for name in taking_part]
-        others = {
-            place: (weight.active, weight.numel)
-            for place, (name, weight) in enumerate(self._weights.items())
-            if name not in taking_part
-        }
-        moves = self._exchange.plan(layers, self.step, rate, lambda: self._flops_left(layers), others)
+        if not taking_part:
+            return self._nobody_took_part()
+        chosen = self._weights if self._exchange.falls else taking_part
+        layers = [self._view(self._weights[name], self._missing[name]) for name in chosen]
+        idle = {name for name in chosen if name not in taking_part}
+        moves = self._exchange.plan(layers, self.step, rate, lambda: self._flops_left(layers), idle)
         for move in moves:
             layer = move.layer
             state = layer.missing.grown_state(move.entering, layer.state, layer.group) if self._inherits else {}
-            layer.weight.move(move.leaving, move.entering, layer.state, state, restart=not self._inherits)
+            self._move(layer.weight, move.leaving, move.entering, state, restart=not self._inherits)
         rows = self._rows(rate, {move.layer.name: move for move in moves})
-        self.history += rows
+        self._note_update(rows)
         for missing in self._missing.values():
             missing.after_update()
         if self._gradients:
@@ -214,7 +213,12 @@ class Updater(Updating):
         return rows
 
     def _taking_part(self) -> list[str]:
-        """Layers that were trained since the last update, and of which what criteria need has been collected."""
+        """Layers that were trained since the last update, and of which what criteria need has been collected.
+
+        Names in the order of the network; all of them where a method only prunes, by what the weights themselves say.
+        """
+        if not self._needs_gradient:
+            return list(self._weights)
         trained = [name for name, missing in self._missing.items() if missing.saw_gradient]
         known = trained if self._gradients is None else [name for name in trained if name in self._gradients.values]
         ready = [name for name in known if self._missing[name].is_ready]
@@ -225,6 +229,21 @@ class Updater(Updating):
                 "step, or the window, that precedes it"
             )
         return ready
+
+    def _nobody_took_part(self) -> list[dict[str, Any]]:
+        """Nothing to do where all sparse weights are frozen; an error where the training was to change them."""
+        if not any(weight.parameter.requires_grad for weight in self._weights.values()):
+            return []
+        by_hand = any(missing.unknown for missing in self._missing.values())
+        why = (
+            "gradients were set by hand (p.grad = ..., torch.autograd.grad), and of a compressed weight those know "
+            "nothing of inactive weights. Use storage='masked', or a method that grows at random, such as regrow.SET"
+            if by_hand
+            else "no sparse weight had a gradient since the last update, or in the steps before this one that criteria "
+            "look at. Gradients come by loss.backward() through the model that the updater was made with, or are put "
+            "into .grad, before each optimizer.step()"
+        )
+        raise RuntimeError(f"the update of step {self.step} could change nothing: {why}")
 
     def _agree(self) -> None:
         """Takes together what ranks have collected apart, before anything is chosen."""
@@ -313,6 +332,7 @@ class Updater(Updating):
             self._missing[name].fold(groups[name], self._common_factor, self._unscale)
             weight.enforce()
         self.step += 1
+        self._alignment.note()
         self._costs.after_step(type(self).__name__, self._weights)
         if self.update_every and self.step % self.update_every == 0:
             self.update()
@@ -320,6 +340,7 @@ class Updater(Updating):
 
     def _before_step(self) -> None:
         """Sees what was done to the gradients since backward; a layer that cannot tell takes another's word for it."""
+        super()._before_step()
         if several():
             for missing in self._missing.values():
                 if missing.rule is not None and not missing.rule.linear:

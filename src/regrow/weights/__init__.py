@@ -4,12 +4,14 @@ the gradient of all their positions until the optimizer steps (`staged`)."""
 from .base import SparseWeight, among, hook_gradients, is_sharded, local, put
 from .compressed import CompressedWeight
 from .find import Places, plain_name, sparse_weights, unwrapped
+from .gradient_mask import GradientMask
 from .masked import MaskedWeight, mask_parameter, unmask_parameter
 from .sharded import ShardedWeight, shard_masks
 from .staged import StagedGradient
 
 __all__ = [
     "CompressedWeight",
+    "GradientMask",
     "MaskedWeight",
     "Places",
     "ShardedWeight",

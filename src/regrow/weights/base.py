@@ -42,6 +42,7 @@ class SparseWeight(ABC):
             from all at no cost.
         writes_after_listener: how often the storage itself writes to .grad after a listener has seen it.
         averaged: whether a listener sees means over ranks; else it sees what its own rank has.
+        has_state_of_positions: whether optimizers keep state of all positions, so that it never is another weight's.
     """
 
     storage: str
@@ -49,6 +50,7 @@ class SparseWeight(ABC):
     writes_after_listener: int
     window_batch: int | None = None
     averaged: bool = False
+    has_state_of_positions: bool = False
 
     def __init__(self, name: str, module: nn.Module, attribute: str):
         self.name = name
@@ -120,13 +122,51 @@ class SparseWeight(ABC):
         """Replaces the active set: `pruned` leave, `grown` enter with value 0; a position in both restarts at 0.
 
         Every tensor of `state` (the optimizer's, for this parameter) that has the parameter's shape moves along: 0
-        where a weight left, `grown_state` (or 0) where one entered, untouched where one left and entered again.
+        where a weight left, `grown_state` (or 0) where one entered, untouched where one left and entered again, unless
+        `restart` has those enter like any other.
 
         Args:
             pruned: active positions, ascending. grown: positions inactive or in `pruned`, ascending.
-            state: optimizer state of the parameter. grown_state: per state name, values for `grown`.
-            restart: 0 in the state of weights that left and entered again, too.
+            state: optimizer state of the parameter.
+            grown_state: per state name, values for `grown`, shape (grown,).
+            restart: `grown_state` (or 0) in the state of weights that left and entered again, too.
         """
+
+    @property
+    @abstractmethod
+    def topology(self) -> tuple[Tensor, Any]:
+        """The tensor that says which positions are active, and its version: others, once the active set is another."""
+
+    @property
+    @abstractmethod
+    def last_update(self) -> int:
+        """Optimizer steps that had been taken at the last topology update; 0 before the first. State dicts know it."""
+
+    @last_update.setter
+    @abstractmethod
+    def last_update(self, step: int) -> None: ...
+
+    @abstractmethod
+    def realign(self, before: Tensor, state: dict[str, Any]) -> None:
+        """Has an optimizer's state follow an active set that something else than `move` has changed.
+
+        Weights that stay keep their state, the others begin with 0.
+
+        Args:
+            before: the tensor of `topology` for which the state was made.
+            state: optimizer state of the parameter.
+        """
+
+    def check(self) -> None:
+        """Raises RuntimeError where values and active set do not belong together any more."""
+
+    def stray(self) -> int:
+        """How many inactive weights are not 0, as a dense checkpoint, a merge or an init function leaves them."""
+        return 0
+
+    def stray_in_sample(self, size: int) -> bool:
+        """Whether one of about `size` inactive weights, evenly spread, is not 0."""
+        return False
 
     @abstractmethod
     def listen(self, listener: GradientListener | None) -> None:
@@ -180,6 +220,17 @@ class SparseWeight(ABC):
                 was called with.
             more: whether `staged` holds earlier micro-batches of the same step, to which this one is added.
         """
+
+    def stage_by_hand(self, gradient: Tensor) -> StagedGradient | None:
+        """The gradient of all positions from a .grad that no backward pass has made; None where it is not known.
+
+        What is inactive becomes 0 in `gradient`, as it does behind a backward pass.
+        """
+        return None
+
+    def knows_all(self, staged: StagedGradient) -> bool:
+        """Whether what was staged by hand has entries of inactive weights that are not 0, or there are no such."""
+        return False
 
     @abstractmethod
     def remembered(self, staged: StagedGradient, gradient: Tensor) -> Tensor:

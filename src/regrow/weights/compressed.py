@@ -43,7 +43,7 @@ class CompressedWeight(SparseWeight):
 
     @property
     def buffers(self) -> tuple[str, ...]:
-        return "indices", "tuned"
+        return "indices", "tuned", "digest"
 
     @property
     def shape(self) -> torch.Size:
@@ -63,6 +63,7 @@ class CompressedWeight(SparseWeight):
     @torch.no_grad()
     def write(self, values: Tensor) -> None:
         self.parameter.copy_(values.view(-1, 1))
+        self.module.accept_values()
 
     @torch.no_grad()
     def move(
@@ -75,23 +76,43 @@ class CompressedWeight(SparseWeight):
     ) -> None:
         parameter: nn.Parameter = self.parameter
         before = self.indices
-        newcomers = ~among(grown, pruned)
         leaves = among(before, pruned)
-        stays = among(before, grown) | ~leaves
-        positions, order = torch.cat([before[stays], grown[newcomers]]).sort()
+        fresh = torch.ones_like(grown, dtype=torch.bool) if restart else ~among(grown, pruned)
+        stays = ~leaves if restart else ~leaves | among(before, grown)
+        positions, order = torch.cat([before[stays], grown[fresh]]).sort()
 
         def moved(old: Tensor, entering: Tensor) -> Tensor:
             return torch.cat([old.reshape(-1)[stays], entering.to(old.dtype)])[order]
 
-        zeros = parameter.new_zeros(int(newcomers.sum()))
+        zeros = parameter.new_zeros(int(fresh.sum()))
         for name, tensor in per_element_state(parameter, state).items():
-            entering = grown_state[name][newcomers] if name in grown_state else zeros
-            if restart:
-                tensor[leaves] = 0
+            entering = grown_state[name][fresh] if name in grown_state else zeros
             tensor.set_(moved(tensor, entering).view(-1, 1))  # type: ignore[call-overload]
         values = parameter.detach().clone()
         values[leaves] = 0
         self.module.set_topology(positions, moved(values, zeros))
+
+    @property
+    def topology(self) -> tuple[Tensor, Any]:
+        return self.module.indices, self.module.indices._version
+
+    @property
+    def last_update(self) -> int:
+        return self.module.last_update
+
+    @last_update.setter
+    def last_update(self, step: int) -> None:
+        self.module.last_update = step
+
+    @torch.no_grad()
+    def realign(self, before: Tensor, state: dict[str, Any]) -> None:
+        before, now = before.long(), self.indices
+        old, new = among(before, now), among(now, before)
+        for tensor in state.values():
+            if isinstance(tensor, Tensor) and tensor.shape == (before.numel(), 1):
+                moved = tensor.new_zeros(now.numel())
+                moved[new] = tensor.reshape(-1)[old]
+                tensor.set_(moved.view(-1, 1))  # type: ignore[call-overload]
 
     def listen(self, listener: GradientListener | None) -> None:
         if self._handle is not None:
@@ -165,6 +186,13 @@ class CompressedWeight(SparseWeight):
 
     def sample(self, size: int) -> Tensor:
         return torch.arange(0, self.active, max(1, self.active // size))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies, which listen by themselves."""
+        return self.__dict__ | {"_listener": None, "_handle": None, "_passes": {}}
+
+    def check(self) -> None:
+        self.module._check_identity()
 
     def enforce(self) -> None:
         """There is nothing inactive."""

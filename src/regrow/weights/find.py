@@ -11,7 +11,8 @@ from regrow.nn import SparseLayer
 
 from .base import SparseWeight, is_sharded
 from .compressed import CompressedWeight
-from .masked import MARK, MaskedWeight
+from .gradient_mask import MARK
+from .masked import MaskedWeight, adopt_masks
 from .sharded import ShardedWeight
 
 __all__ = ["Places", "plain_name", "sparse_weights", "unwrapped"]
@@ -31,6 +32,7 @@ def sparse_weights(model: nn.Module) -> dict[str, SparseWeight]:
         (20, torch.Size([20]), torch.Size([20]))
     """
     weights: dict[str, SparseWeight] = {}
+    adopt_masks(unwrapped(model).modules())
     for path, module in unwrapped(model).named_modules():
         for attribute in ["weight"] if isinstance(module, SparseLayer) else module.__dict__.get(MARK, {}):
             name = plain_name(f"{path}.{attribute}" if path else attribute)

@@ -5,127 +5,19 @@ It serves any layer on any device. `state_dict()` holds the whole topology, for 
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .base import GradientListener, SparseWeight, among, hook_gradients, is_sharded, local, per_element_state
+from regrow.nn._state import LAST_UPDATE, expand_compressed, is_compressed_state, warn_dense_state
+
+from .base import GradientListener, SparseWeight, among, is_sharded, local, per_element_state
+from .gradient_mask import MARK, GradientMask, take_left_behind
 from .staged import StagedGradient
 
-__all__ = ["MARK", "GradientMask", "MaskedWeight", "mask_parameter", "unmask_parameter"]
-
-MARK = "_regrow"
-"""Where a module keeps the `GradientMask` of each of its masked parameters: a dict in its `__dict__`."""
-
-_BITS_DTYPE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-class GradientMask:
-    """What makes a parameter sparse in masked storage: zeroes the gradient of inactive weights once accumulated.
-
-    So gradient clipping sees the norm of the sparse network, and the optimizer's state of inactive weights stays 0.
-    It lives in the module's `__dict__`, and so survives deepcopy and pickle together with the parameter that it hooks.
-    What it refers to, it refers to weakly: Python cannot see, and so not collect, a cycle that runs through a hook.
-    """
-
-    def __init__(self, attribute: str, why: str, parameter: nn.Parameter):
-        self.attribute = attribute
-        self.why = why
-        self.collecting = False
-        self.needed: int | None = None
-        self._mask_name = f"{attribute}_mask"
-        self._module: weakref.ref[nn.Module] | None = None
-        self._listener: weakref.WeakMethod[Any] | None = None
-        self._indices: tuple[Tensor, tuple[int, int], Tensor] | None = None
-        self._bits: tuple[Tensor, tuple[int, int], torch.dtype, Tensor] | None = None
-        self.attach(parameter)
-
-    def attach(self, parameter: nn.Parameter) -> None:
-        """Hooks a parameter, the first one or one that has replaced it."""
-        self._handle = hook_gradients(parameter, self)
-
-    def detach(self) -> None:
-        self._handle.remove()
-
-    @property
-    def module(self) -> Any:
-        module = self._module() if self._module is not None else None
-        if module is None:
-            raise RuntimeError(f"the module that held the masked parameter {self.attribute} is gone")
-        return module
-
-    @module.setter
-    def module(self, module: nn.Module) -> None:
-        self._module = weakref.ref(module)
-
-    @property
-    def parameter(self) -> nn.Parameter:
-        """The parameter as the module has it now, hooked."""
-        parameter = self.module._parameters[self.attribute]
-        hooks = parameter._post_accumulate_grad_hooks
-        if self._is_ours(parameter) and (hooks is None or self._handle.id not in hooks):
-            self.attach(parameter)
-        return parameter
-
-    def _is_ours(self, parameter: Tensor) -> bool:
-        """Not the gathered parameter that FSDP2 puts in the place of the sharded one while layers compute."""
-        return is_sharded(parameter) == is_sharded(self.module._buffers[self._mask_name])
-
-    @property
-    def mask(self) -> Tensor:
-        """As far as this process holds it."""
-        return local(self.module._buffers[self._mask_name])
-
-    @property
-    def _version(self) -> tuple[int, int]:
-        """Changes whenever the mask does; operators of a DTensor do not count in what it holds."""
-        return self.module._buffers[self._mask_name]._version, self.mask._version
-
-    def listen(self, listener: GradientListener | None) -> None:
-        self._listener = None if listener is None else weakref.WeakMethod(listener)  # type: ignore[arg-type]
-
-    def bits(self, dtype: torch.dtype) -> Tensor:
-        """All bits set where a position is active, none elsewhere, as wide as `dtype`.
-
-        An AND with these is exact for infinities and NaN, and in torch 2.14 six times faster than masked_fill_.
-        """
-        mask, version = self.mask, self._version
-        known = self._bits
-        if known is None or known[0] is not mask or known[1] != version or known[2] != dtype:
-            self._bits = known = (mask, version, dtype, -mask.to(_BITS_DTYPE[dtype.itemsize]))
-        return known[3]
-
-    @property
-    def indices(self) -> Tensor:
-        """Active positions, ascending; found once for each topology."""
-        mask, version = self.mask, self._version
-        known = self._indices
-        if known is None or known[0] is not mask or known[1] != version:
-            self._indices = known = (mask, version, mask.reshape(-1).nonzero().squeeze(1))
-        return known[2]
-
-    def zero_inactive(self, tensor: Tensor) -> None:
-        bits = self.bits(tensor.dtype)
-        local(tensor).detach().view(bits.dtype).bitwise_and_(bits)
-
-    def __call__(self, parameter: Tensor) -> None:
-        gradient = local(parameter.grad)
-        if gradient is None or not self._is_ours(parameter):
-            return
-        listener = self._listener() if self._listener is not None else None
-        if listener is not None:
-            listener(gradient.detach() if gradient.requires_grad else gradient)
-        self.zero_inactive(gradient)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        module = self.module
-        return GradientMask, (self.attribute, self.why, module._parameters[self.attribute]), {"module": module}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.module = state["module"]
+__all__ = ["MaskedWeight", "adopt_masks", "mask_parameter", "unmask_parameter"]
 
 
 class MaskedWeight(SparseWeight):
@@ -133,6 +25,7 @@ class MaskedWeight(SparseWeight):
 
     storage = "masked"
     writes_after_listener = 1
+    has_state_of_positions = True
 
     @property
     def _gradient_mask(self) -> GradientMask:
@@ -189,17 +82,46 @@ class MaskedWeight(SparseWeight):
         restart: bool = False,
     ) -> None:
         parameter, mask = self.parameter, self.mask
-        newcomers = ~among(grown, pruned)
-        entered = grown[newcomers]
+        fresh = torch.ones_like(grown, dtype=torch.bool) if restart else ~among(grown, pruned)
+        entered = grown[fresh]
         left = pruned[~among(pruned, grown)]
         for name, tensor in per_element_state(parameter, state).items():
             self.place(tensor, pruned if restart else left, 0)
-            self.place(tensor, entered, grown_state[name][newcomers] if name in grown_state else 0)
+            self.place(tensor, entered, grown_state[name][fresh] if name in grown_state else 0)
         self.place(parameter, pruned, 0)
         if parameter.grad is not None:
             self.place(parameter.grad.detach(), left, 0)
         self.place(mask, left, False)
         self.place(mask, entered, True)
+
+    @property
+    def topology(self) -> tuple[Tensor, Any]:
+        marker = self._gradient_mask
+        return marker.buffer, marker.version
+
+    @property
+    def last_update(self) -> int:
+        return self._gradient_mask.last_update
+
+    @last_update.setter
+    def last_update(self, step: int) -> None:
+        self._gradient_mask.last_update = step
+
+    @torch.no_grad()
+    def realign(self, before: Tensor, state: dict[str, Any]) -> None:
+        for tensor in per_element_state(self.parameter, state).values():
+            self._gradient_mask.zero_inactive(tensor)
+
+    def check(self) -> None:
+        self.parameter  # noqa: B018
+
+    def stray(self) -> int:
+        marker = self._gradient_mask
+        return int(torch.count_nonzero(local(marker.parameter).detach().masked_fill(marker.mask, 0)))
+
+    def stray_in_sample(self, size: int) -> bool:
+        sample = self._gradient_mask.inactive_sample(size)
+        return bool(local(self.parameter).detach().take(sample).any())
 
     def listen(self, listener: GradientListener | None) -> None:
         self._gradient_mask.listen(listener)
@@ -238,6 +160,16 @@ class MaskedWeight(SparseWeight):
             staged.tensor.copy_(gradient)
         return staged
 
+    @torch.no_grad()
+    def stage_by_hand(self, gradient: Tensor) -> StagedGradient:
+        staged = StagedGradient(gradient.detach().clone())
+        self._gradient_mask.zero_inactive(gradient)
+        return staged
+
+    def knows_all(self, staged: StagedGradient) -> bool:
+        mask, tensor = self.mask, staged.tensor
+        return tensor is not None and bool(mask.all() or tensor.masked_fill(mask, 0).any())
+
     def remembered(self, staged: StagedGradient, gradient: Tensor) -> Tensor:
         assert staged.tensor is not None
         return staged.tensor
@@ -266,49 +198,74 @@ def mask_parameter(module: nn.Module, attribute: str, mask: Tensor, why: str) ->
     marks = module.__dict__.setdefault(MARK, {})
     if not marks:
         module.register_forward_pre_hook(_attach_again)
-        module.register_load_state_dict_pre_hook(_expand_compressed)
+        module.register_load_state_dict_pre_hook(_before_loading)
+        module.register_state_dict_post_hook(_note_last_update)
     marks[attribute] = marker
     with torch.no_grad():
         marker.zero_inactive(parameter)
 
 
+def adopt_masks(modules: Iterable[nn.Module]) -> None:
+    """Makes modules masked that other code has made from masked ones, as quantisation-aware training does.
+
+    Such a module has another class, and the parameter, which is still hooked; the mask was left behind.
+    """
+    for module in modules:
+        for attribute, parameter in list(module._parameters.items()):
+            if parameter is not None and (marker := take_left_behind(parameter)) is not None:
+                mask_parameter(module, attribute, marker.last_mask, marker.why)
+
+
 def _attach_again(module: nn.Module, inputs: Any) -> None:
     """Hooks parameters that have been put in the place of others, as load_state_dict(assign=True) does."""
-    if not torch.compiler.is_compiling():
-        for marker in module.__dict__.get(MARK, {}).values():
-            marker.parameter  # noqa: B018
-
-
-def _expand_compressed(
-    module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, *reports: Any
-) -> None:
-    """Lets a masked layer load the state of a compressed one."""
-    indices, values = state_dict.get(prefix + "indices"), state_dict.get(prefix + "weight")
-    if (
-        indices is None
-        or values is None
-        or "weight" not in module.__dict__.get(MARK, {})
-        or values.shape != (indices.numel(), 1)
-    ):
+    if torch.compiler.is_compiling():
         return
-    del state_dict[prefix + "indices"]
-    state_dict.pop(prefix + "tuned", None)
-    shape = module._parameters["weight"].shape  # type: ignore[union-attr]
-    dense, mask = values.new_zeros(shape.numel()), values.new_zeros(shape.numel(), dtype=torch.bool)
-    dense[indices.long()] = values.squeeze(1)
-    mask[indices.long()] = True
-    state_dict[prefix + "weight"], state_dict[prefix + "weight_mask"] = dense.view(shape), mask.view(shape)
+    if MARK not in module.__dict__:  # quantisation-aware training took this hook to a module of its own
+        adopt_masks([module])
+    for marker in module.__dict__.get(MARK, {}).values():
+        marker.parameter  # noqa: B018
+        marker.buffer  # noqa: B018
+
+
+def _note_last_update(module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
+    """Says in the metadata of a state dict that the topology has a history, which the updater's state continues."""
+    if steps := {name: mark.last_update for name, mark in module.__dict__.get(MARK, {}).items() if mark.last_update}:
+        metadata[LAST_UPDATE] = steps
+
+
+def _before_loading(
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any], strict: bool, *reports: Any
+) -> None:
+    for attribute, marker in module.__dict__.get(MARK, {}).items():
+        marker.last_update = metadata.get(LAST_UPDATE, {}).get(attribute, 0)
+        if attribute == "weight" and is_compressed_state(state_dict, prefix):
+            expand_compressed(state_dict, prefix, module._parameters["weight"].shape, reports[-1])  # type: ignore[union-attr]
+        if f"{prefix}{attribute}_mask" in state_dict:
+            marker.accept()
+        elif f"{prefix}{attribute}" in state_dict:
+            _leave_out_inactive(state_dict, f"{prefix}{attribute}", marker)
+
+
+def _leave_out_inactive(state_dict: dict[str, Any], name: str, marker: GradientMask) -> None:
+    """Takes of a dense state, which has no mask, what is active here, and says so."""
+    values, mask = state_dict[name], marker.buffer
+    if values.shape != mask.shape or is_sharded(values) or is_sharded(mask) or values.is_meta:
+        return
+    active = values.masked_fill(~mask.to(values.device), 0)
+    if dropped := int(torch.count_nonzero(values)) - int(torch.count_nonzero(active)):
+        state_dict[name] = active
+        warn_dense_state(name, dropped, values.numel())
 
 
 def unmask_parameter(weight: MaskedWeight) -> None:
-    """Turns a masked weight back into a plain dense parameter, with zeros where it was inactive."""
+    """Turns a masked weight back into a plain dense parameter, with the values that it has."""
     marks = weight.module.__dict__[MARK]
-    weight.enforce()
     marks.pop(weight.attribute).detach()
     if not marks:
         del weight.module.__dict__[MARK]
         _remove(weight.module._forward_pre_hooks, _attach_again)
-        _remove(weight.module._load_state_dict_pre_hooks, _expand_compressed)
+        _remove(weight.module._load_state_dict_pre_hooks, _before_loading)
+        _remove(weight.module._state_dict_hooks, _note_last_update)
     delattr(weight.module, f"{weight.attribute}_mask")
 
 

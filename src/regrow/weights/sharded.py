@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from .base import is_sharded, local, put
-from .masked import MARK, MaskedWeight
+from .gradient_mask import MARK
+from .masked import MaskedWeight
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -78,8 +79,8 @@ class ShardedWeight(MaskedWeight):
 def shard_masks(model: nn.Module) -> None:
     """Shards the masks of parameters that are sharded, as these are; they become those of rank 0."""
     for module in model.modules():
-        for attribute in module.__dict__.get(MARK, {}):
-            parameter, mask = module._parameters[attribute], module._buffers[f"{attribute}_mask"]
+        for attribute, marker in module.__dict__.get(MARK, {}).items():
+            parameter, mask = module._parameters[attribute], marker.buffer
             if not is_sharded(parameter) or is_sharded(mask):
                 continue
             from torch.distributed.tensor import Replicate, Shard, distribute_tensor

@@ -1,0 +1,139 @@
+"""Which active set the plans and the values of a compressed layer belong to, when other code writes to its tensors.
+
+Averages, soft updates and federated means work on parameters and buffers one by one. Between models of one topology
+that is right. Between others it adds up values of different positions, and where lengths are equal, torch raises
+nothing. Two traces of it can be seen in a forward pass: indices that were written to in place, and values that were
+written to in a copy that nobody trains, while another copy of the layer has come to another active set.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from regrow.nn._state import AVERAGE, digest_of
+
+if TYPE_CHECKING:
+    from regrow.nn._layer import SparseLayer
+
+__all__ = ["Identity"]
+
+
+class _Family:
+    """A layer and its copies, for as long as they live."""
+
+    def __init__(self) -> None:
+        self.members: weakref.WeakSet[SparseLayer] = weakref.WeakSet()
+        self.several = False
+
+
+class Identity:
+    """Of one layer.
+
+    Attributes:
+        indices, version: the buffer that plans were made from, and its version then.
+        digest: of those indices.
+        trained: whether a backward pass has reached the weight since there are copies, so that optimizers write to it.
+        family: the layer and its copies.
+    """
+
+    def __init__(self, layer: SparseLayer, family: _Family | None = None):
+        self.trained = False
+        self._handle: Any = None
+        self.family = family or _Family()
+        self.family.members.add(layer)
+        self.family.several |= family is not None
+        self.settle(layer)
+
+    def settle(self, layer: SparseLayer) -> None:
+        """What the layer holds now belongs together."""
+        self.indices = layer._buffers["indices"]
+        self.version = self.indices._version  # type: ignore[union-attr]
+        self.digest = digest_of(self.indices)  # type: ignore[arg-type]
+        self.accept_values()
+
+    def accept_values(self) -> None:
+        self._values: int | None = None
+
+    def of_copy(self, layer: SparseLayer, copy: SparseLayer) -> Identity:
+        """The identity of a copy of the layer."""
+        twin = Identity(copy, self.family)
+        self._values = twin._values = _bits(layer._parameters["weight"])
+        for identity, one in ((self, layer), (twin, copy)):
+            identity._watch(one)
+        return twin
+
+    def _watch(self, layer: SparseLayer) -> None:
+        """Has the next gradient of the weight noted, whether it goes to .grad or to whoever asked for it."""
+        weight = layer._parameters["weight"]
+        if self.trained or self._handle is not None or weight is None or not weight.requires_grad:
+            return
+
+        def note(gradient: Tensor) -> None:
+            self.trained = True
+
+        self._handle = weight.register_hook(note)
+
+    def look(self, layer: SparseLayer) -> None:
+        """Raises RuntimeError where values and positions do not belong together any more.
+
+        Called in forward, where the buffer is another than it was, or there are copies.
+        """
+        indices = layer._buffers["indices"]
+        assert indices is not None
+        if indices is not self.indices or indices._version != self.version:
+            self._look_at(indices, layer)
+        self.family.several = len(self.family.members) > 1
+        if self.trained and self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+        if self.family.several and not self.trained:
+            self._watch(layer)
+            self._look_at_values(layer)
+
+    def _look_at(self, indices: Tensor, layer: SparseLayer) -> None:
+        digest = digest_of(indices)
+        if digest != self.digest and not self._was_copied(digest, layer):
+            raise RuntimeError(
+                f"{layer._label()}: its indices were overwritten in place by those of another active set, as where "
+                "torch's AveragedModel or an EMA copies buffers. Its values are then of mixed positions. To take over "
+                f"another model, use load_state_dict; {AVERAGE}"
+            )
+        if digest != self.digest:
+            layer._forget()
+        self.indices, self.version, self.digest = indices, indices._version, digest
+        layer.digest = torch.tensor(digest)
+
+    def _was_copied(self, digest: tuple[int, int], layer: SparseLayer) -> bool:
+        """Whether a copy of the layer has just these positions and just these values."""
+        weight = layer._parameters["weight"]
+        others = (other for other in self.family.members if other is not layer and other._identity.digest == digest)
+        return any(torch.equal(weight, other._parameters["weight"]) for other in others)  # type: ignore[arg-type]
+
+    def _look_at_values(self, layer: SparseLayer) -> None:
+        values = _bits(layer._parameters["weight"])
+        if self._values is not None and self._values != values and (other := self._moved_on(layer)):
+            raise RuntimeError(
+                f"{layer._label()}: its values were written to, nobody trains it, and a layer that it is a copy of, or "
+                f"that was copied from it, has another active set by now ({other.active} weights, as here). Where they "
+                "were mixed with that one's, entry by entry, positions were mixed: "
+                f"{AVERAGE}. If the values are right, say so: layer.accept_values()"
+            )
+        self._values = values
+
+    def _moved_on(self, layer: SparseLayer) -> SparseLayer | None:
+        """A copy of as many weights, so that arithmetic raises nothing, and with another active set."""
+        others = (other for other in self.family.members if other._identity.digest != self.digest)
+        return next((other for other in others if other.active == layer.active), None)
+
+
+def _bits(weight: Tensor | None) -> int:
+    """A number that changes with nearly every change of the values."""
+    assert weight is not None
+    if weight.is_meta:
+        return 0
+    integers = weight.detach().view(torch.int32 if weight.dtype == torch.float32 else torch.int64)
+    return int(integers.sum())
