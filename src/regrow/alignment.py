@@ -49,21 +49,31 @@ class Alignment:
         """The optimizer has loaded a state, which belongs to the active sets that are there when it steps next."""
         self._state_loaded = True
 
-    def restore(self, step: int) -> None:
+    def restore(self, step: int) -> list[str]:
         """Before a step: refuses state of other active sets, and looks for inactive weights that are not 0.
+
+        Returns:
+            The names of weights whose active sets were loaded without the updater.
 
         Raises:
             RuntimeError: the optimizer's state is that of other weights than the model has by now.
         """
         if step == 0 and self.moves:
             self._resumed_from = self._history()
+        loaded = self._changed()
+        for name in loaded:
+            self._check_state(self._weights[name], self._known[name][0])
         for name, weight in self._weights.items():
-            tensor, version, written = self._known[name]
-            now, of_now = weight.topology
-            if (now is not tensor or of_now != version) and not self.keeps_inactive:
-                self._check_state(weight, tensor)
+            written = self._known[name][2]
             if weight.parameter._version != written or step % _EVERY == 0:
                 self._look_for_stray(weight, step)
+        return [] if self._state_loaded else loaded
+
+    def _changed(self) -> list[str]:
+        """Weights with another active set than was noted; not where inactive weights have state of their own."""
+        known = {name: self._known[name][:2] for name in self._weights} if not self.keeps_inactive else {}
+        now = {name: self._weights[name].topology for name in known}
+        return [n for n, (tensor, version) in known.items() if now[n][0] is not tensor or now[n][1] != version]
 
     def _history(self) -> int | None:
         """The last update of a topology that others have trained, where the optimizer goes on as well."""
@@ -98,12 +108,14 @@ class Alignment:
                 "and the others begin with 0, or optimizer.state.clear()"
             )
 
-    def realign(self) -> None:
-        """Has the optimizer's state follow active sets that were loaded; see `Attached.realign`."""
-        for name, weight in self._weights.items():
-            if not self.keeps_inactive:
-                weight.realign(self._known[name][0], self._optimizer.state.get(weight.parameter, {}))
+    def realign(self) -> list[str]:
+        """Has the optimizer's state follow active sets that were loaded; their names. See `Attached.realign`."""
+        loaded = self._changed()
+        for name in loaded:
+            weight = self._weights[name]
+            weight.realign(self._known[name][0], self._optimizer.state.get(weight.parameter, {}))
         self.note()
+        return loaded
 
     def _look_for_stray(self, weight: SparseWeight, step: int) -> None:
         if weight.stray_in_sample(_SAMPLE):

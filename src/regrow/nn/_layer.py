@@ -330,8 +330,7 @@ class SparseLayer(nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors) -> None:
         self.last_update = local_metadata.get(LAST_UPDATE, {}).get("weight", 0)
         self._compress_masked(state_dict, prefix)
-        if not strict:
-            self._compress_dense(state_dict, prefix)
+        self._compress_dense(state_dict, prefix, missing)
         tuned = state_dict.get(prefix + "tuned")
         self.tuned = None if tuned is None else tuned.clone()
         if prefix + "indices" in state_dict and prefix + "weight" in state_dict:
@@ -352,10 +351,11 @@ class SparseLayer(nn.Module):
         state_dict[prefix + "indices"] = indices.to(self._index_dtype)
         state_dict[prefix + "weight"] = weight.reshape(-1)[indices].unsqueeze(1)
 
-    def _compress_dense(self, state_dict, prefix) -> None:
-        """Lets a compressed layer take its active weights of a dense state, where entries may be missing."""
+    def _compress_dense(self, state_dict, prefix, missing) -> None:
+        """Lets a compressed layer take its active weights of a dense state, where entries may be missing (strict)."""
         weight = state_dict.get(prefix + "weight")
         if prefix + "indices" not in state_dict and weight is not None and weight.shape == self.dense_shape:
+            missing.append(prefix + "indices")
             take_active(state_dict, prefix, self.indices)
 
     @torch.no_grad()

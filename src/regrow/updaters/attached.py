@@ -77,14 +77,19 @@ class Attached:
             >>> keys = model.load_state_dict(best)  # later, to go back to the best weights and train on
             >>> updater.realign()
         """
-        self._alignment.realign()
+        for name in self._alignment.realign():
+            self._follow(name)
 
     def _after_backward(self) -> None:
         """Called in several processes when a backward pass has ended, and gradients are means over ranks."""
 
     def _before_step(self) -> None:
         """Called when gradients are final; methods that do something here call this first."""
-        self._alignment.restore(self.step)
+        for name in self._alignment.restore(self.step):
+            self._follow(name)
+
+    def _follow(self, name: str) -> None:
+        """Called where a layer's active set was loaded since the last step, by others than this updater."""
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """Called after each step; methods that do something here begin and end as this does."""
