@@ -12,7 +12,15 @@ from regrow.nn._layer import SparseLayer
 from regrow.nn._positions import active_positions
 from regrow.nn.blocked import BlockedTensor, SparseConv2dBlocked, to_blocked
 from regrow.nn.tuning import Where
-from regrow.ops import conv2d_arguments, conv2d_plan, conv2d_weight_grad, conv_output_shape, isa, sparse_conv2d_nchw
+from regrow.ops import (
+    conv2d_arguments,
+    conv2d_plan,
+    conv2d_weight_grad,
+    conv_output_shape,
+    dense_product,
+    isa,
+    sparse_conv2d_nchw,
+)
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
@@ -138,7 +146,10 @@ class SparseConv2d(SparseLayer):
 
     def _images(self, input: Tensor) -> Tensor:
         parameters: dict[str, Any] = self._parameters  # `self.weight` would take a microsecond
-        weight, bias = parameters["weight"], parameters["bias"]
+        try:
+            weight, bias = parameters["weight"], parameters["bias"]
+        except KeyError:
+            weight, bias = self._values()
         if input.dtype != weight.dtype:
             input = self._accept(input)
         blocked = self.blocked_output or isinstance(input, BlockedTensor)
@@ -147,7 +158,7 @@ class SparseConv2d(SparseLayer):
         if prepared is None:
             prepared = self._prepare(key)
         if not prepared:
-            return self._dense(input)
+            return self._dense(input, bias)
         arguments, shape = prepared
         if not blocked:
             return sparse_conv2d_nchw(input, weight, bias, arguments, shape, self)
@@ -177,15 +188,17 @@ class SparseConv2d(SparseLayer):
             self._keep(self._plans, key, plan)
         return plan
 
-    def _dense(self, input: Tensor) -> Tensor:
+    def _dense(self, input: Tensor, bias: Tensor | None) -> Tensor:
         """Through torch's operator; in a blocked network out of the layout and into it again."""
         blocked = isinstance(input, BlockedTensor) or (self.blocked_output and isa() != "reference")
         if isinstance(input, BlockedTensor):
             input = input.dense("SparseConv2d, dense")
         geometry = (self.stride, self.padding, self.dilation)
-        with torch.autocast("cpu", enabled=False):
-            output = self._observed(F.conv2d(input, self.dense_weight(), self.bias, *geometry), input)
+        output = dense_product(input, self.dense_weight(), bias, geometry, self)
         return to_blocked(output, "SparseConv2d, dense") if blocked else output
+
+    def _dense_operator(self, input: Tensor, dense: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(input, dense, bias, self.stride, self.padding, self.dilation)
 
     def _blank(self) -> SparseConv2d:
         sizes = (self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from regrow.nn._layer import SparseLayer
 from regrow.nn._positions import active_positions
 from regrow.nn.tuning import Where
-from regrow.ops import Arguments, linear_plan, sparse_linear
+from regrow.ops import Arguments, dense_product, linear_plan, sparse_linear
 
 
 class SparseLinear(SparseLayer):
@@ -84,7 +84,10 @@ class SparseLinear(SparseLayer):
 
     def _run(self, input: Tensor) -> Tensor:
         parameters: dict[str, Any] = self._parameters  # `self.weight` would take a microsecond
-        weight, bias = parameters["weight"], parameters["bias"]
+        try:
+            weight, bias = parameters["weight"], parameters["bias"]
+        except KeyError:
+            weight, bias = self._values()
         if input.dtype != weight.dtype:
             input = self._accept(input)
         if input.size(-1) != self.in_features:
@@ -94,9 +97,10 @@ class SparseLinear(SparseLayer):
         arguments = self._prepared.get(key)
         if arguments is None:
             arguments = self._prepare(key)
-        if not arguments:
-            return self._dense(input)
-        output = sparse_linear(rows, weight, bias, arguments, self)
+        if arguments:
+            output = sparse_linear(rows, weight, bias, arguments, self)
+        else:
+            output = dense_product(rows, self.dense_weight(), bias, (), self)
         return output if rows is input else output.view(*input.shape[:-1], self.out_features)
 
     def _prepare(self, key: tuple[int, torch.dtype]) -> Arguments:
@@ -115,9 +119,8 @@ class SparseLinear(SparseLayer):
             self._keep(self._plans, dtype, plan)
         return plan
 
-    def _dense(self, input: Tensor) -> Tensor:
-        with torch.autocast("cpu", enabled=False):
-            return self._observed(F.linear(input, self.dense_weight(), self.bias), input)
+    def _dense_operator(self, input: Tensor, dense: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(input, dense, bias)
 
     def _blank(self) -> SparseLinear:
         return SparseLinear(self.in_features, self.out_features, bias=False, dtype=self.weight.dtype)

@@ -7,12 +7,14 @@
 
 from regrow.ops._allocator import keep_pages
 from regrow.ops._autograd import Arguments
+from regrow.ops._flops import tell_the_counter
 from regrow.ops._layout import blocked_size, conv_output_shape, lanes
 from regrow.ops._native import available_isas, info, isa, warn_if_absent
 from regrow.ops.functional import (
     conv2d_arguments,
     conv2d_plan,
     conv2d_weight_grad,
+    dense_product,
     linear_plan,
     plan_bytes,
     sparse_conv2d_nchw,
@@ -27,6 +29,7 @@ __all__ = [
     "conv2d_plan",
     "conv2d_weight_grad",
     "conv_output_shape",
+    "dense_product",
     "info",
     "isa",
     "keep_pages",
@@ -38,3 +41,4 @@ __all__ = [
 ]
 
 warn_if_absent()
+tell_the_counter()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from regrow.ops._autograd import Arguments, SparseConv2dNCHW, linear
+from regrow.ops._dense import DenseProduct
 from regrow.ops._layout import Shape, lanes
 from regrow.ops.reference import conv2d_backward
 
@@ -106,6 +107,21 @@ def sparse_conv2d_nchw(
     """
     output, _ = SparseConv2dNCHW.apply(input, weight, bias, arguments, out_shape, observer)
     return output
+
+
+def dense_product(
+    input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Arguments, observer: Any = None
+) -> Tensor:
+    """F.linear or F.conv2d, in the input's dtype under autocast too, for layers that are nearly dense.
+
+    Args:
+        input: (batch, in_features), or (N, I, H, W).
+        weight: dense, (out_features, in_features) or (O, I, kH, kW).
+        bias: (out_features,), (O,) or None.
+        geometry: () of a linear product, (stride, padding, dilation) of a convolution.
+        observer: as `sparse_linear`.
+    """
+    return DenseProduct.apply(input, weight, bias, geometry, observer)
 
 
 def conv2d_weight_grad(

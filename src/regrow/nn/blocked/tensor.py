@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from regrow.nn._plain import is_batched, is_plain
 from regrow.nn.blocked.cell import Cell, Pending
 from regrow.nn.blocked.conversions import note, running
 from regrow.ops import isa, lanes
@@ -96,6 +97,12 @@ def blocked_cell(tensor: Tensor, operation: str, module: str | None = None) -> C
     """The cell of any (N, C, H, W) tensor; an ordinary one is converted. Not differentiable."""
     if isinstance(tensor, BlockedTensor):
         return tensor.cell
+    if is_batched(tensor):
+        raise RuntimeError(
+            f"{operation}: several gradients at once (is_grads_batched, vectorize=True, vmap of a backward pass) "
+            "cannot go through blocked activations; use torch.func.jacrev, torch.func.hessian or torch.func.vjp, under "
+            "which the forward pass makes none, or ask for one gradient after the other"
+        )
     note(True, operation, tensor.shape, module)
     return Cell(list(tensor.shape), _ops.to_blocked.default(tensor, lanes(tensor.dtype)), tensor.dtype)
 
@@ -122,9 +129,9 @@ def blocked_inputs(module: Any, args: Any) -> Any:
     """A forward pre-hook for batch norms: what a dense convolution gave them enters the layout here.
 
     The sparse convolution behind would convert it all the same, and batch norm, activation and pool are faster in the
-    layout. Compiled code and other subclasses of tensors keep what they have.
+    layout. Compiled, transformed or traced code and other subclasses of tensors keep what they have.
     """
-    if torch.compiler.is_compiling() or isa() == "reference":
+    if torch.compiler.is_compiling() or is_plain() or isa() == "reference":
         return None
     input: Any = args[0] if args else None
     served = type(input) is Tensor and input.dim() == 4 and input.device == _CPU and input.dtype in _SERVED
