@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from . import export, flops
     from .export import compact
     from .files import load, save
+    from .pickles import safe_globals
     from .saliency import grasp, obd, snip, synflow
     from .sparsify import Summary, densify, sparsify, summary
     from .stray import check
@@ -67,6 +68,7 @@ __all__ = [
     "grasp",
     "load",
     "obd",
+    "safe_globals",
     "save",
     "snip",
     "sparse_weights",
@@ -84,6 +86,7 @@ _HOME = {name: "updaters" for name in __all__ if name[0].isupper()} | {
     "grasp": "saliency",
     "load": "files",
     "obd": "saliency",
+    "safe_globals": "pickles",
     "save": "files",
     "snip": "saliency",
     "sparse_weights": "weights",

@@ -68,13 +68,14 @@ ALLOWED = {
     "alignment": {"weights"},
     "watch": {"weights"},
     "stray": {"weights"},
+    "pickles": {"distributed", "nn", "weights"},
     "flops": {"nn", "weights"},
     "sparsify": {"distributed", "extras", "initial", "nn", "reparametrised", "storage", "stray", "weights"},
     "saliency": {"sparsify"},
     "atomic": set(),
     "checked": set(),
     "files": {"atomic", "checked", "export", "sparsify", "storage", "stray", "weights"},
-    "__init__": LOW | {"sparsify", "updaters", "saliency", "stray", "export", "files"},
+    "__init__": LOW | {"sparsify", "updaters", "pickles", "saliency", "stray", "export", "files"},
 }
 CORE = sorted(path.stem for path in ROOT.glob("*.py"))
 FOREIGN = {"torch"} | set(sys.stdlib_module_names)

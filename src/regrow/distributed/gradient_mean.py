@@ -25,11 +25,33 @@ from .ranks import mean_, several
 __all__ = ["GradientMean"]
 
 
+class _Before:
+    """A forward pre-hook; an object, because pickles of bound methods are not allowed by `torch.load`'s default."""
+
+    def __init__(self, mean: GradientMean):
+        self.mean = mean
+
+    def __call__(self, module: nn.Module, inputs: Any) -> None:
+        self.mean._before_forward(module, inputs)
+
+
+class _After:
+    """A forward hook."""
+
+    def __init__(self, mean: GradientMean):
+        self.mean = mean
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self.mean._after_forward(module, inputs, output)
+
+
 class GradientMean:
     """Hangs on a sparse model; `start` has it work. Until then it refuses to train in several processes.
 
     Copies of a model get one that has not been started.
     """
+
+    HOOKS = (_Before, _After)
 
     def __init__(self) -> None:
         self._weights: dict[str, SparseWeight] = {}
@@ -43,13 +65,12 @@ class GradientMean:
     def hang_on(model: nn.Module) -> GradientMean:
         """The one of the whole model, new where it has none yet; it takes the place of those that parts have."""
         root = unwrapped(model)
-        owners = [getattr(hook, "__self__", None) for hook in root._forward_hooks.values()]
-        mean = next((owner for owner in owners if isinstance(owner, GradientMean)), None)
+        mean = next((one for hook in root._forward_hooks.values() if (one := _mean_of(hook))), None)
         GradientMean.take_off(model, all_but=mean)
         if mean is None:
             mean = GradientMean()
-            root.register_forward_pre_hook(mean._before_forward)
-            root.register_forward_hook(mean._after_forward)
+            root.register_forward_pre_hook(_Before(mean))
+            root.register_forward_hook(_After(mean))
         return mean
 
     @staticmethod
@@ -57,9 +78,8 @@ class GradientMean:
         for module in model.modules():
             for hooks in (module._forward_pre_hooks, module._forward_hooks):
                 for key, hook in list(hooks.items()):
-                    owner = getattr(hook, "__self__", None)
-                    if isinstance(owner, GradientMean) and owner is not all_but:
-                        owner._stop()
+                    if (mean := _mean_of(hook)) and mean is not all_but:
+                        mean._stop()
                         del hooks[key]
 
     def start(self, weights: Mapping[str, SparseWeight], then: Callable[[], None]) -> None:
@@ -132,6 +152,12 @@ class GradientMean:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return GradientMean, ()
+
+
+def _mean_of(hook: Any) -> GradientMean | None:
+    """The one that a forward hook belongs to; in pickles of version 0.1 hooks are its methods."""
+    owner = getattr(hook, "mean", getattr(hook, "__self__", None))
+    return owner if isinstance(owner, GradientMean) else None
 
 
 def _average(parameters: list[nn.Parameter]) -> None:

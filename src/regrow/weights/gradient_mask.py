@@ -190,9 +190,14 @@ class GradientMask:
         return not is_sharded(parameter) and self.module._parameters.get(self.attribute) is not parameter
 
     def is_left_behind(self, parameter: nn.Parameter) -> bool:
-        """Whether the module is gone, or has let the parameter go, and the mask is still known."""
+        """Whether the module is gone, or has let the parameter go."""
         module = self._module() if self._module is not None else None
-        return self._seen is not None and (module is None or module._parameters.get(self.attribute) is not parameter)
+        return module is None or module._parameters.get(self.attribute) is not parameter
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether there is a `last_mask`."""
+        return self._seen is not None
 
     @property
     def last_mask(self) -> Tensor:
@@ -236,11 +241,15 @@ def _memory(parameter: Tensor) -> tuple[torch.device, int]:
     return parameter.device, local(parameter).data_ptr()
 
 
-def take_left_behind(parameter: nn.Parameter) -> GradientMask | None:
-    """Takes the hook of a module off a parameter that has gone to another module since; None where there is none."""
+def take_left_behind(parameter: nn.Parameter, surely: bool) -> GradientMask | None:
+    """Takes the hook of a module off a parameter that has gone to another module since; None where there is none.
+
+    Args:
+        surely: whether the parameter has gone for certain, and is not shared.
+    """
     hooks = parameter._post_accumulate_grad_hooks or {}
     for key, hook in list(hooks.items()):
-        if isinstance(hook, GradientMask) and hook.is_left_behind(parameter):
+        if isinstance(hook, GradientMask) and hook.has_mask and (surely or hook.is_left_behind(parameter)):
             del hooks[key]
             return hook
     return None

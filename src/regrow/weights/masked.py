@@ -208,11 +208,17 @@ def mask_parameter(module: nn.Module, attribute: str, mask: Tensor, why: str) ->
 def adopt_masks(modules: Iterable[nn.Module]) -> None:
     """Makes modules masked that other code has made from masked ones, as quantisation-aware training does.
 
-    Such a module has another class, and the parameter, which is still hooked; the mask was left behind.
+    Such a module has another class, and the parameter, which is still hooked; the mask was left behind. Where it was
+    also given the forward hooks, there is no doubt; else the first module has to be gone.
     """
     for module in modules:
+        if MARK in module.__dict__:
+            continue
+        handed_over = any(hook is _attach_again for hook in module._forward_pre_hooks.values())
         for attribute, parameter in list(module._parameters.items()):
-            if parameter is not None and (marker := take_left_behind(parameter)) is not None:
+            marker = None if parameter is None else take_left_behind(parameter, handed_over)
+            if marker is not None:
+                _remove(module._forward_pre_hooks, _attach_again)
                 mask_parameter(module, attribute, marker.last_mask, marker.why)
 
 
@@ -267,6 +273,12 @@ def unmask_parameter(weight: MaskedWeight) -> None:
         _remove(weight.module._load_state_dict_pre_hooks, _before_loading)
         _remove(weight.module._state_dict_hooks, _note_last_update)
     delattr(weight.module, f"{weight.attribute}_mask")
+
+
+_expand_compressed = _before_loading  # its name in pickles of version 0.1
+
+HOOKS = (_attach_again, _before_loading, _note_last_update)
+"""The hooks of modules with masked weights; whole-model pickles hold them."""
 
 
 def _remove(hooks: Any, function: Any) -> None:
