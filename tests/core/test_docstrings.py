@@ -31,7 +31,8 @@ MODULES += sorted(
     for path in (ROOT / room).glob("*.py")
     if path.stem != "__init__"
 )
-MODULES += ["integrations.averaging"]  # the others need their frameworks, and examples/ shows them
+# the other integrations need their frameworks, and examples/ shows them
+MODULES += [f"integrations.{name}" for name in ("averaging", "clipping", "mean")]
 NO_EXAMPLE = {"export", "flops", "Summary", "SparseWeight", "load"}  # modules, results; save shows load
 DENSE_MODEL = {"regrow", "regrow.updaters.sparse_momentum.SparseMomentum"}  # these make `model` sparse themselves
 

@@ -60,6 +60,58 @@ def test_a_resumed_training_goes_on_to_the_same_bits(tmp_path):
     assert sum(row["grown"] for row in updater.history) > 0
 
 
+class MyAverage(getattr(pl.callbacks, "EMAWeightAveraging", pl.callbacks.StochasticWeightAveraging)):
+    """A callback of somebody's own."""
+
+
+AVERAGES = {
+    "swa": lambda: pl.callbacks.StochasticWeightAveraging(swa_lrs=0.05),
+    "subclass": lambda: (
+        MyAverage(use_buffers=False) if hasattr(pl.callbacks, "EMAWeightAveraging") else MyAverage(0.05)
+    ),
+}
+
+
+def started(method, callback, storage):
+    """A training that is about to start, and its model."""
+    from regrow.integrations.lightning import SparseTraining
+
+    model = Classifier(0)
+    model.network = regrow.sparsify(mlp(8, 12, 4), 0.25, seed=0, storage=storage)
+    sparse, optimizer = SparseTraining(method), model.configure_optimizers()
+    trainer = SimpleNamespace(optimizers=[optimizer], estimated_stepping_batches=9, callbacks=[sparse, callback])
+    return lambda: sparse.on_train_start(trainer, model), optimizer
+
+
+@pytest.mark.parametrize("storage", ["masked", "compressed"])
+@pytest.mark.parametrize("average", AVERAGES)
+@pytest.mark.parametrize("method", [regrow.RigL, regrow.SparseMomentum, regrow.Static])
+def test_averages_of_moving_weights_are_refused_before_training(method, average, storage):
+    def make(model, optimizer, total_steps):
+        more = {} if method is regrow.Static else {"total_steps": total_steps, "update_every": 3}
+        return method(model, optimizer, **more)
+
+    callback = AVERAGES[average]()
+    start, optimizer = started(make, callback, storage)
+    if method is regrow.Static:
+        start()
+        return
+    with pytest.raises(ValueError, match=f"{type(callback).__name__} averages.*AveragedModel"):
+        start()
+    assert not optimizer._optimizer_step_post_hooks
+
+
+@pytest.mark.parametrize("storage", ["masked", "compressed"])
+def test_averages_of_positions_are_refused(storage):
+    callbacks = pytest.importorskip("pytorch_lightning.callbacks.weight_averaging")
+    start, _ = started(lambda *parts, **_: regrow.Static(*parts), callbacks.WeightAveraging(), storage)
+    if storage == "masked":
+        start()
+        return
+    with pytest.raises(ValueError, match="use_buffers=False"):
+        start()
+
+
 def test_several_optimizers_are_refused():
     trainer = SimpleNamespace(optimizers=[1, 2])
     with pytest.raises(ValueError, match="Classifier has 2; make the updaters in configure_optimizers"):
@@ -68,7 +120,9 @@ def test_several_optimizers_are_refused():
 
 def test_a_training_without_end_is_refused_unless_its_length_is_given():
     model = Classifier(0)
-    trainer = SimpleNamespace(optimizers=[model.configure_optimizers()], estimated_stepping_batches=float("inf"))
+    trainer = SimpleNamespace(
+        optimizers=[model.configure_optimizers()], estimated_stepping_batches=float("inf"), callbacks=[]
+    )
     with pytest.raises(ValueError, match="total_steps"):
         sparse_training().on_train_start(trainer, model)
     sparse = sparse_training(total_steps=7)

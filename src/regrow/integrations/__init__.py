@@ -1,4 +1,4 @@
 """Where other people's training loops need a hand.
 
-Each file needs the package it is named after (`lightning`, `huggingface`); `averaging` needs torch alone.
+`lightning` and `huggingface` need the packages that they are named after; the others need torch alone.
 """

@@ -1,4 +1,4 @@
-"""Averages of weights (EMA, SWA) over a training in which the topology changes."""
+"""Averages of weights (EMA, SWA) over a training in which the topology changes; `mean` has those of several models."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from torch.optim import swa_utils
 
 from regrow.weights import CompressedWeight, SparseWeight, among, sparse_weights
 
-__all__ = ["AveragedModel"]
+from .mean import average
+
+__all__ = ["AveragedModel", "average"]
 
 
 class AveragedModel(swa_utils.AveragedModel):
-    """`torch.optim.swa_utils.AveragedModel` that follows the topology of a sparse model.
+    """`torch.optim.swa_utils.AveragedModel` that follows the topology of a sparse model: EMA, SWA, target networks.
 
     At each `update_parameters` the average first takes on the active sets of the model: a weight that has gone leaves
     the average too, and one that has come enters it at 0, as it did in the model. So the average is as sparse as the
     model and has the same topology. Of the weights that are active it is what averaging the dense weights, zeros
-    included, would give, but that a weight which comes back has lost what it was before.
+    included, would give, but that a weight which comes back has lost what it was before. The mean of models with
+    topologies of their own (clients, checkpoints) is `average`.
 
     Args:
         model: dense or sparse; copied. device: of the copy; None: that of the model.
@@ -37,6 +40,12 @@ class AveragedModel(swa_utils.AveragedModel):
         >>> ema.update_parameters(model)  # after each optimizer step
         >>> ema(batch).shape
         torch.Size([2, 10])
+
+        A target network of reinforcement learning, which takes a share tau of the new weights at each step:
+
+        >>> tau = 0.005
+        >>> target = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - tau))
+        >>> target.update_parameters(model)
     """
 
     def __init__(

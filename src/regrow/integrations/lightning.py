@@ -12,8 +12,13 @@ except ImportError:
     from pytorch_lightning import Callback, LightningModule, Trainer
 
 from regrow.distributed import gather_objects, own_of
+from regrow.updaters import Static
+from regrow.weights import sparse_weights
 
 __all__ = ["SparseTraining"]
+
+_AVERAGING = {"StochasticWeightAveraging", "WeightAveraging"}
+"""Callbacks of Lightning, in either of its packages, that average weights entry by entry; others derive from them."""
 
 
 class SparseTraining(Callback):
@@ -31,8 +36,9 @@ class SparseTraining(Callback):
         updater: of the last training; None before the first.
 
     Raises:
-        ValueError: when training starts, if there is not exactly one optimizer, or no end to the training; when a
-            checkpoint is loaded, if another number of processes saved it.
+        ValueError: when training starts, if there is not exactly one optimizer, no end to the training, or a callback
+            of Lightning that averages weights while the method moves them; when a checkpoint is loaded, if another
+            number of processes saved it.
 
     Example:
         >>> trainer = Trainer(max_epochs=9, callbacks=[SparseTraining(regrow.SparseMomentum, update_every=100)])
@@ -60,7 +66,13 @@ class SparseTraining(Callback):
                 "the Trainer has no end (max_epochs=-1), so the prune rate cannot be annealed; give "
                 "SparseTraining(..., total_steps=...)"
             )
-        self.updater = self.method(pl_module, trainer.optimizers[0], **settings)
+        updater = self.method(pl_module, trainer.optimizers[0], **settings)
+        try:
+            _refuse_averaging(trainer, pl_module, moves=not isinstance(updater, Static))
+        except ValueError:
+            updater.remove()
+            raise
+        self.updater = updater
         if self._saved is not None:
             self.updater.load_state_dict(self._saved)
             self._saved = None
@@ -74,3 +86,26 @@ class SparseTraining(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._saved = own_of(state_dict["updaters"])
+
+
+def _refuse_averaging(trainer: Trainer, pl_module: LightningModule, moves: bool) -> None:
+    """Raises where a callback would average weights of different positions, or the positions themselves.
+
+    Args:
+        moves: whether the method changes active sets.
+    """
+    compressed = any(weight.storage == "compressed" for weight in sparse_weights(pl_module).values())
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if not _AVERAGING & {kind.__name__ for kind in type(callback).__mro__}:
+            continue
+        if moves:
+            raise ValueError(
+                f"{type(callback).__name__} averages weights entry by entry, while SparseTraining moves them to other "
+                "positions; take the callback away, and keep the average with regrow.integrations.averaging."
+                "AveragedModel: averaged.update_parameters(self) in on_train_batch_end of the LightningModule"
+            )
+        if compressed and getattr(callback, "_use_buffers", False):
+            raise ValueError(
+                f"{type(callback).__name__} averages buffers too, in which compressed layers keep positions; give it "
+                'use_buffers=False, or sparsify with storage="masked"'
+            )

@@ -1,0 +1,77 @@
+"""Adaptive gradient clipping, row by row of the dense weights, in any storage."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from regrow.weights import CompressedWeight, sparse_weights
+
+__all__ = ["adaptive_clip_grad_"]
+
+_TINY = 1e-6
+"""Norms of gradients are divided by at least this."""
+
+
+@torch.no_grad()
+def adaptive_clip_grad_(model: nn.Module, clip_factor: float = 0.01, eps: float = 1e-3, norm_type: float = 2.0) -> None:
+    """Clips the gradient of each row of each weight to a share of the norm of that row.
+
+    A row whose |gradient| is above clip_factor * max(|weight|, eps) has its gradient scaled down to that. A row is all
+    that leads to one output: a line of a linear layer, a filter of a convolution; a parameter of one dimension is a
+    single row. Call it between backward and step. It does what `timm.utils.adaptive_clip_grad` does with the dense
+    weights; that function itself takes each active weight of compressed storage as a row of its own.
+
+    Args:
+        model: dense or sparse, in any storage; gradients change in place, those that are None stay so.
+        clip_factor: above 0. eps: above 0; rows of smaller norms, such as new ones, count as if they had this one.
+        norm_type: above 0, or infinity.
+
+    Raises:
+        ValueError: an argument out of range.
+
+    Example:
+        >>> model(batch).sum().backward()
+        >>> adaptive_clip_grad_(model, clip_factor=0.01)
+
+    Brock et al. 2021, arXiv:2102.06171, section 4.1.
+    """
+    for name, value in {"clip_factor": clip_factor, "eps": eps, "norm_type": norm_type}.items():
+        if not value > 0:
+            raise ValueError(f"adaptive_clip_grad_: {name}={value} must be above 0")
+    compressed = {id(w.parameter): w for w in sparse_weights(model).values() if isinstance(w, CompressedWeight)}
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            _clip(parameter, parameter.grad.detach(), compressed.get(id(parameter)), clip_factor, eps, norm_type)
+
+
+def _clip(
+    parameter: Tensor, gradient: Tensor, weight: CompressedWeight | None, factor: float, eps: float, kind: float
+) -> None:
+    if weight is None:
+        largest, norm = (_norm_of_rows(tensor, kind) for tensor in (parameter.detach(), gradient))
+    else:
+        rows = weight.indices // (weight.numel // weight.shape[0])
+        largest, norm = (
+            _norm_of_groups(tensor.reshape(-1), rows, weight.shape[0], kind)[rows].view_as(gradient)
+            for tensor in (parameter.detach(), gradient)
+        )
+    largest = largest.clamp(min=eps) * factor
+    gradient.copy_(gradient.where(norm < largest, gradient * (largest / norm.clamp(min=_TINY))))
+
+
+def _norm_of_rows(tensor: Tensor, kind: float) -> Tensor:
+    """Broadcasts against the tensor."""
+    if tensor.dim() < 2:
+        return tensor.norm(kind)
+    return tensor.norm(kind, dim=tuple(range(1, tensor.dim())), keepdim=True)
+
+
+def _norm_of_groups(values: Tensor, groups: Tensor, count: int, kind: float) -> Tensor:
+    """The norm of the values of each group, shape (count,); 0 for a group without any."""
+    empty = values.new_zeros(count)
+    if math.isinf(kind):
+        return empty.scatter_reduce(0, groups, values.abs(), "amax")
+    return empty.index_add(0, groups, values.abs() ** kind) ** (1 / kind)
