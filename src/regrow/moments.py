@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .probe import traits_of
+from .twins import Run
 from .weights import SparseWeight, StagedGradient
 
-__all__ = ["LastGradient", "Rule", "check_shapes", "momentum_of_state", "optimizer_rule"]
+__all__ = ["LastGradient", "Rule", "momentum_of_state", "optimizer_rule"]
 
 
 class Moments:
@@ -88,6 +90,32 @@ class AdamMoments:
         return {name: m * ((1 - betas[name] ** age) / (1 - betas[name] ** steps)) for name, m in moments.items()}
 
 
+class FirstMoment:
+    """The rule of optimizers with Adam's average of the gradient and another magnitude, such as Adamax: M = m_hat."""
+
+    names = ("exp_avg",)
+    linear = True
+    keeps_products = False
+
+    @staticmethod
+    def check(group: Mapping[str, Any]) -> str | None:
+        return AdamMoments.check(group)
+
+    @staticmethod
+    def fold(moments: Mapping[str, Tensor], gradient: StagedGradient, factor: float, group: Mapping[str, Any]) -> None:
+        beta = float(group["betas"][0])
+        gradient.fold_into(moments["exp_avg"], decay=beta, factor=factor * (1 - beta))
+
+    @staticmethod
+    def score(moments: Mapping[str, Tensor], steps: float, group: Mapping[str, Any]) -> Tensor:
+        return moments["exp_avg"] / (1 - float(group["betas"][0]) ** steps)
+
+    @staticmethod
+    def aged(moments: Mapping[str, Tensor], steps: float, age: float, group: Mapping[str, Any], full: bool):
+        beta = float(group["betas"][0])
+        return {"exp_avg": moments["exp_avg"] * ((1 - beta**age) / (1 - beta**steps))}
+
+
 class LastGradient:
     """No momentum: the gradient of the last step alone, for methods that grow by gradient."""
 
@@ -113,51 +141,88 @@ class LastGradient:
         return {}
 
 
-_SHAPE_DEPENDENT = {"Adafactor", "LAMB", "Lamb", "LARS", "Lars", "Muon", "Shampoo", "SOAP"}
-"""Optimizers that read the parameter's shape or norm, which a compressed parameter does not have."""
+Rule = type[Moments] | type[AdamMoments] | type[FirstMoment] | type[LastGradient]
 
 _OTHER_UNITS = {"RMSprop", "Muon"}
-"""Optimizers with a momentum buffer that is not a sum of gradients: of normalised ones, or an average."""
+"""Optimizers with a momentum buffer that is no sum of gradients, known by name where they cannot be probed."""
 
-Rule = type[Moments] | type[AdamMoments] | type[LastGradient]
+_TOLERANCE = 1e-4
+"""Of moments, relative to the largest: rounding differs between a rule and an optimizer."""
 
-
-def check_shapes(optimizer: torch.optim.Optimizer, weight: SparseWeight) -> None:
-    """Raises ValueError where the optimizer reads shapes of parameters, and the weight is stored compressed."""
-    kind = type(optimizer).__name__
-    if weight.storage == "compressed" and kind in _SHAPE_DEPENDENT:
-        raise ValueError(
-            f"{kind} reads shapes or norms of parameters, and {weight.name} is stored compressed; use SGD, Adam or "
-            "AdamW, or sparsify(..., storage='masked')"
-        )
+_METHODS = (
+    "or a method that needs no momentum: regrow.RigL, regrow.SET or regrow.SparseMomentum(growth='gradient', "
+    "share='gradient')"
+)
 
 
 def optimizer_rule(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], weight: SparseWeight) -> Rule:
-    """How the optimizer of this parameter group keeps momentum.
+    """How the optimizer of this parameter group keeps momentum, by what it does with gradients (see `probe`).
 
     Raises:
-        ValueError: it keeps none, its momentum is switched off, or it does not go with the weight's storage.
+        ValueError: it keeps none, its momentum is switched off, or it keeps another kind than SGD and Adam do.
     """
     kind, name = type(optimizer).__name__, weight.name
-    rule: Rule
-    check_shapes(optimizer, weight)
-    if kind in _OTHER_UNITS:
-        raise ValueError(
-            f"{kind}, which trains {name}, keeps its momentum in other units than the gradient, so active and missing "
-            "weights could not be compared; use SGD, Adam or AdamW"
-        )
-    if "betas" in group:
-        rule = AdamMoments
-    elif "momentum" in group:
-        rule = Moments
-    else:
+    settings: dict[Rule, str] = {AdamMoments: "betas", FirstMoment: "betas", Moments: "momentum"}
+    rules = [rule for rule, setting in settings.items() if setting in group]
+    if not rules:
         raise ValueError(
             f"{kind}, which trains {name}, keeps no momentum (its parameter group has neither 'momentum' nor 'betas'); "
-            "use torch.optim.SGD(momentum=0.9), Adam or AdamW, or an updater that needs no momentum"
+            f"use torch.optim.SGD(momentum=0.9), Adam or AdamW, {_METHODS}"
         )
-    if wrong := rule.check(group):
-        raise ValueError(f"{kind} trains {name} with {wrong}, or use an updater that needs no momentum")
-    return rule
+    if wrong := rules[0].check(group):
+        raise ValueError(f"{kind} trains {name} with {wrong}, {_METHODS}")
+    traits = traits_of(optimizer, group, weight)
+    reasons = [_by_name(kind) if traits is None else _mismatch(rule, traits.plain) for rule in rules]
+    if reasons[0] and all(reasons):
+        raise ValueError(f"{kind}, which trains {name}, {reasons[0]}; use SGD, Adam or AdamW, {_METHODS}")
+    return rules[reasons.index(None)]
+
+
+def _by_name(kind: str) -> str | None:
+    return _UNITS.format(names="momentum_buffer") if kind in _OTHER_UNITS else None
+
+
+_UNITS = (
+    "keeps its momentum ({names}) in other units than the gradient or than Adam does, so active and missing weights "
+    "could not be compared"
+)
+
+
+def _mismatch(rule: Rule, run: Run) -> str | None:
+    """Why the state of a twin is not what the rule makes of the same gradients, or None."""
+    last = run.states[-1]
+    kept = [name for name, value in last.items() if isinstance(value, Tensor) and value.shape == run.parameter.shape]
+    if not {*rule.names} <= {*kept}:
+        has = ", ".join(sorted(kept)) or "nothing"
+        return f"keeps {has} of each weight, and not {' and '.join(rule.names)}, of which momentum is made here"
+    if not all(_folds(rule, run, step) for step in range(len(run.states))):
+        return _UNITS.format(names=", ".join(rule.names))
+    if more := [name for name in kept if name not in rule.names and bool((last[name] < 0).any())]:
+        return f"keeps {', '.join(more)} beside {' and '.join(rule.names)}, which no rule of momentum here knows"
+    if rule is not Moments and _age(last) - _age(run.start) != len(run.states):
+        return "counts its steps elsewhere than in the state of each weight, so its momentum has no known age"
+    return None
+
+
+def _folds(rule: Rule, run: Run, step: int) -> bool:
+    """Whether the moments after one step are those before it with the gradient folded in by the rule."""
+    before, after = (run.states[step - 1] if step else run.start), run.states[step]
+    sign = -1.0 if run.group.get("maximize", False) else 1.0
+    gradient = run.gradients[step]
+    moments = {name: before.get(name, torch.zeros_like(gradient)).clone() for name in rule.names}
+    rule.fold(moments, StagedGradient(gradient.clone()), sign, run.group)
+    if step == 0 and rule is Moments and _close(after[rule.names[0]], sign * gradient):  # torch's SGD, undampened
+        return True
+    return all(_close(after[name], moments[name]) for name in rule.names)
+
+
+def _close(left: Any, right: Tensor) -> bool:
+    largest = float(right.abs().max())
+    return isinstance(left, Tensor) and bool((left - right).abs().max() <= _TOLERANCE * largest)
+
+
+def _age(state: Mapping[str, Any]) -> float:
+    return float(state.get("step", 0))
 
 
 def momentum_of_state(weight: SparseWeight, state: Mapping[str, Any], group: Mapping[str, Any], rule: Rule) -> Tensor:

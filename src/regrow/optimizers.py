@@ -13,23 +13,74 @@ from .weights import SparseWeight, is_sharded, sparse_weights
 
 __all__ = [
     "before_step",
+    "elements_of",
     "grad_scale_of",
     "group_of",
     "groups_of",
     "innermost",
+    "keeps_history",
+    "nested",
     "refuse_second",
+    "restart_history",
     "trained_weights",
     "was_skipped",
 ]
 
 
-def innermost(optimizer: Any) -> torch.optim.Optimizer:
-    """The torch optimizer inside wrappers such as Accelerate's or Fabric's."""
-    while isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = optimizer.optimizer
-    if not isinstance(optimizer, torch.optim.Optimizer):
+def nested(optimizer: Any) -> list[Any]:
+    """An optimizer and those that it wraps, the innermost last: of Accelerate's or Fabric's, SAM, Lookahead.
+
+    Raises:
+        TypeError: the innermost is no torch.optim.Optimizer.
+    """
+    found = [optimizer]
+    while (inside := _wrapped(found[-1])) is not None and all(inside is not known for known in found):
+        found.append(inside)
+    if not isinstance(found[-1], torch.optim.Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
-    return optimizer
+    return found
+
+
+def innermost(optimizer: Any) -> torch.optim.Optimizer:
+    """The torch optimizer inside all wrappers: the one whose steps change weights by their gradients."""
+    return nested(optimizer)[-1]
+
+
+def _wrapped(wrapper: Any) -> torch.optim.Optimizer | None:
+    """The optimizer that an attribute of a wrapper holds, and that holds the wrapper's parameters."""
+    held = _parameters(wrapper)
+    for value in (getattr(wrapper, "optimizer", None), *getattr(wrapper, "__dict__", {}).values()):
+        if isinstance(value, torch.optim.Optimizer) and (held is None or _parameters(value) == held):
+            return value
+    return None
+
+
+def _parameters(optimizer: Any) -> set[int] | None:
+    groups = getattr(optimizer, "param_groups", None)
+    return None if groups is None else {id(parameter) for group in groups for parameter in group["params"]}
+
+
+def elements_of(optimizer: torch.optim.Optimizer) -> int:
+    """How many numbers all parameters of the optimizer hold."""
+    return sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"])
+
+
+def keeps_history(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the state has vectors that run through all parameters, as that of LBFGS has.
+
+    They belong to the active sets they were collected on, and cannot follow when weights move.
+    """
+    total = elements_of(optimizer)
+    values = [value for state in optimizer.state.values() if isinstance(state, Mapping) for value in state.values()]
+    tensors = [part for value in values for part in (value if isinstance(value, list | tuple) else [value])]
+    return any(isinstance(t, torch.Tensor) and t.dim() == 1 and t.numel() == total > 1 for t in tensors)
+
+
+def restart_history(optimizer: torch.optim.Optimizer) -> None:
+    """Has the optimizer begin anew, as at its first step."""
+    optimizer.state.clear()
+    if hasattr(optimizer, "_numel_cache"):  # LBFGS counts its elements once
+        optimizer._numel_cache = None
 
 
 def trained_weights(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, SparseWeight]:

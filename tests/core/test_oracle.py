@@ -99,6 +99,9 @@ CASES = [
     dict(optimizer="nesterov", schedule="linear", prune_rate=0.9),
     dict(optimizer="adam", schedule="constant", prune_rate=0.3),
     dict(optimizer="nesterov", density=0.85),
+    dict(optimizer="nesterov", inherit_momentum=False),
+    dict(optimizer="adamw", inherit_momentum=False),
+    dict(optimizer="adam", inherit_momentum=False, window=2),
 ]
 
 

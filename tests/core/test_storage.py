@@ -333,13 +333,3 @@ def test_shared_modules_are_replaced_everywhere():
     model = regrow.sparsify(nn.Sequential(shared, nn.ReLU(), shared), 0.2)
     assert isinstance(model[0], SparseConv2d)
     assert model[0] is model[2]
-
-
-def test_optimizers_that_read_shapes_are_refused():
-    model = regrow.sparsify(nn.Linear(20, 10, bias=False), 0.1)
-
-    class LAMB(torch.optim.Adam):
-        pass
-
-    with pytest.raises(ValueError, match=r"LAMB.*weight.*storage='masked'"):
-        regrow.SparseMomentum(model, LAMB(model.parameters()), total_steps=10, update_every=2)

@@ -56,6 +56,8 @@ Readings where the text is open
 - A history row has the scheduled rate p (not p_l), the normalised r_l, and the active count after the update;
   a layer left out has pruned = grown = 0 and importance 0.
 - `update()` by hand at t >= total_steps does nothing.
+- inherit_momentum=False: each grown position, a just-pruned one too, enters with momentum 0 and, under Adam, with the
+  mean exp_avg_sq of the positions of its layer that were active before the update.
 `flops_budget` is not modelled: section 2 does not say how it shares.
 """
 
@@ -243,6 +245,10 @@ class NaiveSGD:
         direction = g + self.mu * buffer if self.nesterov else buffer
         return w - self.lr * direction, {"momentum_buffer": buffer}
 
+    def state_of_newcomer(self, states):
+        """What a position starts with that inherits nothing, in a layer whose active positions have these states."""
+        return {"momentum_buffer": 0.0}
+
     def fold(self, state, g):
         """State of a missing position after one more gradient."""
         return {"momentum_buffer": self.mu * state["momentum_buffer"] + (1 - self.dampening) * g}
@@ -277,6 +283,10 @@ class NaiveAdam:
             g = g + self.weight_decay * w
         state = self.fold(state, g)
         return w - self.lr * self.score(state, steps + 1), state
+
+    def state_of_newcomer(self, states):
+        """What a position starts with that inherits nothing, in a layer whose active positions have these states."""
+        return {"exp_avg": 0.0, "exp_avg_sq": math.fsum(state["exp_avg_sq"] for state in states) / len(states)}
 
     def fold(self, state, g):
         """State after one more gradient, active or missing."""
@@ -364,13 +374,15 @@ class NaiveLayer:
             del self.weights[i]
         return pruned
 
-    def grow(self, q, pruned, optimizer, window):
-        """Put q weights in, at 0. A regrown just-pruned one has its own state back."""
+    def grow(self, q, pruned, optimizer, window, newcomer=None):
+        """Put q weights in, at 0. A regrown just-pruned one has its own state back, unless all enter as newcomers."""
         candidates = {i: self.missing_momentum(i, optimizer, window) for i in self.missing}
         for i in choose_grow(candidates, q):
             missing = self.missing.pop(i)
             self.weights[i] = 0.0
-            if i in pruned:
+            if newcomer is not None:
+                self.states[i] = dict(newcomer)
+            elif i in pruned:
                 self.states[i] = pruned[i]
             elif window == "all":
                 self.states[i] = missing
@@ -406,13 +418,14 @@ class NaiveSparseMomentum:
         flops=None,
         max_density=None,
         window="all",
+        inherit_momentum=True,
     ):
         if share not in ("momentum", "none", "momentum-per-flop"):
             raise ValueError(f"unknown share rule {share!r}")
         if window != "all" and not (isinstance(window, int) and window >= 1):
             raise ValueError(f"window is 'all' or a number of steps, got {window!r}")
         self.layers = [NaiveLayer(name, weights[name], masks[name], optimizer) for name in weights]
-        self.optimizer, self.window = optimizer, window
+        self.optimizer, self.window, self.inherits = optimizer, window, inherit_momentum
         self.total_steps, self.update_every = total_steps, update_every
         self.first_rate, self.schedule = prune_rate, schedule
         self.share_rule, self.flops, self.max_density = share, flops, max_density
@@ -442,8 +455,9 @@ class NaiveSparseMomentum:
         k = prune_counts(rate, active, sizes, r)
         q = self.shared(there, r, k, active, sizes)
         for layer, k_l, q_l in zip(there, k, q, strict=True):
+            newcomer = None if self.inherits else self.optimizer.state_of_newcomer(list(layer.states.values()))
             pruned = layer.prune(k_l)
-            layer.grow(q_l, pruned, self.optimizer, self.window)
+            layer.grow(q_l, pruned, self.optimizer, self.window, newcomer)
 
         self.record(rate, there, r, k, q)
         for layer in self.layers:

@@ -13,7 +13,7 @@ from regrow.optimizers import was_skipped
 from regrow.random import draw_distinct, draw_missing, seeded_generator
 from regrow.weights import SparseWeight
 
-from .attached import Updating, check_shapes_of, check_steps, row_of
+from .attached import Updating, check_steps, row_of
 from .exchange import refuse_not_finite
 
 __all__ = ["DeepRewiring"]
@@ -24,8 +24,8 @@ class DeepRewiring(Updating):
 
     A weight is a sign times a strength, w = s * theta. After each optimizer step theta loses lr * l1 and gains
     lr * noise * N(0, 1). A connection whose strength has become negative dies, and as many as died come to life at
-    random positions of the whole network, with strength 0, a random sign and optimizer state 0; so the topology changes
-    at every step.
+    random positions of the whole network, with strength 0, a random sign, momentum 0 and their layer's mean second
+    moment; so the topology changes at every step.
     The noise has the paper's form sqrt(2 lr T) at the temperature T = lr * noise^2 / 2, as in the authors' code.
 
     Args:
@@ -67,7 +67,6 @@ class DeepRewiring(Updating):
         if scope not in ("network", "layer"):
             raise ValueError(f"scope={scope!r} is unknown; use 'network' or 'layer'")
         super().__init__(model, optimizer)
-        check_shapes_of(self.optimizer, list(self._weights.values()))
         self.total_steps, self.update_every = total_steps, update_every
         self._l1, self._noise, self._scope = l1, noise, scope
         self._generator = same_generator(seeded_generator(seed), self._device)
@@ -91,7 +90,7 @@ class DeepRewiring(Updating):
             for name, weight in self._weights.items()
         ]
         self._rewired, self._steps = dict.fromkeys(self._weights, (0, 0)), 0
-        self.history += rows
+        self._note_update(rows)
         refuse_differing(self._weights, self.step, self._generator)
         return rows
 
@@ -102,11 +101,17 @@ class DeepRewiring(Updating):
             weight.enforce()
         self.step += 1
         if self.step > self.total_steps:
+            self._alignment.note()
             return
         self._rewire()
+        self._alignment.note()
         self._steps += 1
         if self.update_every and self.step % self.update_every == 0:
             self.update()
+
+    def _follow(self, name: str) -> None:
+        """Positions that were loaded without the updater's signs have those of their values."""
+        self._signs[name] = self._weights[name].values.signbit()
 
     def _rewire(self) -> None:
         strengths = {name: self._walk(name) for name in self._weights}
@@ -117,7 +122,7 @@ class DeepRewiring(Updating):
             strength = strengths[name].clamp_min(0)
             weight.write(torch.where(self._signs[name], -strength, strength))
             if int(dead[name].sum()) or born[name]:
-                self._move(weight, dead[name], born[name])
+                self._replace(weight, dead[name], born[name])
             died, came = self._rewired[name]
             self._rewired[name] = died + int(dead[name].sum()), came + born[name]
 
@@ -137,13 +142,12 @@ class DeepRewiring(Updating):
         layers = torch.bucketize(chosen, torch.tensor(free).cumsum(0), right=True)
         return dict(zip(died, torch.bincount(layers, minlength=len(free)).tolist(), strict=True))
 
-    def _move(self, weight: SparseWeight, dead: Tensor, born: int) -> None:
+    def _replace(self, weight: SparseWeight, dead: Tensor, born: int) -> None:
         before = weight.indices
         leaving, kept = before[dead], before[~dead]
         entering = draw_missing(born, weight.numel, kept, self._generator)
-        state = self.optimizer.state.get(weight.parameter, {})
         signs = torch.randint(2, (born,), generator=self._generator).bool().to(before.device)
-        weight.move(leaving, entering, state, {}, restart=True)
+        self._move(weight, leaving, entering)
         ascending = torch.cat([kept, entering]).argsort()
         self._signs[weight.name] = torch.cat([self._signs[weight.name][~dead], signs])[ascending]
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from regrow.allocation import initial_counts
+from regrow.entering import entering_means, state_of
+from regrow.weights.base import per_element_state
 
 from .hidden import HiddenValues, largest_mask
 
@@ -80,15 +82,18 @@ class TopKAST(HiddenValues):
         }
         for name, trained in self._trained.items():
             if name in before:
-                self._forget(name, ~(trained & before[name]))
+                self._forget(name, trained, before[name])
         return {name: largest_mask(v.abs(), self._active[name]) for name, v in values.items()}
 
-    def _forget(self, name: str, where: Tensor) -> None:
-        """Optimizer state 0 for weights that gradients reach no more, or again."""
-        parameter = self._weights[name].parameter
-        for value in self.optimizer.state.get(parameter, {}).values():
-            if isinstance(value, Tensor) and value.dim() and value.shape == parameter.shape:
-                value.masked_fill_(where, 0)
+    def _forget(self, name: str, trained: Tensor, before: Tensor) -> None:
+        """Optimizer state 0 for weights that gradients reach no more; again: with the mean of second moments."""
+        weight = self._masked()[name]
+        state = per_element_state(weight.parameter, state_of(self._optimizers, weight))
+        means = entering_means(self.optimizer, weight, before.reshape(-1).nonzero().squeeze(1))
+        for key, value in state.items():
+            value.masked_fill_(~(trained & before), 0)
+            if key in means:
+                value.masked_fill_(trained & ~before, means[key])
 
     def _gradient(self, name: str, gradient: Tensor, values: Tensor, scale: float) -> Tensor:
         active, penalty = self._masked()[name].mask, scale * self._penalty
