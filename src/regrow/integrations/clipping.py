@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
+from regrow.rows import clip_by_rows
 from regrow.weights import CompressedWeight, sparse_weights
 
 __all__ = ["adaptive_clip_grad_"]
@@ -22,7 +21,8 @@ def adaptive_clip_grad_(model: nn.Module, clip_factor: float = 0.01, eps: float 
     A row whose |gradient| is above clip_factor * max(|weight|, eps) has its gradient scaled down to that. A row is all
     that leads to one output: a line of a linear layer, a filter of a convolution; a parameter of one dimension is a
     single row. Call it between backward and step. It does what `timm.utils.adaptive_clip_grad` does with the dense
-    weights; that function itself takes each active weight of compressed storage as a row of its own.
+    weights; that function itself takes each active weight of compressed storage as a row of its own, which an updater
+    puts right where it sees it.
 
     Args:
         model: dense or sparse, in any storage; gradients change in place, those that are None stay so.
@@ -50,14 +50,10 @@ def adaptive_clip_grad_(model: nn.Module, clip_factor: float = 0.01, eps: float 
 def _clip(
     parameter: Tensor, gradient: Tensor, weight: CompressedWeight | None, factor: float, eps: float, kind: float
 ) -> None:
-    if weight is None:
-        largest, norm = (_norm_of_rows(tensor, kind) for tensor in (parameter.detach(), gradient))
-    else:
-        rows = weight.indices // (weight.numel // weight.shape[0])
-        largest, norm = (
-            _norm_of_groups(tensor.reshape(-1), rows, weight.shape[0], kind)[rows].view_as(gradient)
-            for tensor in (parameter.detach(), gradient)
-        )
+    if weight is not None:
+        gradient.copy_(clip_by_rows(weight, gradient, factor, eps, kind))
+        return
+    largest, norm = (_norm_of_rows(tensor, kind) for tensor in (parameter.detach(), gradient))
     largest = largest.clamp(min=eps) * factor
     gradient.copy_(gradient.where(norm < largest, gradient * (largest / norm.clamp(min=_TINY))))
 
@@ -67,11 +63,3 @@ def _norm_of_rows(tensor: Tensor, kind: float) -> Tensor:
     if tensor.dim() < 2:
         return tensor.norm(kind)
     return tensor.norm(kind, dim=tuple(range(1, tensor.dim())), keepdim=True)
-
-
-def _norm_of_groups(values: Tensor, groups: Tensor, count: int, kind: float) -> Tensor:
-    """The norm of the values of each group, shape (count,); 0 for a group without any."""
-    empty = values.new_zeros(count)
-    if math.isinf(kind):
-        return empty.scatter_reduce(0, groups, values.abs(), "amax")
-    return empty.index_add(0, groups, values.abs() ** kind) ** (1 / kind)

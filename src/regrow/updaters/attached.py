@@ -22,6 +22,7 @@ from regrow.optimizers import (
     trained_weights,
     was_skipped,
 )
+from regrow.rows import RowWatch
 from regrow.weights import SparseWeight, shard_masks
 
 __all__ = ["Attached", "Updating", "check_steps", "row_of"]
@@ -55,6 +56,7 @@ class Attached:
         """Hangs on the optimizer; the last thing that a constructor does, so that a refusal changes nothing."""
         self._alignment.note()
         self._alignment.moves = isinstance(self, Updating)
+        self._row_watch = RowWatch(self._weights)
         self._hooks += [
             before_step(self.optimizer, self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
@@ -85,6 +87,7 @@ class Attached:
 
     def _before_step(self) -> None:
         """Called when gradients are final; methods that do something here call this first."""
+        self._row_watch.check()
         for name in self._alignment.restore(self.step):
             self._follow(name)
 
@@ -147,6 +150,7 @@ class Attached:
         """Takes the updater off the optimizer and the model, which keeps its topology."""
         for hook in self._hooks:
             hook.remove()
+        self._row_watch.close()
 
 
 class Updating(Attached):

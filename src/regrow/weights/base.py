@@ -98,6 +98,15 @@ class SparseWeight(ABC):
         """Active positions, int64, shape (active,), ascending."""
 
     @property
+    def rows(self) -> Tensor:
+        """The output (row, filter) that each active weight leads to, int64, shape (active,), in the order of `indices`.
+
+        By these a gradient of compressed storage, (active, 1), is seen as the dense one: norms of rows are
+        `torch.zeros(weight.shape[0]).index_add(0, weight.rows, gradient.view(-1) ** 2).sqrt()`.
+        """
+        return self.indices // (self.numel // self.shape[0])
+
+    @property
     def values(self) -> Tensor:
         """Active values, shape (active,), in the order of `indices`; a detached copy."""
         return self.take(self.parameter.detach())
