@@ -318,9 +318,13 @@ def summary(model: nn.Module, example_input: Any = None) -> Summary:
 
     Args:
         model: sparse or dense.
-        example_input: what the model is called with (a tensor, or a tuple of arguments). Given that, the summary also
-            lists where activations are converted into and out of the layout of the convolution kernels: once in and
-            once out is best; anything between names an operation that has no kernel there. A copy of the model runs.
+        example_input: what the model is called with: a tensor, a tuple of arguments, or a mapping of keyword arguments.
+            Given that, the summary also lists where activations are converted into and out of the layout of the
+            convolution kernels: once in and once out is best; anything between names an operation that has no kernel
+            there. A copy of the model runs.
+
+    Raises:
+        ValueError: the model cannot be called with the example input.
 
     Example:
         >>> print(regrow.summary(model, batch))

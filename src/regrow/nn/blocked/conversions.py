@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -76,20 +76,61 @@ def trace(model: nn.Module, example_input: Any) -> list[Conversion]:
     change.
 
     Args:
-        example_input: what the model is called with: a tensor, or a tuple of arguments.
+        example_input: what the model is called with: a tuple of positional arguments; a mapping of keyword arguments,
+            such as a dict or what a tokenizer returns; or a single argument, such as a tensor or a list.
+
+    Raises:
+        ValueError: the model cannot be called so; says how the input was understood.
+
+    Example:
+        >>> trace(torch.nn.Linear(4, 4), {"input": torch.ones(2, 4)})
+        []
     """
     model = copy.deepcopy(model)
-    arguments = example_input if isinstance(example_input, tuple) else (example_input,)
+    arguments, keywords = _call(example_input)
     for path, module in model.named_modules():
         module.register_forward_pre_hook(lambda *_, path=path: _running.append(path))
         module.register_forward_hook(lambda *_: _running.__delitem__(-1), always_call=True)
     try:
         with torch.random.fork_rng(devices=[]), recording() as log, torch.enable_grad():
-            leaves = [
-                leaf for leaf in tree_leaves(model(*arguments)) if isinstance(leaf, Tensor) and leaf.requires_grad
-            ]
-            if leaves:
+            try:
+                output = model(*arguments, **keywords)
+            except Exception as error:
+                raise ValueError(_not_so(model, example_input, error)) from error
+            if leaves := [leaf for leaf in _tensors(output) if leaf.requires_grad]:
                 torch.autograd.backward([leaf.sum() for leaf in leaves])
     finally:
         _running.clear()
     return log
+
+
+def _call(example_input: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Positional and keyword arguments."""
+    if isinstance(example_input, Mapping) and all(isinstance(name, str) for name in example_input):
+        return (), example_input
+    return (example_input if isinstance(example_input, tuple) else (example_input,)), {}
+
+
+def _not_so(model: nn.Module, example_input: Any, error: Exception) -> str:
+    """How the input was understood, and how it may be meant."""
+    arguments, keywords = _call(example_input)
+    if keywords:
+        understood, remedy = f"keyword arguments {', '.join(keywords)}", "one argument that is a mapping is (mapping,)"
+    else:
+        kinds = ", ".join(type(argument).__name__ for argument in arguments)
+        understood = f"{len(arguments)} positional argument{'' if len(arguments) == 1 else 's'} ({kinds})"
+        remedy = "several arguments are a tuple, keyword arguments a dict"
+    return (
+        f"example_input was understood as {understood}, and {type(model).__name__} cannot be called so "
+        f"({type(error).__name__}: {error}); {remedy}"
+    )
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """The tensors in what a model returns, in whatever containers."""
+    for leaf in tree_leaves(output):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif isinstance(leaf, Mapping):  # of a kind that torch does not know
+            for value in leaf.values():
+                yield from _tensors(value)
