@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ __all__ = [
     "group_of",
     "groups_of",
     "innermost",
+    "is_nested_step",
     "keeps_history",
     "nested",
     "refuse_second",
@@ -131,6 +133,8 @@ def before_step(optimizer: torch.optim.Optimizer, action: Callable[[], None]) ->
         return closure_then_action
 
     def hook(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if is_nested_step(optimizer):
+            return None
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)  # args[0] is the optimizer
         if closure is None:
             action()
@@ -140,6 +144,22 @@ def before_step(optimizer: torch.optim.Optimizer, action: Callable[[], None]) ->
         return (args[0], around(closure), *args[2:]), kwargs
 
     return optimizer.register_step_pre_hook(hook)
+
+
+_HOOKED_STEP = torch.optim.Optimizer.profile_hook_step(lambda: None).__code__
+"""Of torch's own wrapper of every `step`, which calls the hooks."""
+
+
+def is_nested_step(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a hook is called by `super().step()` of a subclass, and will be called, or was, by its own step as well.
+
+    Torch has hooks called by the `step` of each class of which an optimizer has ever been made.
+    """
+    depth, frame = 0, sys._getframe(1)
+    while frame is not None:
+        depth += frame.f_code is _HOOKED_STEP and frame.f_locals.get("self") is optimizer
+        frame = frame.f_back  # type: ignore[assignment]
+    return depth > 1
 
 
 def refuse_second(optimizer: torch.optim.Optimizer, kind: type) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 __all__ = ["GRADIENTS", "Pattern", "Run", "run_twin", "undisturbed"]
 
@@ -67,7 +68,7 @@ class Run:
 
 @contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
-    """Leaves random states and warnings as they are, and has nothing compiled."""
+    """Leaves random states and warnings as they are, calls no hooks of others, and has nothing compiled."""
     devices = [device.index or 0] if device.type == "cuda" else []
     with (
         torch.random.fork_rng(devices=devices),
@@ -75,9 +76,22 @@ def undisturbed(device: torch.device) -> Iterator[None]:
         torch.compiler.set_stance("force_eager"),
         torch.inference_mode(False),
         torch.enable_grad(),
+        _without(_global_optimizer_pre_hooks),
+        _without(_global_optimizer_post_hooks),
     ):
         warnings.simplefilter("ignore")
         yield
+
+
+@contextmanager
+def _without(hooks: dict[int, Any]) -> Iterator[None]:
+    """Empties a dict of hooks that hang on all optimizers."""
+    kept = dict(hooks)
+    hooks.clear()
+    try:
+        yield
+    finally:
+        hooks.update(kept)
 
 
 def run_twin(
@@ -181,15 +195,11 @@ def _seed(seed: int, device: torch.device) -> None:
 
 
 def _step(twin: Any) -> None:
-    """One step, without the hooks that hang on all optimizers."""
-    step = type(twin).step
-    if getattr(step, "hooked", False):
-        step = step.__wrapped__
-    closure = inspect.signature(step).parameters.get("closure")
+    closure = inspect.signature(twin.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
-        step(twin, lambda: torch.zeros(()))
+        twin.step(lambda: torch.zeros(()))
     else:
-        step(twin)
+        twin.step()
 
 
 def _snapshot(twin: Any, parameter: Tensor) -> dict[str, Any]:

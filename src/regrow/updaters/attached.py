@@ -15,6 +15,7 @@ from regrow.fitting import check_movable, check_steps_of
 from regrow.optimizers import (
     before_step,
     group_of,
+    is_nested_step,
     keeps_history,
     nested,
     refuse_second,
@@ -59,7 +60,7 @@ class Attached:
         self._row_watch = RowWatch(self._weights)
         self._hooks += [
             before_step(self.optimizer, self._before_step),
-            self.optimizer.register_step_post_hook(self._after_step),
+            self.optimizer.register_step_post_hook(self._after_hooked_step),
             self.optimizer.register_load_state_dict_post_hook(self._alignment.loaded),
         ]
         for wrapper in self._optimizers[:-1]:
@@ -93,6 +94,11 @@ class Attached:
 
     def _follow(self, name: str) -> None:
         """Called where a layer's active set was loaded since the last step, by others than this updater."""
+
+    def _after_hooked_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """Called after each step, and after `super().step()` in steps of subclasses."""
+        if not is_nested_step(optimizer):
+            self._after_step(optimizer, args, kwargs)
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """Called after each step; methods that do something here begin and end as this does."""
