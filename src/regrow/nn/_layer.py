@@ -245,13 +245,14 @@ class SparseLayer(nn.Module):
             return outside_the_graph(self, input)
         if is_plain():
             return self._plain(input)
-        self._check_identity()
         try:
+            self._check_identity()
             return self._run(input)
         except Exception:
             if isinstance(input, torch.fx.Proxy):
                 return self._recorded(input)
-            self._check_parameters()  # which says better what is wrong, if it is that
+            self._values()  # these two say better what is wrong, if it is that
+            self._check_parameters()
             raise
 
     def _check_identity(self) -> None:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-_functorch = torch._C._functorch
 _transformed = torch._C._are_functorch_transforms_active
 _traced = torch._C._get_tracing_state
 
@@ -18,11 +17,6 @@ _traced = torch._C._get_tracing_state
 def is_plain() -> bool:
     """Whether torch transforms or traces what runs now. Cheap: every call of a layer asks."""
     return _transformed() or forward_ad._current_level >= 0 or _traced() is not None
-
-
-def is_batched(tensor: Tensor) -> bool:
-    """Whether a tensor stands for several, under vmap or in a backward pass of several gradients at once."""
-    return _functorch.is_legacy_batchedtensor(tensor) or _functorch.is_batchedtensor(tensor)
 
 
 def scatter(values: Tensor, indices: Tensor, shape: torch.Size) -> Tensor:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from regrow.ops import reference
-from regrow.ops._gradients import Arguments, Product, gradients, is_ordinary, plus, transformed, watched
+from regrow.ops._gradients import Arguments, Product, gradients, is_ordinary, plus, refuse_batched, transformed, watched
 from regrow.ops._layout import conv_output_shape
 from regrow.ops._schemas import library
 
@@ -69,6 +69,7 @@ def _linear_reference(grad, input, weight, indices, plan, out_features, *want):
 
 
 def _conv2d_gradients(grad, input, weight, arguments: Arguments, want):
+    refuse_batched(grad, input)
     with _below():
         return _ops.sparse_conv2d_backward.default(grad, input, weight, *arguments, *want)
 
@@ -122,6 +123,7 @@ class SparseConv2d(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, input, weight, bias, arguments: Arguments, observer):
+        refuse_batched(input)
         ctx.save_for_backward(input, weight)
         ctx.arguments, ctx.observer = arguments, observer
         with _below():

@@ -19,7 +19,8 @@ def _linear_gradients(grad: Tensor, input: Tensor, weight: Tensor, want):
 def _gradients(grad: Tensor, input: Tensor, weight: Tensor, arguments: Arguments, want):
     with torch.autocast("cpu", enabled=False):
         if arguments:
-            return reference.conv2d_backward(grad, input, weight, *arguments, want)
+            stride, padding, dilation = arguments
+            return reference.conv2d_backward(grad, input, weight, stride, padding, dilation, want)
         return _linear_gradients(grad, input, weight, want)
 
 

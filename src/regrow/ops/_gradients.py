@@ -21,6 +21,7 @@ from torch import Tensor
 Arguments = tuple[Any, ...]  # indices, plan, then the operator's geometry as in its schema
 Gradient = Tensor | None
 transformed = torch._C._are_functorch_transforms_active
+_is_batch, _is_old_batch = torch._C._functorch.is_batchedtensor, torch._C._functorch.is_legacy_batchedtensor
 
 
 class Product(NamedTuple):
@@ -56,6 +57,17 @@ def is_ordinary() -> bool:
     return not (torch.is_grad_enabled() or transformed())
 
 
+def refuse_batched(*tensors: Tensor) -> None:
+    """Raise where a blocked tensor would stand for several; vmap cuts them apart where kernels cannot begin."""
+    for tensor in tensors:
+        if _is_old_batch(tensor) or _is_batch(tensor):
+            raise RuntimeError(
+                "several gradients at once (is_grads_batched, vectorize=True, vmap of a backward pass) cannot go back "
+                "through a sparse convolution; use torch.func.jacrev, torch.func.hessian or torch.func.vjp, where the "
+                "forward pass computes with torch's own operators, or ask for one gradient after the other"
+            )
+
+
 def gradients(
     product: Product, grad: Tensor, input: Tensor, weight: Tensor, arguments: Arguments, observer: Any, want
 ) -> tuple[Gradient, Gradient, Gradient]:
@@ -87,6 +99,7 @@ class Gradients(torch.autograd.Function):
     def backward(ctx, of_dx, of_dw, of_db):
         (grad, input, weight), product = ctx.saved_tensors, ctx.product
         want_grad, want_input, want_weight, *_ = ctx.needs_input_grad
+        of_dx, of_dw, of_db = (g if g is None else g.contiguous() for g in (of_dx, of_dw, of_db))
         if of_dx is not None and want_weight and watched(ctx.observer):
             product.report(ctx.observer, of_dx, grad, ctx.arguments)
         to_grad = _to_grad(ctx, input, weight, of_dx, of_dw, of_db) if want_grad else None

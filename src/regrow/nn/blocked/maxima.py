@@ -13,6 +13,7 @@ from regrow.nn.blocked.cell import Lines, Shape
 from regrow.ops import lanes
 
 _ops = torch.ops.regrow
+_CPU = torch.device("cpu")
 
 
 class MaximaIndices(torch.Tensor):
@@ -23,7 +24,7 @@ class MaximaIndices(torch.Tensor):
 
     @staticmethod
     def __new__(cls, size, *_) -> MaximaIndices:
-        return torch.Tensor._make_wrapper_subclass(cls, torch.Size(size), dtype=torch.int64, device="cpu")
+        return torch.Tensor._make_wrapper_subclass(cls, torch.Size(size), dtype=torch.int64, device=_CPU)
 
     def __init__(self, size, pool: Callable, lines: Lines, shape: Shape, arguments: tuple[Any, ...]):
         self._pool, self._lines, self._shape, self._arguments = pool, lines, shape, arguments
@@ -48,4 +49,4 @@ class MaximaIndices(torch.Tensor):
 
         return func(*tree_map(ordinary, args), **tree_map(ordinary, kwargs or {}))
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]

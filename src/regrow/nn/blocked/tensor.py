@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from regrow.nn._plain import is_batched, is_plain
+from regrow.nn._plain import is_plain
 from regrow.nn.blocked.cell import Cell, Pending
 from regrow.nn.blocked.conversions import note, running
 from regrow.ops import isa, lanes
+from regrow.ops._gradients import refuse_batched
 
 _ops = torch.ops.regrow
 _CPU = torch.device("cpu")
@@ -97,12 +98,7 @@ def blocked_cell(tensor: Tensor, operation: str, module: str | None = None) -> C
     """The cell of any (N, C, H, W) tensor; an ordinary one is converted. Not differentiable."""
     if isinstance(tensor, BlockedTensor):
         return tensor.cell
-    if is_batched(tensor):
-        raise RuntimeError(
-            f"{operation}: several gradients at once (is_grads_batched, vectorize=True, vmap of a backward pass) "
-            "cannot go through blocked activations; use torch.func.jacrev, torch.func.hessian or torch.func.vjp, under "
-            "which the forward pass makes none, or ask for one gradient after the other"
-        )
+    refuse_batched(tensor)
     note(True, operation, tensor.shape, module)
     return Cell(list(tensor.shape), _ops.to_blocked.default(tensor, lanes(tensor.dtype)), tensor.dtype)
 
