@@ -335,6 +335,7 @@ class SparseLayer(nn.Module):
         tuned = state_dict.get(prefix + "tuned")
         self.tuned = None if tuned is None else tuned.clone()
         if prefix + "indices" in state_dict and prefix + "weight" in state_dict:
+            state_dict[prefix + "indices"] = true_indices(state_dict, prefix)
             try:
                 self._resize_for(state_dict, prefix)
             except (TypeError, ValueError) as error:
@@ -362,7 +363,7 @@ class SparseLayer(nn.Module):
     @torch.no_grad()
     def _resize_for(self, state_dict, prefix) -> None:
         """Take on the length that is about to be loaded; the values follow."""
-        indices, weight = true_indices(state_dict, prefix), state_dict[prefix + "weight"]
+        indices, weight = state_dict[prefix + "indices"], state_dict[prefix + "weight"]
         check.check_positions(self._label(), indices.cpu(), self.dense_shape.numel())
         if weight.shape != (indices.numel(), 1):
             found = f"weight {tuple(weight.shape)} for {indices.numel()} indices"

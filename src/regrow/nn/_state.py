@@ -68,7 +68,7 @@ def true_indices(state: Mapping[str, Any], prefix: str) -> Tensor:
     whole, digest = (_whole(tensor) for tensor in (indices, digest))
     if list(digest_of(whole)) != digest.tolist():
         raise ValueError(
-            "the state mixes active sets: its indices are not those that its digest belongs to, as where state dicts "
+            f"{prefix}indices: the state mixes active sets: its indices are not those that its digest belongs to, as where state dicts "
             f"are averaged entry by entry; {AVERAGE}"
         )
     return whole
@@ -78,13 +78,9 @@ def _whole(tensor: Tensor) -> Tensor:
     return tensor.round().long() if tensor.is_floating_point() else tensor
 
 
-def expand_compressed(state: dict[str, Any], prefix: str, shape: torch.Size, errors: list[str]) -> None:
+def expand_compressed(state: dict[str, Any], prefix: str, shape: torch.Size) -> None:
     """Makes the entries of a compressed layer those of a masked one of this dense shape."""
-    try:
-        indices = true_indices(state, prefix).long()
-    except ValueError as error:
-        errors.append(f"{prefix}indices: {error}")
-        return
+    indices = true_indices(state, prefix).long()
     values = state[prefix + "weight"]
     for name in ("indices", "digest", "tuned"):
         state.pop(prefix + name, None)

@@ -245,7 +245,7 @@ def _before_loading(
     for attribute, marker in module.__dict__.get(MARK, {}).items():
         marker.last_update = metadata.get(LAST_UPDATE, {}).get(attribute, 0)
         if attribute == "weight" and is_compressed_state(state_dict, prefix):
-            expand_compressed(state_dict, prefix, module._parameters["weight"].shape, reports[-1])  # type: ignore[union-attr]
+            expand_compressed(state_dict, prefix, module._parameters["weight"].shape)  # type: ignore[union-attr]
         if f"{prefix}{attribute}_mask" in state_dict:
             marker.accept()
         elif f"{prefix}{attribute}" in state_dict:
