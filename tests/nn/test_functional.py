@@ -163,7 +163,7 @@ def test_recorders(make, record):
 
 
 @pytest.mark.parametrize("compute", ["sparse", "dense"])
-@pytest.mark.parametrize("shape", [(3, 4), (5, 1), (1, 4), (4,)])
+@pytest.mark.parametrize("shape", [(3, 4), (5, 1), (3, 1)])
 def test_substitutes_of_a_wrong_shape_are_named(shape, compute):
     layer = SparseLinear(4, 3, positions=torch.tensor([0, 2, 5, 7]))
     layer.compute = compute
