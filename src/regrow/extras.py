@@ -6,6 +6,7 @@ along. A layer with anything else, which a replacement would lose, is not replac
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from types import CodeType, MethodType
 from typing import Any
@@ -82,13 +83,13 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(module).items() if name not in made_with}
 
 
-def _kind(module: nn.Module) -> type[nn.Module]:
+def _kind(module: nn.Module) -> Any:
     return next(kind for kind in (nn.Linear, nn.Conv2d, SparseLinear, SparseConv2d) if isinstance(module, kind))
 
 
 @cache
-def _made_with(kind: type[nn.Module]) -> frozenset[str]:
-    """The attributes that every layer of a kind has; makes one, without drawing anything."""
+def _made_with(kind: Any) -> frozenset[str]:
+    """The attributes that every layer of a class has; makes one, without drawing anything."""
     sizes = (1, 1) if kind in (nn.Linear, SparseLinear) else (1, 1, 1)
     with torch.device("cpu" if issubclass(kind, SparseLayer) else "meta"):
         return frozenset(vars(kind(*sizes, bias=False, dtype=torch.float32)))
@@ -111,7 +112,11 @@ def _of_parameter(parameter: nn.Parameter) -> str | None:
 
 
 def _of_members(module: nn.Module) -> str | None:
-    members = {"parameter": module._parameters, "buffer": module._buffers, "module": module._modules}
+    members: dict[str, Mapping[str, Any]] = {
+        "parameter": module._parameters,
+        "buffer": module._buffers,
+        "module": module._modules,
+    }
     for kind, named in members.items():
         if more := [name for name in named if name not in ("weight", "bias")]:
             return f"it has a further {kind}, {more[0]}"

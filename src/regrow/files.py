@@ -17,7 +17,7 @@ from .storage import Storage
 from .stray import check
 from .weights import Places, plain_name, sparse_weights, unwrapped
 
-__all__ = ["load", "refuse_other_model", "save"]
+__all__ = ["load", "read", "refuse_other_model", "save"]
 
 _FORMAT = "regrow sparse model 2"
 _WITHOUT_CHECKSUM = "regrow sparse model 1"
@@ -54,7 +54,7 @@ def load(path: str | os.PathLike[str], model: nn.Module, *, storage: Storage | N
     Raises:
         ValueError: not such a file, or one of another model, whose differing names are listed; nothing is changed.
     """
-    content = _read(path)
+    content = read(path)
     state: dict[str, Any] = content["state_dict"]
     shapes = content["sparse"]
     refuse_other_model(path, model, state, shapes)
@@ -84,7 +84,20 @@ def _beside(name: str, buffer: str) -> str:
     return name.removesuffix("weight") + buffer
 
 
-def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a file of `save` or `export.save_safetensors` holds, without a model.
+
+    Returns:
+        "sparse": the shapes of the sparse weights by name; "state_dict": a state dict, in the storage that each has.
+
+    Raises:
+        ValueError: not such a file, or a damaged one.
+
+    Example:
+        >>> regrow.save("model.pt", model)
+        >>> read("model.pt")["sparse"]["fc1.weight"]
+        [30, 784]
+    """
     if not os.path.exists(path):
         raise FileNotFoundError(f"there is no {os.fspath(path)}")
     if is_safetensors(path):

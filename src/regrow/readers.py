@@ -50,8 +50,9 @@ def readers(model: nn.Module) -> dict[int, str]:
 
 def _reads_of(module: nn.Module) -> frozenset[Path]:
     """Of its class; and of a forward that has been put onto this module alone."""
+    kind: Any = type(module)
     own = getattr(vars(module).get("forward"), "__func__", None)
-    return reads(type(module)) | (_read_by(own) if isinstance(own, FunctionType) else frozenset())
+    return reads(kind) | (_read_by(own) if isinstance(own, FunctionType) else frozenset())
 
 
 def _reached(module: nn.Module, path: Path) -> list[nn.Module]:
@@ -69,8 +70,8 @@ def _children(module: nn.Module, part: str) -> Iterable[nn.Module]:
 
 
 @cache
-def reads(kind: type[nn.Module]) -> frozenset[Path]:
-    """The paths to the modules whose `.weight` the methods of a class read.
+def reads(kind: Any) -> frozenset[Path]:
+    """The paths to the modules whose `.weight` the methods of a class of modules read.
 
     Example:
         >>> reads(torch.nn.Linear)
@@ -101,7 +102,7 @@ def _read_by(method: Callable[..., Any]) -> frozenset[Path]:
         tree = ast.parse(textwrap.dedent(inspect.getsource(method)))
     except (OSError, SyntaxError, TypeError):  # TypeError: a class without a file
         return frozenset()
-    names = {code.co_varnames[0]: [()]}
+    names: dict[str, list[Path]] = {code.co_varnames[0]: [()]}
     for _ in range(2):  # a name that stands for another one may be found before that
         for bound, paths in _bindings(tree, names):
             names[bound] = list(dict.fromkeys([*names.get(bound, []), *paths]))

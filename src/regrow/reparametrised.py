@@ -60,7 +60,7 @@ def refuse_normalised(name: str, module: nn.Module, attribute: str) -> None:
         layer, _, weight = name.rpartition(".original1")[0].rpartition("parametrizations.")
         remedy = f"torch.nn.utils.parametrize.remove_parametrizations(module, {weight!r})"
     else:
-        hooks = [hook for hook in module._forward_pre_hooks.values() if _by_rows(hook, WeightNorm)]
+        hooks: list[Any] = [hook for hook in module._forward_pre_hooks.values() if _by_rows(hook, WeightNorm)]
         normalised = any(attribute == f"{hook.name}_v" for hook in hooks)
         layer, weight = name.removesuffix(attribute), attribute.removesuffix("_v")
         remedy = f"torch.nn.utils.remove_weight_norm(module, {weight!r})"
@@ -73,4 +73,4 @@ def refuse_normalised(name: str, module: nn.Module, attribute: str) -> None:
 
 def _by_rows(part: Any, kind: type) -> bool:
     """Whether a hook or parametrization is weight normalisation, but for that by the norm of the whole weight."""
-    return isinstance(part, kind) and part.dim != -1
+    return isinstance(part, kind) and getattr(part, "dim", None) != -1

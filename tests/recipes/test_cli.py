@@ -8,13 +8,16 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 import regrow
 from recipes.commands import assert_one_line, run
+from regrow.recipes.errors import RunError
 from regrow.recipes.progress import PlainLines
 
 SHORT = ["train", "digits-mlp", "--density", "0.1", "--epochs", "3", "--threads", "1"]
@@ -135,6 +138,51 @@ def test_ctrl_c_says_how_to_go_on_and_that_command_does(monkeypatch: pytest.Monk
         (["train", "digits-mlp", "--set", "depth=3"], "the settings are epochs"),
         (["train", "digits-mlp", "--epochs", "0"], "at least 1"),
         (["train", "digits-mlp", "--threads", "0"], "--help"),
+        (
+            ["train", "digits-mlp", "--method", "static", "--share", "momentum"],
+            "the method static has no share; leave it",
+        ),
+        (["train", "digits-mlp", "--method", "rigl", "--window", "all"], "or choose sparse-momentum"),
+        (["train", "digits-mlp", "--method", "gmp", "--set", "distribution=erk"], "update_every), or choose"),
+        (["train", "digits-mlp", "--method", "dense", "--update-every", "5"], "it has none of its own"),
+        (["train", "digits-mlp", "--set", "rewind_epochs=1"], "or choose lottery"),
+        (["train", "digits-mlp", "--epochs", "2", "--set", "epochs=3"], "the setting epochs stands twice"),
+        (["train", "digits-mlp", "--share", "odd"], "use one of momentum, none"),
+        (["train", "digits-mlp", "--flops-budget", "2"], "must be in (0, 1]"),
+        (["train", "digits-mlp", "--max-density", "nan"], "must be in (0, 1]"),
+        (["train", "digits-mlp", "--window", "0"], "or 'all', or None"),
+        (["train", "digits-mlp", "--window-batch", "0"], "at least 1"),
+        (["train", "digits-mlp", "--max-seconds", "nan"], "at least 0"),
+        (["train", "digits-mlp", "--method", "gmp", "--density", "1"], "between 0 and 1"),
+        (["train", "digits-mlp", "--method", "mest", "--set", "prune_rate=1"], "at least 0 and below 1"),
+        (["train", "digits-mlp", "--set", "prune_schedule=odd"], "use one of cosine"),
+        (["train", "digits-mlp", "--set", "growth=odd"], "use one of momentum, gradient"),
+        (["train", "digits-mlp", "--set", "distribution=odd"], "use one of uniform"),
+        (["train", "digits-mlp", "--set", "distribution=network"], "goes with a density and with scores"),
+        (["train", "digits-mlp", "--set", "dense=fc4"], "matches none of fc1.weight"),
+        (["train", "digits-mlp", "--set", "dense=fc1,fc2,fc3"], "nothing to make sparse"),
+        (["train", "digits-mlp", "--set", "momentum=0"], "set nesterov=false, too"),
+        (["train", "digits-mlp", "--set", "lr=inf"], "above 0 and finite"),
+        (["train", "digits-mlp", "--set", "lr_drop_factor=nan"], "at most 1"),
+        (["train", "digits-mlp", "--set", "lr_drops=-1"], "at least 0 each"),
+        (["train", "digits-mlp", "--set", "accelerator=odd"], "auto or cpu"),
+        (["train", "digits-mlp", "--out", "/dev/null/run"], "/dev/null is a file"),
+        (["demo", "--out", "/dev/null"], "/dev/null is a file"),
+        (["summary", "nowhere"], "regrow train has made"),
+        (["export", "nowhere", "--to", "dense", "--out", "x"], "regrow train has made"),
+        (["features", "nowhere"], "regrow train has made"),
+        (["features", "nowhere", "--split", "odd"], "train, validation, test"),
+        (
+            ["compare", "digits-mlp", "--methods", "static,rigl", "--set", "share=none"],
+            "the methods static, rigl have no share",
+        ),
+        (
+            ["compare", "digits-mlp", "--methods", "static", "--vary", "share=none,momentum"],
+            "the method static has no share",
+        ),
+        (["compare", "digits-mlp", "--set", "dense=fc4"], "matches none of fc1.weight"),
+        (["compare", "digits-mlp", "--vary", "prune_rate=0.5,2"], "at least 0 and below 1"),
+        (["compare", "digits-mlp", "--epochs", "0"], "at least 1"),
         (["compare", "digits"], "did you mean digits-mlp"),
         (["compare"], "regrow compare --help"),
         (["compare", "digits-mlp", "--methods", "static,magic"], "the methods are sparse-momentum, dense, static"),
@@ -166,6 +214,8 @@ def test_ctrl_c_says_how_to_go_on_and_that_command_does(monkeypatch: pytest.Monk
         (["bench", "inference", "--batches", "1,0"], "write --batches 16,128"),
         (["bench", "step", "--density", "0.1", "--topology", "topology.npz"], "leave one out"),
         (["bench", "run", "--density", "0.1", "--topology", "topology.npz"], "leave one out"),
+        (["bench", "run", "--density", "0.1", "--share", "odd"], "use one of momentum, none"),
+        (["bench", "run", "--density", "0.1", "--flops-budget", "-1"], "must be in (0, 1]"),
     ],
 )
 def test_usage_errors(args: list[str], remedy: str):
@@ -175,13 +225,11 @@ def test_usage_errors(args: list[str], remedy: str):
 @pytest.mark.parametrize(
     ("args", "remedy"),
     [
-        (["summary", "nowhere"], "regrow train has made"),
-        (
-            ["train", "digits-mlp", "--epochs", "1", "--out", "/dev/null/run"],
-            "Not a directory: /dev/null/run; put that right",
-        ),
-        (["train", "digits-mlp", "--set", "distribution=odd"], "use one of uniform"),
         (["train", "digits-mlp", "--set", "lr=1e20"], "--set lr="),
+        (
+            ["train", "digits-mlp", "--epochs", "1", "--out", "/proc/run"],
+            "No such file or directory: /proc/run; put that right",
+        ),
     ],
 )
 def test_failures(args: list[str], remedy: str):
@@ -217,8 +265,8 @@ def test_missing_data_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_debug_shows_the_traceback():
-    result = run("train", "digits-mlp", "--set", "distribution=odd", "--debug")
-    assert isinstance(result.exception, ValueError)
+    result = run("train", "digits-mlp", "--epochs", "1", "--set", "lr=1e20", "--debug")
+    assert isinstance(result.exception, RunError)
 
 
 def test_summary_shows_layers_of_folder_and_checkpoint():
@@ -230,6 +278,33 @@ def test_summary_shows_layers_of_folder_and_checkpoint():
         assert "5,020 / 50,200" in result.stdout
     assert run("train", "digits-mlp", "--method", "dense", "--epochs", "1", "--out", "dense").exit_code == 0
     assert "fc1.weight" in run("summary", "dense").stdout
+
+
+SAVED = {"save": regrow.save, "safetensors": regrow.export.save_safetensors}
+
+
+@pytest.mark.parametrize("storage", ["masked", "compressed"])
+@pytest.mark.parametrize("save", SAVED.values(), ids=SAVED)
+def test_summary_shows_layers_of_files_of_models(storage: str, save: Callable[..., None]):
+    layers = torch.nn.Linear(12, 10), torch.nn.BatchNorm1d(10), torch.nn.Linear(10, 2)
+    save("model.file", regrow.sparsify(torch.nn.Sequential(*layers), 0.1, dense=["2"], storage=storage))
+    result = run("summary", "model.file")
+    assert result.exit_code == 0, result.output
+    assert f"0.weight 10x12 12 / 120 10.00% {storage} (as saved)" in " ".join(result.stdout.split())
+    assert f"{10 + 41 + 22} further values" in result.stdout
+
+
+def test_summary_of_a_dense_file_and_of_foreign_ones():
+    layer = torch.nn.Linear(3, 2)
+    regrow.save("dense.pt", layer)
+    assert "weight  (2, 3)" in run("summary", "dense.pt").stdout
+    torch.save(layer.state_dict(), "state.pt")
+    assert "is not a checkpoint of regrow train" in assert_one_line(run("summary", "state.pt"), 1)
+    safetensors.torch.save_file(layer.state_dict(), "other.safetensors")
+    assert "was not written by regrow" in assert_one_line(run("summary", "other.safetensors"), 1)
+    assert "no checkpoint of regrow train" in assert_one_line(
+        run("export", "other.safetensors", "--to", "dense", "--out", "x"), 1
+    )
 
 
 def test_demo_compares_dense_and_sparse(monkeypatch: pytest.MonkeyPatch):

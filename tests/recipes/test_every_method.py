@@ -11,7 +11,7 @@ import torch
 import regrow
 from regrow.recipes import Reporter, Settings, UsageError, train
 from regrow.recipes.folder import RunFolder
-from regrow.recipes.inspection import print_checkpoint
+from regrow.recipes.inspection import print_network
 from regrow.recipes.methods import METHODS
 from regrow.recipes.session import make_session
 
@@ -31,7 +31,7 @@ def test_a_method_learns_and_ends_as_sparse_as_asked(
     assert summary["test_error"] < 45
     assert bool(summary["updates"]) == (method not in JUDGES | {"static"})
     assert (summary["flop_density_start"] == 1.0) == (method in STARTS_DENSE)
-    print_checkpoint(tmp_path / "run")
+    print_network(tmp_path / "run")
     assert f"{summary['active_weights']:,} / {summary['prunable_weights']:,}" in capsys.readouterr().out
 
 

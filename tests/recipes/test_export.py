@@ -11,8 +11,8 @@ from torch import nn
 import regrow
 from recipes.commands import run
 from regrow.recipes import make_settings, models, train
+from regrow.recipes.optimizer import make_optimizer
 from regrow.recipes.restored import load_network
-from regrow.recipes.session import make_optimizer
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_a_checkpoint_makes_the_round_trip_to_the_bit(folder: Path, tmp_path: Pa
     assert export(folder, "safetensors", tmp_path / "file", "--optimizer").exit_code == 0
     settings, _, checkpoint = load_network(folder)
     model = regrow.load(tmp_path / "file", plain())
-    optimizer = make_optimizer(model, settings)
+    optimizer = make_optimizer(model, settings.recipe)
     regrow.export.load_optimizer(tmp_path / "file", model, optimizer)
     found = {"model": model.state_dict(), "optimizer": optimizer.state_dict()["state"]}
     wanted = {"model": checkpoint["model"], "optimizer": checkpoint["optimizer"]["state"]}

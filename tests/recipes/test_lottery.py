@@ -13,7 +13,7 @@ import torch
 
 import regrow
 from regrow.recipes import Settings, UsageError, train
-from regrow.recipes.inspection import print_checkpoint
+from regrow.recipes.inspection import print_network
 from regrow.recipes.lottery import round_densities
 from regrow.recipes.session import make_session
 from regrow.recipes.ticket import rewind
@@ -57,7 +57,7 @@ def test_rounds(rewound: int, short: Callable[..., Settings], tmp_path: Path, ca
     for cost in ("flop_density_mean", "train_flops"):
         assert summary[cost] == pytest.approx(1 + share * sum(densities[1:]), rel=1e-4)
     assert summary["test_error"] == summaries[-1]["test_error"] < 60
-    print_checkpoint(tmp_path / "run")
+    print_network(tmp_path / "run")
     assert f"{round(DENSITY * POSITIONS):,} / {POSITIONS:,}" in capsys.readouterr().out
 
     shutil.rmtree(rounds[-1])

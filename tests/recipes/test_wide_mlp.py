@@ -10,7 +10,7 @@ import torch
 import regrow
 from recipes.test_resume import SignalAt, assert_same_run
 from regrow.recipes import Interrupted, UsageError, get_recipe, make_settings
-from regrow.recipes.inspection import print_checkpoint
+from regrow.recipes.inspection import print_network
 from regrow.recipes.methods import make_network, make_sparse, prunable_weights
 from regrow.recipes.topology_file import load_topology
 from regrow.recipes.training import train
@@ -46,7 +46,7 @@ def test_training_and_resuming(mnist_root: Path, tmp_path: Path, method: str, ca
     for name, weight in regrow.sparse_weights(again).items():
         assert weight.active == topology.about["active"][name]
         assert torch.equal(weight.indices, topology.masks[name])
-    print_checkpoint(tmp_path / "whole")
+    print_network(tmp_path / "whole")
     assert f"fc2.weight  {WIDTH}x{WIDTH}" in capsys.readouterr().out
 
 

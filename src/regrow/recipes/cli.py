@@ -11,7 +11,7 @@ import typer
 from .bench_cli import bench
 from .command import Command
 from .compare_cli import compare
-from .errors import Interrupted
+from .errors import Interrupted, refuse_twice
 from .report_cli import features, report
 
 __all__ = ["app"]
@@ -200,6 +200,7 @@ def train(
 
     from .command import is_rank_0, resume_command
     from .live import report_beside
+    from .methods import refuse_foreign
     from .progress import terminal_reporter
     from .settings import make_settings
     from .tables import print_summary
@@ -219,7 +220,11 @@ def train(
         "window_batch": window_batch,
     }
     overrides = [*(set_ or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    named = [assignment.partition("=")[0] for assignment in overrides]
+    refuse_twice("setting", named)
     settings = make_settings(recipe, method=method, density=density, storage=storage, seed=seed, overrides=overrides)
+    if not resume:  # a run of `regrow compare` goes on with the settings that its methods share
+        refuse_foreign([method], named)
     folder = out or settings.folder()
     how: dict[str, Any] = {
         "data_dir": data_dir,
@@ -285,7 +290,12 @@ def demo(
 @app.command()
 def summary(
     path: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A run folder, or its checkpoint.pt.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A run folder, its checkpoint.pt, or a file of regrow.save or regrow.export.save_safetensors.",
+            show_default=False,
+        ),
     ],
 ) -> None:
     """Shows the layers of a saved network: shape, active weights, density, storage.
@@ -293,11 +303,11 @@ def summary(
     \b
     Examples:
       regrow summary runs/demo/sparse-momentum-0.1-s0-44136fa3
-      regrow summary runs/demo/sparse-momentum-0.1-s0-44136fa3/checkpoint.pt
+      regrow summary digits.safetensors
     """
-    from .inspection import print_checkpoint
+    from .inspection import print_network
 
-    print_checkpoint(path)
+    print_network(path)
 
 
 @app.command()

@@ -44,7 +44,7 @@ def run_compare(recipe: str, given: Mapping[str, Any]) -> None:
         densities=words(given["densities"], ()),
         seeds=given["seeds"],
         vary=given["vary"] or (),
-        overrides=[*(given["set"] or ()), *([f"epochs={given['epochs']}"] if given["epochs"] else ())],
+        overrides=[*(given["set"] or ()), *([f"epochs={given['epochs']}"] if given["epochs"] is not None else ())],
         storage=given["storage"],
         threads=given["threads"],
         data_dir=given["data_dir"],

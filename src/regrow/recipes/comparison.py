@@ -14,8 +14,9 @@ from regrow.atomic import write_atomically
 from .bench_common import read_density
 from .command import setting_text
 from .config import SPARSE_ONLY
-from .errors import UsageError
+from .errors import UsageError, refuse_twice
 from .grid import Cell
+from .methods import refuse_foreign
 from .settings import Settings, make_settings
 
 __all__ = ["Arm", "Comparison", "claim_folder", "make_comparison"]
@@ -87,8 +88,8 @@ def make_comparison(
     numbers, wanted, axes = read_seeds(seeds), [read_density(word) for word in densities], dict(read)
     named = [key for key, _ in read] + [word.partition("=")[0] for word in overrides]
     for what, listed in (("method", methods), ("density", wanted), ("seed", numbers), ("setting", named)):
-        _refuse_twice(what, listed)
-    base = make_settings(recipe, overrides=overrides, storage=storage)
+        refuse_twice(what, listed)
+    base = make_settings(recipe, method=methods[0], overrides=overrides, storage=storage)
     arms = []
     for method, density, variant in _points(methods, wanted, axes):
         changed = [*overrides, *(f"{key}={value}" for key, value in variant.items())]
@@ -100,6 +101,7 @@ def make_comparison(
         values = {key: runs[0].as_dict()[key] for key in variant}
         cells = tuple(_cell(settings, changed, values, out, threads, data_dir) for settings in runs)
         arms.append(Arm(method, runs[0].density, values, cells))
+    refuse_foreign(methods, named)
     _refuse_same_folder(arms)
     identity = {
         "recipe": recipe,
@@ -108,7 +110,7 @@ def make_comparison(
         "methods": list(methods),
         "densities": wanted,
         "seeds": list(numbers),
-        "vary": {key: [_parsed(recipe, overrides, key, value) for value in values] for key, values in axes.items()},
+        "vary": {key: [_parsed(base, overrides, key, value) for value in values] for key, values in axes.items()},
     }
     return Comparison(recipe, _about(base), tuple(arms), numbers, identity)
 
@@ -116,9 +118,10 @@ def make_comparison(
 _AXES = ("recipe", "method", "density", "seed")
 
 
-def _parsed(recipe: str, overrides: Sequence[str], key: str, value: str) -> Any:
+def _parsed(base: Settings, overrides: Sequence[str], key: str, value: str) -> Any:
     """A setting's value as settings hold it: 0.50 is 0.5."""
-    return make_settings(recipe, overrides=[*overrides, f"{key}={value}"]).as_dict()[key]
+    changed = [*overrides, f"{key}={value}"]
+    return make_settings(base.recipe.name, method=base.method, overrides=changed).as_dict()[key]
 
 
 def _about(base: Settings) -> str:
@@ -150,7 +153,7 @@ def _read_axis(assignment: str) -> tuple[str, list[str]]:
     values = [value.strip() for value in text.split(";" if ";" in text else ",")]
     if not equals or not all(values):
         raise UsageError(f"--vary {assignment!r} is not of the form key=value,value, such as --vary momentum=0.5,0.9")
-    _refuse_twice(f"value of {key}", values)
+    refuse_twice(f"value of {key}", values)
     return key, values
 
 
@@ -182,12 +185,6 @@ def _cell(
     changes = "".join(f" {key}={setting_text(value)}" for key, value in varied.items())
     name = f"{settings.method}{density}{changes} seed {settings.seed}"
     return Cell(name, out / "runs" / settings.folder().name, tuple(words), settings.recipe.epochs)
-
-
-def _refuse_twice(what: str, listed: Sequence[Any]) -> None:
-    for word in listed:
-        if listed.count(word) > 1:
-            raise UsageError(f"the {what} {word} stands twice; name each once")
 
 
 def _refuse_same_folder(arms: Sequence[Arm]) -> None:

@@ -18,6 +18,7 @@ __all__ = ["SPARSE_ONLY", "Recipe", "learning_rate", "override", "setting_names"
 Window = int | Literal["all"] | None
 PRECISIONS = ("32-true", "bf16-mixed")
 OPTIMIZERS = ("sgd", "adamw")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 LR_SCHEDULES = ("steps", "cosine")
 
 SPARSE_ONLY = (
@@ -117,21 +118,28 @@ class Recipe:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "schedule_steps", "images", "update_every", "width"):
+        for name in ("epochs", "batch_size", "schedule_steps", "images", "update_every", "width", "window_batch"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "at least 1")
         _require(0 <= self.warmup_epochs <= self.epochs, "warmup_epochs", self.warmup_epochs, "0 to the epochs")
         _require(
             0 <= self.rewind_epochs < self.epochs, "rewind_epochs", self.rewind_epochs, "0 to less than the epochs"
         )
-        _require(self.lr > 0, "lr", self.lr, "above 0")
+        _require(0 < self.lr < math.inf, "lr", self.lr, "above 0 and finite")
+        _require(0 < self.lr_drop_factor <= 1, "lr_drop_factor", self.lr_drop_factor, "above 0 and at most 1")
+        _require(all(drop >= 0 for drop in self.lr_drops), "lr_drops", self.lr_drops, "at least 0 each")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
-        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
+        if self.nesterov and self.optimizer == "sgd":
+            _require(
+                self.momentum > 0, "momentum", self.momentum, "above 0 with nesterov=true; set nesterov=false, too"
+            )
+        _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0 and finite")
         _require(self.optimizer in OPTIMIZERS, "optimizer", self.optimizer, " or ".join(OPTIMIZERS))
         _require(self.lr_schedule in LR_SCHEDULES, "lr_schedule", self.lr_schedule, " or ".join(LR_SCHEDULES))
         _require(0 <= self.beta2 < 1, "beta2", self.beta2, "at least 0 and below 1")
         _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "above 0, or none")
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "at least 0 and below 1")
+        _require(self.accelerator in ACCELERATORS, "accelerator", self.accelerator, " or ".join(ACCELERATORS))
         _require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
         _require(0 < self.validation_fraction < 1, "validation_fraction", self.validation_fraction, "between 0 and 1")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
-__all__ = ["Interrupted", "RunError", "UsageError", "lacking", "reason", "unknown"]
+__all__ = ["Interrupted", "RunError", "UsageError", "lacking", "reason", "refuse_twice", "unknown"]
 
 
 class RunError(Exception):
@@ -37,6 +37,17 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     close = get_close_matches(name, known, 1)
     hint = f"did you mean {close[0]}? " if close else ""
     return UsageError(f"there is no {kind} {name!r}; {hint}the {kind}s are {', '.join(known)}")
+
+
+def refuse_twice(what: str, listed: Sequence[object]) -> None:
+    """Raises UsageError where something was named twice.
+
+    Example:
+        >>> refuse_twice("seed", [0, 1])
+    """
+    for word in listed:
+        if listed.count(word) > 1:
+            raise UsageError(f"the {what} {word} stands twice; name each once")
 
 
 def reason(error: Exception) -> str:

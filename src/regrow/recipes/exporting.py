@@ -44,9 +44,9 @@ def export_checkpoint(checkpoint: Path, to: str, out: Path, optimizer: bool = Fa
         raise UsageError(f"{to} keeps no optimizer; leave out --optimizer, or write --to safetensors")
     settings, model, state = load_network(checkpoint)
     if optimizer:
-        from .session import make_optimizer
+        from .optimizer import make_optimizer
 
-        trained = make_optimizer(model, settings)
+        trained = make_optimizer(model, settings.recipe)
         trained.load_state_dict(state["optimizer"])
         export.save_safetensors(out, model, trained)
     else:

@@ -22,7 +22,7 @@ from regrow.report.leaderboard import percent
 from .data import data_root
 from .errors import UsageError
 from .restored import load_network
-from .split import AnySplit
+from .split import AnySplit, Data
 
 __all__ = ["activation_shares", "analyse", "class_activations", "summary_lines", "write_features"]
 
@@ -43,6 +43,8 @@ def analyse(paths: Sequence[Path], data_dir: Path | None, split: str, images: in
     Raises:
         UsageError: no such split, or a network without nn.ReLU. RunError: no such checkpoint, or no data.
     """
+    if split not in Data._fields:
+        raise UsageError(f"there is no split {split!r}; use --split {', '.join(Data._fields)}")
     networks = [_network(path, data_dir, split, images) for path in paths]
     labels = [network["label"] for network in networks]
     for network, path in zip(networks, paths, strict=True):
@@ -55,8 +57,6 @@ def _network(path: Path, data_dir: Path | None, split: str, images: int | None) 
     settings, model, _ = load_network(path)
     recipe = settings.recipe
     data = recipe.data(data_root(data_dir), settings.seed, recipe.validation_fraction)
-    if split not in data._fields:
-        raise UsageError(f"there is no split {split!r}; use --split {', '.join(data._fields)}")
     chosen: AnySplit = getattr(data, split)
     chosen = chosen if images is None else chosen.first(min(images, len(chosen)))
     method = "dense" if settings.method == "dense" else f"{settings.method} {percent(settings.density)}"

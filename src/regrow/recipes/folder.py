@@ -18,6 +18,7 @@ from typing import Any
 import regrow
 from regrow.atomic import naming, write_atomically
 from regrow.checked import DamagedFile, load_checked, save_checked
+from regrow.export.sparse_file import is_safetensors
 
 from .errors import RunError, UsageError
 from .settings import Settings, differing
@@ -205,6 +206,10 @@ class Onlooker(RunFolder):
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
     """A checkpoint's content, of this version or an older one."""
+    if is_safetensors(file):
+        raise RunError(
+            f"{file} is a safetensors file, no checkpoint of regrow train; regrow summary shows those of regrow"
+        )
     state = load_tensors(file)
     number = state.get("format") if isinstance(state, dict) else None
     if not isinstance(number, int):
@@ -231,8 +236,8 @@ def open_folder(
         UsageError: something is there and `resume` is not set, or it is of a run with other settings.
     """
     folder = RunFolder(path)
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"{path} is a file; name a folder with --out")
+    if files := [place for place in (path, *path.parents) if place.exists() and not place.is_dir()]:
+        raise UsageError(f"{files[0]} is a file; name a folder with --out")
     if not resume and path.exists() and any(path.iterdir()):
         raise UsageError(f"{path} exists already; go on with --resume, or choose another folder with --out")
     stored = folder.summary() or folder.recover(say)

@@ -1,37 +1,87 @@
-"""What a checkpoint holds: `regrow summary`, and its network."""
+"""What a file holds of a network: `regrow summary`."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor
 
 import regrow
+from regrow.export.sparse_file import is_safetensors
+from regrow.files import read
+from regrow.sparsify import Summary, SummaryRow
 
+from .errors import RunError
+from .folder import load_tensors
 from .restored import load_network
 from .tables import console
 
-__all__ = ["print_checkpoint"]
+__all__ = ["print_network"]
 
 
-def print_checkpoint(path: Path) -> None:
-    """Prints the layers of a checkpoint's network and where its run stands.
+def print_network(path: Path) -> None:
+    """Prints the layers of a network, and where its run stands.
 
     Args:
-        path: a run folder or a checkpoint in one.
+        path: a run folder, a checkpoint in one, or a file of `regrow.save` or `regrow.export.save_safetensors`.
+
+    Raises:
+        UsageError: there is nothing. RunError: it is something else, or damaged.
     """
+    text = "\n".join(_layers_of_file(_content(path)) if _is_model(path) else _layers_of_run(path))
+    console().print(text, markup=False, soft_wrap=True)
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a file holds a model alone, as regrow.save writes it; a checkpoint has a number as its format."""
+    if not path.is_file():
+        return False
+    content = None if is_safetensors(path) else load_tensors(path)
+    return content is None or (isinstance(content, dict) and isinstance(content.get("format"), str))
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        return read(path)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+
+
+def _layers_of_file(content: Mapping[str, Any]) -> list[str]:
+    state, shapes = content["state_dict"], content["sparse"]
+    if not shapes:
+        return _dense_layers(state)
+    rows = tuple(_row(name, shape, state) for name, shape in shapes.items())
+    stored = {part for name in shapes for part in (name, f"{name}_mask", *_beside(name))}
+    others = sum(value.numel() for name, value in state.items() if isinstance(value, Tensor) and name not in stored)
+    *table, _ = str(Summary(rows, 0)).splitlines()  # the last line counts parameters, which are not told from buffers
+    return [*table, f"{others:,} further values, of parameters and buffers, are dense"]
+
+
+def _row(name: str, shape: list[int], state: Mapping[str, Tensor]) -> SummaryRow:
+    mask = state.get(f"{name}_mask")
+    active = len(state[_beside(name)[0]]) if mask is None else int(mask.sum())
+    storage = "compressed" if mask is None else "masked"
+    return SummaryRow(name, tuple(shape), active, math.prod(shape), storage, "as saved")
+
+
+def _beside(name: str) -> list[str]:
+    """The names of the buffers of a module that holds a compressed weight."""
+    return [name.removesuffix("weight") + buffer for buffer in ("indices", "digest", "tuned")]
+
+
+def _layers_of_run(path: Path) -> list[str]:
     _, model, state = load_network(path)
     stored, position = state["settings"], state["position"]
     text = f"{stored['recipe']}, {stored['method']}, density {stored['density']:g}, seed {stored['seed']}: "
     text += f"{position['epoch']} of {stored['epochs']} epochs, {position['step']} steps, {position['updates']} updates"
-    say = console()
-    say.print(text, soft_wrap=True)
-    say.print(_layers(model, state), markup=False, soft_wrap=True)
+    layers = [str(regrow.summary(model))] if regrow.sparse_weights(model) else _dense_layers(state["model"])
+    return [text, *layers]
 
 
-def _layers(model: nn.Module, state: dict[str, Any]) -> str:
-    if regrow.sparse_weights(model):
-        return str(regrow.summary(model))
-    names = [f"{name}  {tuple(value.shape)}" for name, value in state["model"].items()]
-    return "\n".join(["dense: all weights are active", *names])
+def _dense_layers(state: Mapping[str, Any]) -> list[str]:
+    shapes = [f"{name}  {tuple(value.shape)}" for name, value in state.items() if isinstance(value, Tensor)]
+    return ["dense: all weights are active", *shapes]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from regrow.sparsify import select
 from regrow.storage import materialise, on_meta
 
 from . import models
-from .config import Recipe
+from .config import SPARSE_ONLY, Recipe
 from .errors import UsageError
 from .loss import mean_loss
 
@@ -31,6 +31,7 @@ __all__ = [
     "make_sparse",
     "make_updater",
     "prunable_weights",
+    "refuse_foreign",
     "update_interval",
 ]
 
@@ -61,11 +62,13 @@ class Method:
         start: (dense model, settings, examples) -> the model as training starts; without examples, where only the shape
             of the model is wanted, with random active sets.
         intervals: topology updates in a training where the recipe gives no `update_every`; None: one an epoch.
+        takes: the settings of sparse training that it has; others would change nothing.
     """
 
     attach: Attach | None
     start: Start
     intervals: float | None = None
+    takes: Collection[str] = ()
 
 
 def _sparsify(model: nn.Module, settings: Settings, **more: Any) -> nn.Module:
@@ -100,9 +103,10 @@ def _by_scores(score: Callable[[nn.Module, Settings, Examples], Any]) -> Start:
     """Keeps what is scored highest in the whole network, unless the recipe says another distribution than uniform."""
 
     def start(model: nn.Module, settings: Settings, examples: Examples | None) -> nn.Module:
-        if examples is None:
-            return _random(model, settings, None)
-        distribution = "network" if settings.recipe.distribution == "uniform" else settings.recipe.distribution
+        distribution = settings.recipe.distribution
+        if examples is None:  # there are no scores
+            return _sparsify(model, settings, distribution="uniform" if distribution == "network" else distribution)
+        distribution = "network" if distribution == "uniform" else distribution
         return _sparsify(model, settings, init=score(model, settings, examples), distribution=distribution)
 
     return start
@@ -166,16 +170,16 @@ def _static(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, ru
     return regrow.Static(model, optimizer)
 
 
-def _dynamic(kind: Callable[..., Any], **names: str) -> Attach:
+def _dynamic(kind: Callable[..., Any], names: Mapping[str, str], intervals: float | None = None) -> Method:
     """A method that stays sparse; names: its arguments that the recipe may set, and the recipe's names for them."""
 
     def attach(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, run: dict[str, Any]) -> Any:
         return kind(model, optimizer, **run, **_chosen(settings, **names))
 
-    return attach
+    return Method(attach, _random, intervals, (*_START, "update_every", *names.values()))
 
 
-def _told_density(kind: Callable[..., Any], **names: str) -> Attach:
+def _told_density(kind: Callable[..., Any], names: Mapping[str, str], intervals: float) -> Method:
     """A method that is given a dense network, and told the density."""
 
     def attach(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, run: dict[str, Any]) -> Any:
@@ -183,9 +187,11 @@ def _told_density(kind: Callable[..., Any], **names: str) -> Attach:
         run = {name: value for name, value in run.items() if name in known}  # most draw nothing and take no seed
         return kind(model, optimizer, density=settings.density, **run, **_chosen(settings, **names))
 
-    return attach
+    return Method(attach, _all_weights, intervals, ("dense", "update_every", *names.values()))
 
 
+_START = ("distribution", "dense", "rescale")
+"""Settings of `sparsify`."""
 RATE = {"prune_rate": "prune_rate"}
 SCHEDULED = {"prune_rate": "prune_rate", "schedule": "prune_schedule"}
 BY_GRADIENT = {"window_batch": "window_batch"}
@@ -193,28 +199,43 @@ ITOP_INTERVALS = 97_750 / 4_000
 """The authors' runs on CIFAR-10: 250 epochs of 391 steps, an update every 4,000."""
 
 METHODS: dict[str, Method] = {
-    "sparse-momentum": Method(_sparse_momentum, _random),
+    "sparse-momentum": Method(_sparse_momentum, _random, takes=SPARSE_ONLY),
     "dense": Method(None, _untouched),
-    "static": Method(_static, _random),
-    "set": Method(_dynamic(regrow.SET, **SCHEDULED), _random),
-    "deep-rewiring": Method(_dynamic(regrow.DeepRewiring), _random),
-    "dsr": Method(_dynamic(regrow.DSR, **RATE, max_density="max_density"), _random),
-    "rigl": Method(_dynamic(regrow.RigL, **RATE, **BY_GRADIENT), _random),
-    "rigl-itop": Method(_dynamic(regrow.RigLITOP, **SCHEDULED, **BY_GRADIENT), _random, ITOP_INTERVALS),
-    "mest": Method(_dynamic(regrow.MEST, **RATE), _random, intervals=160 / 5),
-    "top-kast": Method(_told_density(regrow.TopKAST), _all_weights, intervals=500),
-    "snip": Method(_static, _by_scores(_snip)),
-    "grasp": Method(_static, _by_scores(_grasp)),
-    "synflow": Method(_static, _by_scores(_synflow)),
-    "obd": Method(_static, _by_scores(_obd)),
-    "magnitude": Method(_static, _magnitude),
-    "gmp": Method(_told_density(regrow.GMP), _all_weights, intervals=100),
-    "han": Method(_told_density(regrow.Han), _all_weights, intervals=100),
-    "dns": Method(_told_density(regrow.DNS), _all_weights, intervals=5_000),
-    "lottery": Method(_static, _ticket),
-    "ac-dc": Method(_told_density(regrow.ACDC), _all_weights, intervals=100),
-    "granet": Method(_told_density(regrow.GraNet, **RATE, **BY_GRADIENT), _all_weights, intervals=100),
+    "static": Method(_static, _random, takes=_START),
+    "set": _dynamic(regrow.SET, SCHEDULED),
+    "deep-rewiring": _dynamic(regrow.DeepRewiring, {}),
+    "dsr": _dynamic(regrow.DSR, RATE | {"max_density": "max_density"}),
+    "rigl": _dynamic(regrow.RigL, RATE | BY_GRADIENT),
+    "rigl-itop": _dynamic(regrow.RigLITOP, SCHEDULED | BY_GRADIENT, ITOP_INTERVALS),
+    "mest": _dynamic(regrow.MEST, RATE, 160 / 5),
+    "top-kast": _told_density(regrow.TopKAST, {}, 500),
+    "snip": Method(_static, _by_scores(_snip), takes=_START),
+    "grasp": Method(_static, _by_scores(_grasp), takes=_START),
+    "synflow": Method(_static, _by_scores(_synflow), takes=_START),
+    "obd": Method(_static, _by_scores(_obd), takes=_START),
+    "magnitude": Method(_static, _magnitude, takes=_START),
+    "gmp": _told_density(regrow.GMP, {}, 100),
+    "han": _told_density(regrow.Han, {}, 100),
+    "dns": _told_density(regrow.DNS, {}, 5_000),
+    "lottery": Method(_static, _ticket, takes=("dense", "rewind_epochs")),
+    "ac-dc": _told_density(regrow.ACDC, {}, 100),
+    "granet": _told_density(regrow.GraNet, RATE | BY_GRADIENT, 100),
 }
+
+
+def refuse_foreign(methods: Sequence[str], keys: Iterable[str]) -> None:
+    """Raises UsageError for a setting of sparse training that none of the methods has.
+
+    Example:
+        >>> refuse_foreign(["static", "set"], ["lr", "prune_rate"])
+    """
+    taken = {setting for method in methods for setting in METHODS[method].takes}
+    for key in keys:
+        if key in (*SPARSE_ONLY, "rewind_epochs") and key not in taken:
+            those = f"the method {methods[0]} has" if len(methods) == 1 else f"the methods {', '.join(methods)} have"
+            known = f"its own settings are {', '.join(sorted(taken))}" if taken else "it has none of its own"
+            having = [name for name, method in METHODS.items() if key in method.takes]
+            raise UsageError(f"{those} no {key}; leave it out ({known}), or choose {' or '.join(having[:3])}")
 
 
 def make_network(recipe: Recipe) -> nn.Module:

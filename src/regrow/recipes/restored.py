@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from .errors import RunError
+from .errors import UsageError
 from .folder import CHECKPOINT, load_checkpoint
 from .methods import make_network, make_sparse
 from .settings import Settings, settings_of
@@ -22,11 +22,11 @@ def load_network(path: Path) -> tuple[Settings, nn.Module, dict[str, Any]]:
         path: a run folder or a checkpoint in one.
 
     Raises:
-        RunError: there is none, or it is something else.
+        UsageError: there is none. RunError: it is something else.
     """
     file = path / CHECKPOINT if path.is_dir() else path
     if not file.exists():
-        raise RunError(f"there is no checkpoint {file}; name a folder that regrow train has made")
+        raise UsageError(f"there is no checkpoint {file}; name a folder that regrow train has made")
     state = load_checkpoint(file)
     settings = settings_of(state["settings"])
     model = make_sparse(make_network(settings.recipe), settings)

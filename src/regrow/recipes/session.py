@@ -17,9 +17,11 @@ from regrow.flops import flop_density, flops_per_weight
 from .errors import RunError
 from .loss import mean_loss
 from .methods import Examples, make_network, make_sparse, make_updater, prunable_weights, update_interval
+from .optimizer import make_optimizer
 from .randomness import generator, rng_state, set_rng_state
 from .ranks import Ranks, launch
 from .reading import Reading
+from .rehearsal import wrong_values
 from .settings import Settings
 from .split import AnySplit, Data
 
@@ -140,6 +142,7 @@ def make_session(
 
     Raises:
         RunError: the data set is not there, or is none for the recipe.
+        UsageError: a setting has a value that cannot be served.
     """
     recipe = settings.recipe
     data = recipe.data(root, settings.seed, recipe.validation_fraction).reading(reading or Reading())
@@ -155,27 +158,20 @@ def make_session(
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     dense = make_network(recipe).to(memory_format=memory_format)
     parameters, prunable = sum(p.numel() for p in dense.parameters()), prunable_weights(dense, recipe.dense)
-    model = fabric.to_device(make_sparse(dense, settings, masks, Examples(data.train, settings.seed)))
-    optimizer = make_optimizer(model, settings)
     total_steps = recipe.epochs * steps_per_epoch(data, settings)
-    updater = make_updater(model, optimizer, settings, total_steps)
+    with wrong_values():
+        model = fabric.to_device(make_sparse(dense, settings, masks, Examples(data.train, settings.seed)))
+        optimizer = make_optimizer(model, recipe)
+        updater = make_updater(model, optimizer, settings, total_steps)
     network = fabric.setup_module(model)
     data = data.to(fabric.device, memory_format)
-    flops = flops_per_weight(model, data.train.batch(torch.arange(2, device=fabric.device))[0]) if updater else {}
+    two = torch.arange(2, device=fabric.device) % len(data.train)
+    flops = flops_per_weight(model, data.train.batch(two)[0]) if updater else {}
     if not ranks.first:  # rank 0 draws what a run in one process does
         torch.manual_seed(generator(settings.seed, "rank", ranks.rank).initial_seed())
     return Session(
         settings, fabric, ranks, model, network, optimizer, updater, data, total_steps, parameters, prunable, flops
     )
-
-
-def make_optimizer(model: nn.Module, settings: Settings) -> optim.Optimizer:
-    """SGD or AdamW; fused, which saves a quarter of a small network's step on a CPU and has the same formula."""
-    recipe = settings.recipe
-    common: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
-    if recipe.optimizer == "adamw":
-        return optim.AdamW(model.parameters(), betas=(recipe.momentum, recipe.beta2), **common)
-    return optim.SGD(model.parameters(), momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
 
 
 class Evaluation(NamedTuple):

@@ -83,14 +83,21 @@ def make_settings(
         recipe: a name of the catalog, or a recipe. density: default the recipe's, mostly 0.05; for the method dense 1.
         overrides: "key=value" for fields of the recipe.
 
+    Raises:
+        UsageError: a name that does not exist, or a value that cannot be served.
+
     Example:
         >>> make_settings("digits-mlp", density=0.1, overrides=["epochs=5"]).folder()
         PosixPath('runs/digits-mlp/sparse-momentum-0.1-s0-...')
     """
+    from .rehearsal import rehearse
+
     base = get_recipe(recipe) if isinstance(recipe, str) else recipe
     if density is None:
         density = 1.0 if method == "dense" else base.default_density
-    return Settings(override(base, overrides), method, float(density), cast(Storage, storage), seed)
+    settings = Settings(override(base, overrides), method, float(density), cast(Storage, storage), seed)
+    rehearse(settings)
+    return settings
 
 
 def settings_of(stored: Mapping[str, Any]) -> Settings:

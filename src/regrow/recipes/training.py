@@ -90,7 +90,7 @@ def train(
         ticket: of a round of lottery tickets; without one, the method "lottery" trains all its rounds (`find_ticket`).
 
     Raises:
-        UsageError: the folder exists already, or holds a run with other settings.
+        UsageError: the folder exists already, or holds a run with other settings; or a value that cannot be served.
         Interrupted: SIGINT or SIGTERM; the run is saved.
         RunError: the loss is not finite, a disk is full, data or a checkpoint cannot be read, or a checkpoint is of
             another model; the message names it, and the last good checkpoint stays.
@@ -99,6 +99,8 @@ def train(
         >>> train(make_settings("digits-mlp", density=0.1))["test_error"]
         2.8
     """
+    if max_seconds is not None and not max_seconds >= 0:
+        raise UsageError(f"max_seconds={max_seconds} must be at least 0")
     if settings.method == "lottery" and ticket is None:
         from .lottery import find_ticket
 
