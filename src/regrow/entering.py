@@ -34,12 +34,19 @@ def state_of(optimizers: Sequence[Any], weight: SparseWeight) -> dict[str, Any]:
     *wrappers, optimizer = optimizers
     traits = traits_of(optimizer, group_of(optimizer, weight), weight)
     shared = traits.shared if traits else frozenset()
-    state = {n: value for n, value in optimizer.state.get(weight.parameter, {}).items() if n not in shared}
+    state = {n: value for n, value in _kept(optimizer.state, weight).items() if n not in shared}
     for place, wrapper in enumerate(wrappers):
         kept = getattr(wrapper, "state", None)
         if isinstance(kept, Mapping) and kept is not optimizer.state:
-            state |= {f"{place}.{name}": value for name, value in kept.get(weight.parameter, {}).items()}
+            state |= {f"{place}.{name}": value for name, value in _kept(kept, weight).items()}
     return state
+
+
+def _kept(states: Mapping[Any, Any], weight: SparseWeight) -> dict[str, Any]:
+    """What is kept by parameter, and by a name and then by parameter."""
+    parameter = weight.parameter
+    named = {name: inner[parameter] for name, inner in states.items() if isinstance(name, str) and parameter in inner}
+    return {**states.get(parameter, {}), **named}
 
 
 def entering_means(

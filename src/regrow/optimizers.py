@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from .weights import SparseWeight, is_sharded, sparse_weights
 
 __all__ = [
+    "after_wrapper_step",
     "before_step",
     "elements_of",
     "grad_scale_of",
@@ -20,6 +21,7 @@ __all__ = [
     "groups_of",
     "innermost",
     "is_nested_step",
+    "is_stepping",
     "keeps_history",
     "nested",
     "refuse_second",
@@ -155,11 +157,29 @@ def is_nested_step(optimizer: torch.optim.Optimizer) -> bool:
 
     Torch has hooks called by the `step` of each class of which an optimizer has ever been made.
     """
+    return _depth(optimizer) > 1
+
+
+def is_stepping(optimizer: Any) -> bool:
+    """Whether a hooked `step` of the optimizer is under way."""
+    return _depth(optimizer) > 0
+
+
+def _depth(optimizer: Any) -> int:
+    """How many hooked steps of the optimizer are on the stack."""
     depth, frame = 0, sys._getframe(1)
     while frame is not None:
         depth += frame.f_code is _HOOKED_STEP and frame.f_locals.get("self") is optimizer
         frame = frame.f_back  # type: ignore[assignment]
-    return depth > 1
+    return depth
+
+
+def after_wrapper_step(wrapper: Any, action: Callable[..., None]) -> list[RemovableHandle]:
+    """Has `action` called after each step of a wrapper, where torch can hook it; those of other kinds only pass on."""
+    if not isinstance(wrapper, torch.optim.Optimizer) or "_optimizer_step_post_hooks" not in vars(wrapper):
+        return []
+    wrapper._patch_step_function()  # a wrapper that did not call Optimizer.__init__ has not been hooked
+    return [wrapper.register_step_post_hook(action)]
 
 
 def refuse_second(optimizer: torch.optim.Optimizer, kind: type) -> None:

@@ -106,7 +106,7 @@ def run_twin(
     Raises:
         Exception: whatever the optimizer raises where it needs more than parameters and gradients.
     """
-    where = {"device": parameter.device, "dtype": torch.promote_types(parameter.dtype, torch.float32)}
+    where: dict[str, Any] = {"device": parameter.device, "dtype": torch.promote_types(parameter.dtype, torch.float32)}
     count = torch.Size(pattern.shape).numel() // pattern.every
     values, *gradients = (_spread(v, pattern).to(**where) for v in _numbers(count))
     own = nn.Parameter(values.clone())

@@ -1,5 +1,7 @@
 """Wrappers are looked through, and what they keep moves with the weights; histories of all weights begin anew."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 
@@ -103,15 +105,44 @@ def test_what_a_wrapper_keeps_moves_with_the_weights(storage, stray):
             assert not weight.parameter.detach()[~weight.mask].any()
 
 
-def test_wrapped_training_is_the_same_in_both_storages():
+class Noting(torch.optim.Optimizer):
+    """Notes weights before its optimizer steps and writes afterwards, as schedule-free wrappers do."""
+
+    def __init__(self, base):
+        super().__init__(base.param_groups, {})
+        self.inside = base
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        before = [parameter.clone() for parameter in parameters]
+        self.inside.step(closure)
+        for parameter, old in zip(parameters, before, strict=True):
+            parameter.lerp_(old, 0.1)
+
+
+class Unhooked(SlowWeights):
+    """Does not call Optimizer.__init__, as timm's Lookahead."""
+
+    def __init__(self, base):
+        self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks = OrderedDict(), OrderedDict()
+        self.inside, self.stray, self.steps, self.param_groups = base, 0.0, 0, base.param_groups
+        parameters = [parameter for group in base.param_groups for parameter in group["params"]]
+        self.state = {parameter: {"slow": parameter.detach().clone()} for parameter in parameters}
+
+
+@pytest.mark.parametrize("wrapper", [SlowWeights, Noting, Unhooked, lambda base: Noting(SlowWeights(base))])
+def test_wrapped_training_is_the_same_in_both_storages(wrapper):
     values = []
     for storage in STORAGES:
         model = sparse(storage)
-        optimizer = SlowWeights(momentum_sgd(model))
-        regrow.RigL(model, optimizer, total_steps=100, update_every=2)
+        optimizer = wrapper(momentum_sgd(model))
+        updater = regrow.RigL(model, optimizer, total_steps=100, update_every=2)
         for step in range(8):
             gradients(model, step)
             optimizer.step()
+            assert updater.step == step + 1
+        assert sum(row["grown"] for row in updater.history) > 0
         values.append({name: weight.values for name, weight in regrow.sparse_weights(model).items()})
     for name, ours in values[0].items():
         torch.testing.assert_close(ours, values[1][name], rtol=1e-9, atol=1e-12)

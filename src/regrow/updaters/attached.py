@@ -13,9 +13,11 @@ from regrow.distributed import start_alike
 from regrow.entering import move_weights
 from regrow.fitting import check_movable, check_steps_of
 from regrow.optimizers import (
+    after_wrapper_step,
     before_step,
     group_of,
     is_nested_step,
+    is_stepping,
     keeps_history,
     nested,
     refuse_second,
@@ -50,6 +52,7 @@ class Attached:
         self._weights = trained_weights(model, optimizer)
         check_steps_of(optimizer, self._weights)
         self._hooks: list[Any] = []
+        self._ended: Any = None
         self._alignment = Alignment(self._weights, self.optimizer)
         start_alike(model, self._weights, self._after_backward)
 
@@ -64,8 +67,7 @@ class Attached:
             self.optimizer.register_load_state_dict_post_hook(self._alignment.loaded),
         ]
         for wrapper in self._optimizers[:-1]:
-            if isinstance(wrapper, torch.optim.Optimizer) and "_optimizer_step_post_hooks" in vars(wrapper):
-                self._hooks.append(wrapper.register_step_post_hook(self._after_wrapper))
+            self._hooks += after_wrapper_step(wrapper, self._after_wrapper)
 
     def realign(self) -> None:
         """Has the optimizer's state follow active sets that were loaded into the model without it.
@@ -96,9 +98,30 @@ class Attached:
         """Called where a layer's active set was loaded since the last step, by others than this updater."""
 
     def _after_hooked_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        """Called after each step, and after `super().step()` in steps of subclasses."""
-        if not is_nested_step(optimizer):
-            self._after_step(optimizer, args, kwargs)
+        """Called after each step, and after `super().step()` in steps of subclasses.
+
+        A wrapper that is stepping may yet write to weights what it noted of them before, so its end is waited for.
+        """
+        if is_nested_step(optimizer):
+            return
+        self._end_step()
+        self._ended = (optimizer, args, kwargs)
+        if not any(is_stepping(wrapper) for wrapper in self._optimizers[:-1]):
+            self._end_step()
+
+    def _after_wrapper(self, wrapper: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """Called after each step of a wrapper, which may have written to inactive weights, as Lookahead does."""
+        if is_nested_step(wrapper) or any(is_stepping(w) for w in self._optimizers[:-1] if w is not wrapper):
+            return
+        for weight in self._weights.values():
+            weight.enforce()
+        self._end_step()
+
+    def _end_step(self) -> None:
+        """Does what is to be done after the optimizer's last step, unless it has been done."""
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            self._after_step(*ended)
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """Called after each step; methods that do something here begin and end as this does."""
@@ -107,11 +130,6 @@ class Attached:
                 weight.enforce()
             self.step += 1
             self._alignment.note()
-
-    def _after_wrapper(self, wrapper: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        """A wrapper may write to weights when its optimizer has stepped, as Lookahead does."""
-        for weight in self._weights.values():
-            weight.enforce()
 
     @property
     def _device(self) -> torch.device:

@@ -29,7 +29,8 @@ class DeepRewiring(Updating):
     The noise has the paper's form sqrt(2 lr T) at the temperature T = lr * noise^2 / 2, as in the authors' code.
 
     Args:
-        model: a model from `sparsify`. optimizer: any whose parameter groups have "lr".
+        model: a model from `sparsify`.
+        optimizer: any whose parameter groups have "lr". LBFGS begins anew after each step that rewires some weights.
         total_steps: optimizer steps T of the whole training; after it nothing changes.
         update_every: optimizer steps that a row of `history` sums up, 1 to T; None: `update()` makes rows.
         l1: alpha, at least 0. noise: at least 0.

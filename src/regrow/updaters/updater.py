@@ -47,7 +47,8 @@ class Updater(Updating):
 
     Args:
         model: a model from `sparsify`.
-        optimizer: trains all sparse weights of the model.
+        optimizer: trains all sparse weights of the model; it may be wrapped, as by SAM or Lookahead. LBFGS, whose state
+            runs through all weights, begins anew at each update that moves some.
         total_steps: optimizer steps T of the whole training; after it nothing changes.
         update_every: update after each so many optimizer steps (not at T itself); None: by hand, with `update()`.
         schedule: step -> prune rate, the share of a layer's active weights that is exchanged; see `schedule`.
