@@ -281,7 +281,7 @@ class Summary:
 
     @property
     def density(self) -> float:
-        """Share of positions that compute, over all sparse weights: active ones, and stray ones; 1 for a dense model."""
+        """Share of positions that compute, over all sparse weights: active and stray ones; 1 for a dense model."""
         return (self.active + self.stray) / self.numel if self.numel else 1.0
 
     def __str__(self) -> str:

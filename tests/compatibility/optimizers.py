@@ -1,4 +1,4 @@
-"""Optimizers of torch and of other libraries by the names that docs/works-with.md has for them, and a short training."""
+"""Optimizers of torch and of other libraries, by the names that docs/works-with.md has, and a short training."""
 
 import importlib
 
@@ -13,7 +13,7 @@ STEPS, EVERY = 12, 3
 
 
 def make(name, parameters):
-    """`torch.optim.SGD(momentum=0.9)`, `timm cadamw`, `pytorch_optimizer lion`, `schedulefree AdamWScheduleFree`, ..."""
+    """Such as `torch.optim.SGD(momentum=0.9)`, `timm cadamw`, `schedulefree AdamWScheduleFree`."""
     library, _, rest = name.partition(" ")
     if library.startswith("torch.optim."):
         kind, _, settings = library.removeprefix("torch.optim.").partition("(")

@@ -19,7 +19,9 @@ HOME = os.path.dirname(regrow.__file__)
 def rows(heading):
     """The cells of the tables under a heading of the page."""
     text = PAGE.read_text().split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    lines = [[cell.strip() for cell in line.strip().strip("|").split(" | ")] for line in text.splitlines() if "|" in line]
+    lines = [
+        [cell.strip() for cell in line.strip().strip("|").split(" | ")] for line in text.splitlines() if "|" in line
+    ]
     return [cells for cells in lines if cells[1] in ("yes", "refused")]
 
 

@@ -36,7 +36,9 @@ def trained(storage, steps=5, method=regrow.RigL, **settings):
     """A small network in training, of which the topology moves at every second step."""
     model = regrow.sparsify(mlp(8, 12, 4), 0.25, seed=0, storage=storage)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    method(model, optimizer, **({"total_steps": 40, "update_every": 2} | settings if method is not regrow.Static else {}))
+    method(
+        model, optimizer, **({"total_steps": 40, "update_every": 2} | settings if method is not regrow.Static else {})
+    )
     train(model, optimizer, range(steps))
     return model, optimizer
 

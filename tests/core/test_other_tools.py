@@ -76,9 +76,13 @@ ON_TOP = {
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_what_takes_the_parameter_away_is_said(tool, storage):
     model = regrow.sparsify(mlp(8, 12, 4), 0.25, seed=0, storage=storage)
-    with pytest.raises(RuntimeError, match=r"weight.*(any more|taken away).*torch\.nn\.utils\.prune.*from_prune"):
+
+    def put_on_top():
         ON_TOP[tool](model[0])
         model(X)
+
+    with pytest.raises(RuntimeError, match=r"weight.*(any more|taken away).*torch\.nn\.utils\.prune.*from_prune"):
+        put_on_top()
 
 
 @pytest.mark.parametrize("storage", ["masked", "compressed"])

@@ -13,9 +13,9 @@ from core.helpers import loss_at, mlp
 def adaptive(parameters, clip=0.01, eps=1e-3):
     """Adaptive gradient clipping, unit by unit, as it is published (Brock et al. 2021, arXiv:2102.06171)."""
     for p in parameters:
-        rows = (lambda x: x.norm()) if p.dim() < 2 else (lambda x: x.flatten(1).norm(dim=1).view(-1, *[1] * (x.dim() - 1)))
-        most = rows(p.detach()).clamp_min(eps) * clip
-        norm = rows(p.grad)
+        weights, gradients = (t.view(t.shape[0] if t.dim() > 1 else 1, -1) for t in (p.detach(), p.grad))
+        most = weights.norm(dim=1, keepdim=True).clamp_min(eps).expand_as(weights).reshape(p.shape) * clip
+        norm = gradients.norm(dim=1, keepdim=True).expand_as(weights).reshape(p.shape)
         p.grad.copy_(torch.where(norm > most, p.grad * (most / norm.clamp_min(1e-6)), p.grad))
 
 

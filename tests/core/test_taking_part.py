@@ -52,7 +52,7 @@ def test_a_density_that_is_promised_is_reached_where_layers_are_frozen(kind, fro
 
 
 def test_a_soft_bound_is_kept_where_a_layer_is_frozen_above_it():
-    model, optimizer, updater = make("mest", update_every=2, total_steps=40)
+    model, optimizer, _ = make("mest", update_every=2, total_steps=40)
     bound = {name: weight.active for name, weight in regrow.sparse_weights(model).items()}
     for step in range(2):
         step_of(model, optimizer, step)

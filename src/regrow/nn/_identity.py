@@ -50,9 +50,10 @@ class Identity:
 
     def settle(self, layer: SparseLayer) -> None:
         """What the layer holds now belongs together."""
-        self.indices = layer._buffers["indices"]
-        self.version = self.indices._version  # type: ignore[union-attr]
-        self.digest = digest_of(self.indices)  # type: ignore[arg-type]
+        buffers: dict[str, Any] = layer._buffers
+        self.indices = buffers["indices"]
+        self.version = self.indices._version
+        self.digest = digest_of(self.indices)
         self.accept_values()
 
     def accept_values(self) -> None:

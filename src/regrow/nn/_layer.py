@@ -257,7 +257,8 @@ class SparseLayer(nn.Module):
 
     def _check_identity(self) -> None:
         """Raise where values and positions do not belong together any more; cheap where nothing has happened."""
-        identity, indices = self._identity, self._buffers["indices"]
+        identity: Identity = self._identity
+        indices: Any = self._buffers["indices"]
         if indices is not identity.indices or indices._version != identity.version or identity.family.several:
             identity.look(self)
 

@@ -68,8 +68,8 @@ def true_indices(state: Mapping[str, Any], prefix: str) -> Tensor:
     whole, digest = (_whole(tensor) for tensor in (indices, digest))
     if list(digest_of(whole)) != digest.tolist():
         raise ValueError(
-            f"{prefix}indices: the state mixes active sets: its indices are not those that its digest belongs to, as where state dicts "
-            f"are averaged entry by entry; {AVERAGE}"
+            f"{prefix}indices: the state mixes active sets: its indices are not those that its digest belongs to, as "
+            f"where state dicts are averaged entry by entry; {AVERAGE}"
         )
     return whole
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -201,7 +201,7 @@ class Updating(Attached):
         if goes_stale:
             restart_history(self.optimizer)
 
-    def _note_update(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _note_update(self, rows: list[dict[str, Any]]) -> None:
         """Ends an update: what rows say belongs to the history, and to the model from now on."""
         self.history += rows
         for weight in self._weights.values():

@@ -109,8 +109,16 @@ class Exchange:
         limits = [max(math.floor(self.max_density * layer.numel), layer.active) for layer in layers]
         free = [limit - m for limit, m in zip(limits, kept, strict=True)]
         costs = [layer.flops_per_weight for layer in layers]
-        parts = (request.importance or [], pruned, free, kept, target, costs)
-        shares = iter(self.share(ShareRequest(*(list(compress(part, busy)) for part in parts), flops_left())))
+        share = ShareRequest(
+            importance=list(compress(request.importance or [], busy)),
+            pruned=list(compress(pruned, busy)),
+            free=list(compress(free, busy)),
+            kept=list(compress(kept, busy)),
+            target=list(compress(target, busy)),
+            flops_per_weight=list(compress(costs, busy)),
+            flops_budget=flops_left(),
+        )
+        shares = iter(self.share(share))
         return pruned, [next(shares) if of else 0 for of in busy]
 
     def _targets(self, request: PruneRequest, busy: Sequence[bool]) -> tuple[Sequence[int], Sequence[int]]:

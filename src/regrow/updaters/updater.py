@@ -232,8 +232,9 @@ class Updater(Updating):
         return ready
 
     def _nobody_took_part(self) -> list[dict[str, Any]]:
-        """Nothing to do where all sparse weights are frozen; an error where the training was to change them."""
-        if not any(weight.parameter.requires_grad for weight in self._weights.values()):
+        """Nothing to do behind an update, or where all sparse weights are frozen; an error in a training, else."""
+        again = bool(self.history) and self.history[-1]["step"] == self.step
+        if again or not any(weight.parameter.requires_grad for weight in self._weights.values()):
             return []
         by_hand = any(missing.unknown for missing in self._missing.values())
         why = (

@@ -166,6 +166,7 @@ class SparseWeight(ABC):
             state: optimizer state of the parameter.
         """
 
+    @abstractmethod
     def check(self) -> None:
         """Raises RuntimeError where values and active set do not belong together any more."""
 
