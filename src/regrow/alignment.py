@@ -8,11 +8,12 @@ resumed without its updater.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from .entering import state_of
 from .weights import SparseWeight
 
 __all__ = ["Alignment", "warn_stray"]
@@ -23,15 +24,15 @@ _EVERY = 8
 
 
 class Alignment:
-    """Of the sparse weights that an optimizer trains.
+    """Of the sparse weights that an optimizer trains, inside wrappers or not.
 
     Attributes:
         keeps_inactive: whether inactive weights have optimizer state of their own, as methods with hidden values have.
         moves: whether the updater changes active sets, so that it matters at which step of its schedule it is.
     """
 
-    def __init__(self, weights: Mapping[str, SparseWeight], optimizer: torch.optim.Optimizer):
-        self._weights, self._optimizer = weights, optimizer
+    def __init__(self, weights: Mapping[str, SparseWeight], optimizers: Sequence[Any]):
+        self._weights, self._optimizers = weights, optimizers
         self._known: dict[str, tuple[Any, Any, int]] = {}
         self._state_loaded = False
         self._resumed_from: int | None = None
@@ -81,7 +82,7 @@ class Alignment:
         return last if last and self._has_state() else None
 
     def _has_state(self) -> bool:
-        return any(self._optimizer.state.get(weight.parameter) for weight in self._weights.values())
+        return any(state_of(self._optimizers, weight) for weight in self._weights.values())
 
     def _warn_resumed(self, last: int) -> None:
         self._resumed_from = None
@@ -93,7 +94,7 @@ class Alignment:
         )
 
     def _check_state(self, weight: SparseWeight, before: torch.Tensor) -> None:
-        state = self._optimizer.state.get(weight.parameter, {})
+        state = state_of(self._optimizers, weight)
         if weight.has_state_of_positions:
             if not self._state_loaded:
                 weight.realign(before, state)
@@ -113,7 +114,7 @@ class Alignment:
         loaded = self._changed()
         for name in loaded:
             weight = self._weights[name]
-            weight.realign(self._known[name][0], self._optimizer.state.get(weight.parameter, {}))
+            weight.realign(self._known[name][0], state_of(self._optimizers, weight))
         self.note()
         return loaded
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import regrow
-from core.helpers import fed, feed, mlp
+from core.helpers import assert_same, fed, feed, masked, mlp, picture
 
 STEPS, EVERY = 24, 3
 SETTINGS = dict(lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-2)
@@ -217,3 +217,14 @@ def test_gradients_of_hidden_weights_are_gone_after_the_step(kind):
         assert weight.density < 1
         assert weight.parameter.grad[weight.mask].any()
         assert not weight.parameter.grad[~weight.mask].any()
+
+
+@pytest.mark.parametrize("kind", [regrow.DNS, regrow.TopKAST])
+def test_lbfgs_is_refused(kind):
+    """It measures the model several times in a step, with hidden values in it."""
+    model = masked(mlp(8, 12, 4), 1.0)
+    optimizer = torch.optim.LBFGS(model.parameters())
+    before = picture(model, optimizer)
+    with pytest.raises(ValueError, match="LBFGS measures the model several times in a step; use SGD or Adam"):
+        kind(model, optimizer, total_steps=10, update_every=2, density=0.5)
+    assert_same(before, picture(model, optimizer))

@@ -66,7 +66,7 @@ ALLOWED = {
     "entering": {"optimizers", "probe", "weights"},
     "moments": {"probe", "twins", "weights"},
     "momentum": {"distributed", "factored", "lazy", "moments", "nn", "watch", "weights"},
-    "alignment": {"weights"},
+    "alignment": {"entering", "weights"},
     "watch": {"weights"},
     "stray": {"weights"},
     "rows": {"weights"},

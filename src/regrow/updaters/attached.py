@@ -53,7 +53,7 @@ class Attached:
         check_steps_of(optimizer, self._weights)
         self._hooks: list[Any] = []
         self._ended: Any = None
-        self._alignment = Alignment(self._weights, self.optimizer)
+        self._alignment = Alignment(self._weights, self._optimizers)
         start_alike(model, self._weights, self._after_backward)
 
     def _hang(self) -> None:

@@ -49,6 +49,11 @@ class HiddenValues(Updating):
                     f"{type(self).__name__} keeps values of inactive weights, and {name} is stored compressed; use "
                     "sparsify(model, 1.0, storage='masked')"
                 )
+        if isinstance(self.optimizer, torch.optim.LBFGS):
+            raise ValueError(
+                f"{type(self).__name__} puts values of inactive weights into the model for a step, and LBFGS measures "
+                "the model several times in a step; use SGD or Adam, or a method without such values"
+            )
         self.total_steps, self.update_every = total_steps, update_every
         self._common_factor = 1.0
         self._hidden = {name: weight.parameter.detach().clone() for name, weight in self._weights.items()}

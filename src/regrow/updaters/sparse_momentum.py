@@ -50,8 +50,8 @@ class SparseMomentum(Updater):
             ablation also "gradient" or "magnitude" (means of the last step's |g| or of |w| over active weights) or
             "non-zeros" (their number).
         growth: "momentum" (the paper); for the ablation "gradient" (of the last step) or "random", with which grown
-            weights enter with optimizer state 0.
-        inherit_momentum: grown weights enter with the momentum they have (the paper); False: with optimizer state 0,
+            weights enter with momentum 0 and their layer's mean second moment.
+        inherit_momentum: grown weights enter with the momentum they have (the paper); False: with momentum 0,
             which is calmer (docs/decisions/0012-entering-momentum.md).
         per_neuron: growth is shared among the neurons of a layer by their sums of grow scores, as the reference
             implementation can ("momentum_neuron"), not over the layer as a whole.
