@@ -68,7 +68,7 @@ class Alignment:
             written = self._known[name][2]
             if weight.parameter._version != written or step % _EVERY == 0:
                 self._look_for_stray(weight, step)
-        return [] if self._state_loaded else loaded
+        return loaded
 
     def _changed(self) -> list[str]:
         """Weights with another active set than was noted; not where inactive weights have state of their own."""

@@ -102,6 +102,7 @@ class MissingMomentum:
         self._arrived = False
         self._watch = StepWatch(update_every)
         self._heard: weakref.ref[Tensor] | None = None
+        self._stepped: tuple[weakref.ref[Tensor] | None, int] = (None, 0)
         self._factor: float | None = None
         self._staged: StagedGradient | None = None
         self._before: Tensor | None = None
@@ -182,7 +183,7 @@ class MissingMomentum:
         gradient = self.weight.gradient
         if gradient is None:
             self.drop()
-        elif self._heard is None or self._heard() is not gradient:
+        elif (self._heard is None or self._heard() is not gradient) and not self._was_stepped(gradient):
             self._take_by_hand(gradient)
         if gradient is None or self._staged is None or self._source is None:
             return None
@@ -200,6 +201,11 @@ class MissingMomentum:
         elif size > 0 or self._before.take(self.weight.sample(self._before.numel())).any():  # type: ignore[union-attr]
             self._factor = 0.0
         return self._factor
+
+    def _was_stepped(self, gradient: Tensor) -> bool:
+        """Whether it is that of the last step, which nobody has zeroed or written to since."""
+        last, version = self._stepped
+        return last is not None and last() is gradient and version == gradient._version
 
     def _take_by_hand(self, gradient: Tensor) -> None:
         """Stages a .grad that no backward pass has put there, as `torch.autograd.grad` and hands do.
@@ -240,6 +246,8 @@ class MissingMomentum:
         self.saw_gradient |= self._arrived
         self._arrived = False
         self._heard = None
+        gradient = self.weight.gradient
+        self._stepped = (None, 0) if gradient is None else (weakref.ref(gradient), gradient._version)
         if self.rule is None or self._staged is None or self._source is None:
             return
         self._make_moments(self._staged)
@@ -327,8 +335,8 @@ class MissingMomentum:
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies: between backward and step there is nothing to copy, since .grad is not copied either."""
-        passing = {"_staged": None, "_before": None, "_source": None, "_heard": None, "_arrived": False}
-        return self.__dict__ | passing
+        nothing = {"_staged": None, "_before": None, "_source": None, "_heard": None}
+        return self.__dict__ | nothing | {"_arrived": False, "_stepped": (None, 0)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -99,6 +99,24 @@ def test_a_whole_checkpoint_goes_back_in_place(name, storage, order):
     assert_same(*ends)
 
 
+@pytest.mark.parametrize("storage", ["masked", "compressed"])
+def test_signs_follow_where_a_model_and_its_optimizer_are_loaded_alone(storage):
+    """Deep rewiring keeps a sign of each active weight, in the order of positions."""
+    model, optimizer, _ = trained("deep-rewiring", storage, steps=5)
+    parts = [(part, copy.deepcopy(part.state_dict())) for part in (model, optimizer)]
+    for step in range(5, 9):
+        step_of(model, optimizer, step)
+    for part, state in parts:
+        part.load_state_dict(state)
+    before = {name: weight.values.signbit() for name, weight in regrow.sparse_weights(model).items()}
+    updater_of(optimizer)._before_step()
+    assert_same(updater_of(optimizer)._signs, before)
+
+
+def updater_of(optimizer):
+    return next(hook.__self__ for hook in optimizer._optimizer_step_post_hooks.values())
+
+
 def test_state_may_be_cleared():
     model, optimizer, _ = trained("rigl", "compressed", steps=3)
     best = copy.deepcopy(model.state_dict())

@@ -201,6 +201,11 @@ class Updating(Attached):
         if goes_stale:
             restart_history(self.optimizer)
 
+    def remove(self) -> None:
+        super().remove()
+        for weight in self._weights.values():
+            weight.last_update = 0  # what trains them next begins, and resumes nothing
+
     def _note_update(self, rows: list[dict[str, Any]]) -> None:
         """Ends an update: what rows say belongs to the history, and to the model from now on."""
         self.history += rows

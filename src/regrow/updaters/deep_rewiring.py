@@ -73,6 +73,7 @@ class DeepRewiring(Updating):
         self._generator = same_generator(seeded_generator(seed), self._device)
         self._signs = {name: weight.values.signbit() for name, weight in self._weights.items()}
         """True where a connection is negative, in the order of `indices`."""
+        self._signs_loaded = False
         self._rewired = dict.fromkeys(self._weights, (0, 0))
         self._steps = 0
         self._hang()
@@ -105,6 +106,7 @@ class DeepRewiring(Updating):
             self._alignment.note()
             return
         self._rewire()
+        self._signs_loaded = False
         self._alignment.note()
         self._steps += 1
         if self.update_every and self.step % self.update_every == 0:
@@ -112,7 +114,8 @@ class DeepRewiring(Updating):
 
     def _follow(self, name: str) -> None:
         """Positions that were loaded without the updater's signs have those of their values."""
-        self._signs[name] = self._weights[name].values.signbit()
+        if not self._signs_loaded:
+            self._signs[name] = self._weights[name].values.signbit()
 
     def _rewire(self) -> None:
         strengths = {name: self._walk(name) for name in self._weights}
@@ -176,6 +179,7 @@ class DeepRewiring(Updating):
         devices = {name: weight.parameter.device for name, weight in self._weights.items()}
         self._signs = {name: signs.to(devices[name]).clone() for name, signs in state["signs"].items()}
         self._rewired = {name: (counts[0], counts[1]) for name, counts in state["rewired"].items()}
+        self._signs_loaded = True
 
 
 def _dead(strength: Tensor) -> Tensor:
