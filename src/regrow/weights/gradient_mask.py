@@ -47,7 +47,8 @@ class GradientMask:
 
     def attach(self, parameter: nn.Parameter) -> None:
         """Hooks a parameter, the first one or one that has replaced it, once."""
-        if all(hook is not self for hook in (parameter._post_accumulate_grad_hooks or {}).values()):
+        hooks = parameter._post_accumulate_grad_hooks
+        if hooks is None or self not in hooks.values():
             hook_gradients(parameter, self)
 
     def detach(self) -> None:
@@ -128,9 +129,14 @@ class GradientMask:
         return local(self.buffer)
 
     @property
-    def version(self) -> tuple[int, int]:
-        """Changes whenever the mask does; operators of a DTensor do not count in what it holds."""
-        return self.buffer._version, self.mask._version
+    def topology(self) -> tuple[Tensor, tuple[int, int]]:
+        """The mask and its version, which changes with it; operators of a DTensor do not count in what it holds."""
+        buffer = self.buffer
+        return buffer, (buffer._version, local(buffer)._version)
+
+    def _mask_and_version(self) -> tuple[Tensor, tuple[int, int]]:
+        buffer, version = self.topology
+        return local(buffer), version
 
     def listen(self, listener: GradientListener | None) -> None:
         """The listener hears the parameter of now, not one that takes its place for a while and lives beside it."""
@@ -148,7 +154,7 @@ class GradientMask:
 
         An AND with these is exact for infinities and NaN, and in torch 2.14 six times faster than masked_fill_.
         """
-        mask, version = self.mask, self.version
+        mask, version = self._mask_and_version()
         known = self._bits
         if known is None or known[0] is not mask or known[1] != version or known[2] != dtype:
             self._bits = known = (mask, version, dtype, -mask.to(_BITS_DTYPE[dtype.itemsize]))
@@ -157,7 +163,7 @@ class GradientMask:
     @property
     def indices(self) -> Tensor:
         """Active positions, ascending; found once for each topology."""
-        mask, version = self.mask, self.version
+        mask, version = self._mask_and_version()
         known = self._indices
         if known is None or known[0] is not mask or known[1] != version:
             self._indices = known = (mask, version, mask.reshape(-1).nonzero().squeeze(1))
@@ -165,7 +171,7 @@ class GradientMask:
 
     def inactive_sample(self, size: int) -> Tensor:
         """About `size` flat inactive positions, evenly spread; found once for each topology."""
-        mask, version = self.mask, self.version
+        mask, version = self._mask_and_version()
         known = self._sample
         if known is None or known[0] is not mask or known[1] != version:
             inactive = (~mask).reshape(-1).nonzero().squeeze(1)

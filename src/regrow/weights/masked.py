@@ -96,8 +96,7 @@ class MaskedWeight(SparseWeight):
 
     @property
     def topology(self) -> tuple[Tensor, Any]:
-        marker = self._gradient_mask
-        return marker.buffer, marker.version
+        return self._gradient_mask.topology
 
     @property
     def last_update(self) -> int:
