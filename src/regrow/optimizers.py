@@ -98,7 +98,7 @@ def trained_weights(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
         raise ValueError("the model has no sparse weights; call model = regrow.sparsify(model, density) first")
     if sharded := [n for n, w in weights.items() if w.storage == "compressed" and is_sharded(w.parameter)]:
         raise ValueError(f"{', '.join(sharded)}: compressed weights cannot be sharded; use sparsify(storage='masked')")
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    held = _parameters(optimizer) or set()
     absent = [name for name, weight in weights.items() if id(weight.parameter) not in held]
     if absent:
         raise ValueError(

@@ -51,7 +51,7 @@ class DSR(Updater):
 
     At an update all weights of the network below a threshold go. The threshold doubles after an update that pruned too
     few, and halves after one that pruned too many. As many grow at random positions, shared among layers in proportion
-    to the weights that survived. Grown weights start at 0, and so does their optimizer state.
+    to the weights that survived. Grown weights start at 0, with momentum 0 and their layer's mean second moment.
 
     Args:
         model: a model from `sparsify`. optimizer: any.

@@ -17,8 +17,8 @@ class SET(Updater):
     """Sparse evolutionary training (Mocanu et al. 2018, arXiv:1707.04780, algorithm 1).
 
     At an update each layer prunes the same share of its smallest positive and of its largest (nearest to 0) negative
-    weights, and grows as many at random positions, just-pruned ones among them. Grown weights start at 0, and so does
-    their optimizer state.
+    weights, and grows as many at random positions, just-pruned ones among them. Grown weights start at 0, with momentum
+    0 and their layer's mean second moment.
 
     Args:
         model: a model from `sparsify`; the paper starts from distribution="er". optimizer: any.

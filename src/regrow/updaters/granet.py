@@ -25,7 +25,7 @@ class GraNet(Updater):
 
     At an update the smallest weights of the network go, down to a density that falls as a cubic from that of the model
     to `density`; then each layer exchanges a share of its weights, those of smallest magnitude for those of largest
-    gradient in the last step. Grown weights start at 0, and so does their optimizer state.
+    gradient in the last step. Grown weights start at 0, with momentum 0 and their layer's mean second moment.
 
     Args:
         model: sparse at the density at which the training starts: 1.0 in masked storage (dense to sparse), or less,

@@ -41,10 +41,10 @@ class MEST(Updater):
     """Memory-economic sparse training (Yuan et al. 2021, arXiv:2110.14032, section 3: elastic mutation, EM and EM&S).
 
     At an update each layer prunes the weights of smallest |w| + lambda |g| (g: the last step's gradient) and grows as
-    many at random. No dense gradient is ever computed. Less is exchanged in a second part of the training, nothing in
-    a third. With the soft memory bound (EM&S) the grown weights come on top, and the following update chooses among old
+    many at random. No dense gradient is ever computed. Less is exchanged in a second part of the training, nothing in a
+    third. With the soft memory bound (EM&S) the grown weights come on top, and the following update chooses among old
     and new ones: between updates a layer has up to 1 + prune_rate times its weights, and its own number again from the
-    third part on. Grown weights start at 0, and so does their optimizer state.
+    third part on. Grown weights start at 0, with momentum 0 and their layer's mean second moment.
 
     Args:
         model: a model from `sparsify`. optimizer: any.

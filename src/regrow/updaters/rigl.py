@@ -20,9 +20,9 @@ class RigL(Updater):
     """RigL, the rigged lottery (Evci et al. 2020, arXiv:1911.11134, section 3 and algorithm 1).
 
     At an update each layer prunes its weights of smallest magnitude and grows as many where the gradient of the last
-    step is largest, just-pruned positions among them. Grown weights start at 0, and so does their optimizer state. The
-    share that is exchanged falls as half a cosine to 0 at `stop_fraction` of the training, where updates end. Dense
-    gradients are computed in the step before an update only.
+    step is largest, just-pruned positions among them. Grown weights start at 0, with momentum 0 and their layer's mean
+    second moment. The share that is exchanged falls as half a cosine to 0 at `stop_fraction` of the training, where
+    updates end. Dense gradients are computed in the step before an update only.
 
     Args:
         model: a model from `sparsify`; the paper has distribution="uniform" (with the first layer dense) and "erk".
