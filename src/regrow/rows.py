@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .weights import SparseWeight, hook_gradients
 
-__all__ = ["RowWatch", "clip_by_rows", "norm_of_groups"]
+__all__ = ["RowWatch", "clip_by_rows", "norm_of_groups", "scaled_down"]
 
 _STEPS = 20
 """What a training loop does to gradients, it does from the beginning."""
@@ -41,11 +41,15 @@ def norm_of_groups(values: Tensor, groups: Tensor, count: int, kind: float) -> T
 def clip_by_rows(weight: SparseWeight, gradient: Tensor, factor: float, eps: float, kind: float = 2.0) -> Tensor:
     """The gradient of a compressed weight, (active, 1), with each row of it at most factor * max(|row|, eps)."""
     rows = weight.rows
-    largest, norm = (
+    own, norm = (
         norm_of_groups(tensor.reshape(-1), rows, weight.shape[0], kind)[rows].view_as(gradient)
         for tensor in (weight.parameter.detach(), gradient)
     )
-    largest = largest.clamp(min=eps) * factor
+    return scaled_down(gradient, norm, own.clamp(min=eps) * factor)
+
+
+def scaled_down(gradient: Tensor, norm: Tensor, largest: Tensor) -> Tensor:
+    """The gradient with norms of at most `largest`; both broadcast against it."""
     return gradient.where(norm < largest, gradient * (largest / norm.clamp(min=_TINY)))
 
 

@@ -55,6 +55,14 @@ def is_right(model):
 # -- averages
 
 
+def follow(model, optimizer, mean):
+    """An average is updated at each step, and right in the end."""
+    for step in range(5, 12):
+        train(model, optimizer, [step])
+        mean.update_parameters(model)
+    is_right(mean.module)
+
+
 @program("`regrow.integrations.averaging.AveragedModel`: EMA, SWA, target networks")
 def ours(storage):
     model, optimizer = trained(storage)
@@ -78,21 +86,13 @@ def mean_of_models(storage):
 @program("torch's `AveragedModel`, timm's and Lightning's EMA, while topologies move")
 def torchs(storage):
     model, optimizer = trained(storage)
-    mean = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
-    for step in range(5, 12):
-        train(model, optimizer, [step])
-        mean.update_parameters(model)
-    is_right(mean.module)
+    follow(model, optimizer, torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9)))
 
 
 @program("the same, once topologies stay (`Static`, or after the last update)")
 def torchs_at_rest(storage):
     model, optimizer = trained(storage, method=regrow.Static)
-    mean = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
-    for step in range(5, 12):
-        train(model, optimizer, [step])
-        mean.update_parameters(model)
-    is_right(mean.module)
+    follow(model, optimizer, torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9)))
 
 
 @program("soft updates of a copy, parameter by parameter, while topologies move")

@@ -1,5 +1,6 @@
 """Other tools on top of a sparse model: new modules around its parameters, memory without content, whole pickles."""
 
+import copy
 import gc
 import io
 import warnings
@@ -129,3 +130,11 @@ def test_whole_models_load_where_regrows_classes_are_allowed(storage):
     again(X).sum().backward()
     optimizer.step()
     assert sum(row["grown"] for row in updater.history) > 0
+
+
+@pytest.mark.parametrize("storage", ["masked", "compressed"])
+def test_a_copy_of_a_layer_whose_parameter_was_taken_away_says_so(storage):
+    model = regrow.sparsify(mlp(8, 12, 4), 0.25, seed=0, storage=storage)
+    parametrizations.spectral_norm(model[0])
+    with pytest.raises(RuntimeError, match=r"weight.*(any more|taken away)"):
+        copy.deepcopy(model)(X)

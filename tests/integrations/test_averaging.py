@@ -106,3 +106,23 @@ def test_another_model_is_refused():
     with pytest.raises(ValueError, match=r"0\.weight.* sparse in only one"):
         averaged.update_parameters(regrow.sparsify(network(), 0.3, dense=["0"]))
     assert all(torch.equal(value, averaged.state_dict()[name]) for name, value in before.items())
+
+
+def test_an_average_beside_a_copy_of_an_earlier_topology_is_right():
+    """The best model so far is often kept; it has nothing to do with the average."""
+    model = regrow.sparsify(torch.nn.Linear(20, 10), 0.3, storage="compressed", seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    regrow.RigL(model, optimizer, total_steps=40, update_every=3)
+    mean, kept, x = (
+        AveragedModel(model, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.9)),
+        copy.deepcopy(model),
+        torch.ones(2, 20),
+    )
+    for step in range(12):
+        optimizer.zero_grad()
+        (model(x + step) - 1).square().sum().backward()
+        optimizer.step()
+        mean.update_parameters(model)
+        torch.testing.assert_close(mean(x), regrow.densify(mean.module)(x))
+    assert kept.digest.tolist() != model.digest.tolist()
+    assert kept.active == model.active

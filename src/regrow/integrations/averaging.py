@@ -74,6 +74,9 @@ class AveragedModel(swa_utils.AveragedModel):
         for name, weight in ours.items():
             _follow(weight, theirs[name])
         super().update_parameters(model)
+        for weight in ours.values():
+            if isinstance(weight, CompressedWeight):
+                weight.module.accept_values()  # they were averaged at the positions that they have
 
 
 def _follow(average: SparseWeight, weight: SparseWeight) -> None:

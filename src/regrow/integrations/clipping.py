@@ -5,13 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from regrow.rows import clip_by_rows
+from regrow.rows import clip_by_rows, scaled_down
 from regrow.weights import CompressedWeight, sparse_weights
 
 __all__ = ["adaptive_clip_grad_"]
-
-_TINY = 1e-6
-"""Norms of gradients are divided by at least this."""
 
 
 @torch.no_grad()
@@ -53,9 +50,8 @@ def _clip(
     if weight is not None:
         gradient.copy_(clip_by_rows(weight, gradient, factor, eps, kind))
         return
-    largest, norm = (_norm_of_rows(tensor, kind) for tensor in (parameter.detach(), gradient))
-    largest = largest.clamp(min=eps) * factor
-    gradient.copy_(gradient.where(norm < largest, gradient * (largest / norm.clamp(min=_TINY))))
+    own, norm = (_norm_of_rows(tensor, kind) for tensor in (parameter.detach(), gradient))
+    gradient.copy_(scaled_down(gradient, norm, own.clamp(min=eps) * factor))
 
 
 def _norm_of_rows(tensor: Tensor, kind: float) -> Tensor:

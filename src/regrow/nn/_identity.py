@@ -62,14 +62,14 @@ class Identity:
     def of_copy(self, layer: SparseLayer, copy: SparseLayer) -> Identity:
         """The identity of a copy of the layer."""
         twin = Identity(copy, self.family)
-        self._values = twin._values = _bits(layer._parameters["weight"])
+        self._values = twin._values = _bits(layer._parameters.get("weight"))
         for identity, one in ((self, layer), (twin, copy)):
             identity._watch(one)
         return twin
 
     def _watch(self, layer: SparseLayer) -> None:
         """Has the next gradient of the weight noted, whether it goes to .grad or to whoever asked for it."""
-        weight = layer._parameters["weight"]
+        weight = layer._parameters.get("weight")
         if self.trained or self._handle is not None or weight is None or not weight.requires_grad:
             return
 
@@ -132,9 +132,11 @@ class Identity:
 
 
 def _bits(weight: Tensor | None) -> int:
-    """A number that changes with nearly every change of the values."""
-    assert weight is not None
-    if weight.is_meta:
+    """A number that changes with nearly every change of the values; 0 where there are none.
+
+    On the meta device there are none, nor where other code has taken the parameter away, which forward says.
+    """
+    if weight is None or weight.is_meta:
         return 0
     integers = weight.detach().view(torch.int32 if weight.dtype == torch.float32 else torch.int64)
     return int(integers.sum())
