@@ -33,16 +33,22 @@ class Alignment:
 
     def __init__(self, weights: Mapping[str, SparseWeight], optimizers: Sequence[Any]):
         self._weights, self._optimizers = weights, optimizers
-        self._known: dict[str, tuple[Any, Any, int]] = {}
+        self._known: dict[str, tuple[Any, Any]] = {}
+        self._written: dict[str, int] = {}
         self._state_loaded = False
         self._resumed_from: int | None = None
         self.keeps_inactive = False
         self.moves = False
 
+    def settle(self) -> None:
+        """Active sets, values and state belong together now."""
+        self._known = {name: weight.topology for name, weight in self._weights.items()}
+        self.note()
+
     def note(self) -> None:
-        """Values, active sets and state belong together now."""
+        """A step has been taken, which changes values and state, and no active set."""
         self._state_loaded = False
-        self._known = {n: (*w.topology, w.parameter._version) for n, w in self._weights.items()}
+        self._written = {name: weight.version for name, weight in self._weights.items()}
         if self._resumed_from is not None:
             self._warn_resumed(self._resumed_from)
 
@@ -64,17 +70,18 @@ class Alignment:
         loaded = self._changed()
         for name in loaded:
             self._check_state(self._weights[name], self._known[name][0])
+        self._known |= {name: self._weights[name].topology for name in loaded}
         for name, weight in self._weights.items():
-            written = self._known[name][2]
-            if weight.parameter._version != written or step % _EVERY == 0:
+            if step % _EVERY == 0 or weight.version != self._written[name]:
                 self._look_for_stray(weight, step)
         return loaded
 
     def _changed(self) -> list[str]:
         """Weights with another active set than was noted; not where inactive weights have state of their own."""
-        known = {name: self._known[name][:2] for name in self._weights} if not self.keeps_inactive else {}
-        now = {name: self._weights[name].topology for name in known}
-        return [n for n, (tensor, version) in known.items() if now[n][0] is not tensor or now[n][1] != version]
+        if self.keeps_inactive:
+            return []
+        pairs = ((name, self._known[name], weight.topology) for name, weight in self._weights.items())
+        return [name for name, known, now in pairs if now[0] is not known[0] or now[1] != known[1]]
 
     def _history(self) -> int | None:
         """The last update of a topology that others have trained, where the optimizer goes on as well."""
@@ -115,7 +122,7 @@ class Alignment:
         for name in loaded:
             weight = self._weights[name]
             weight.realign(self._known[name][0], state_of(self._optimizers, weight))
-        self.note()
+        self.settle()
         return loaded
 
     def _look_for_stray(self, weight: SparseWeight, step: int) -> None:

@@ -58,7 +58,7 @@ class Attached:
 
     def _hang(self) -> None:
         """Hangs on the optimizer; the last thing that a constructor does, so that a refusal changes nothing."""
-        self._alignment.note()
+        self._alignment.settle()
         self._alignment.moves = isinstance(self, Updating)
         self._row_watch = RowWatch(self._weights)
         self._hooks += [
@@ -211,7 +211,7 @@ class Updating(Attached):
         self.history += rows
         for weight in self._weights.values():
             weight.last_update = self.step
-        self._alignment.note()
+        self._alignment.settle()
 
 
 def row_of(

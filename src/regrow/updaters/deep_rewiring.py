@@ -107,7 +107,7 @@ class DeepRewiring(Updating):
             return
         self._rewire()
         self._signs_loaded = False
-        self._alignment.note()
+        self._alignment.settle()
         self._steps += 1
         if self.update_every and self.step % self.update_every == 0:
             self.update()

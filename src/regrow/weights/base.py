@@ -63,6 +63,12 @@ class SparseWeight(ABC):
         return self.module._parameters[self.attribute]  # type: ignore[return-value]
 
     @property
+    def version(self) -> int:
+        """Of the parameter: another one, once somebody has written to it, but not through `.data`."""
+        parameter = self.module._parameters.get(self.attribute)
+        return -1 if parameter is None else parameter._version
+
+    @property
     def gradient(self) -> Tensor | None:
         """The parameter's .grad, as far as this process holds it."""
         return self.parameter.grad
