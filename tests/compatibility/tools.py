@@ -172,6 +172,17 @@ def penalty(storage):
     close(*found)
 
 
+@program("`is_grads_batched`, `vectorize=True`, through convolutions")
+def batched_gradients(storage):
+    model = regrow.sparsify(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), 0.25, seed=0, storage=storage)
+    x = torch.randn(1, 3, 4, 4).requires_grad_()
+    found = [
+        torch.autograd.functional.jacobian(m, x, vectorize=vectorize)
+        for m, vectorize in ((model, True), (regrow.densify(model), False))
+    ]
+    close(*found)
+
+
 @program("`torch.utils.checkpoint`, re-entrant or not")
 def checkpointed(storage):
     model, _ = trained(storage)

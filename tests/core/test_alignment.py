@@ -23,6 +23,16 @@ def trained(name, storage, optimizer="adam", steps=7):
     return model, trainer, updater
 
 
+def go_back(model, optimizer):
+    """Trains on to step 9, and loads the weights of step 3 without the optimizer; the second moments of step 9."""
+    best = copy.deepcopy(model.state_dict())
+    for step in range(3, 9):
+        step_of(model, optimizer, step)
+    before = second_moments(model, optimizer)
+    model.load_state_dict(best)
+    return before
+
+
 def second_moments(model, optimizer):
     """By layer and position."""
     weights = regrow.sparse_weights(model)
@@ -41,10 +51,7 @@ def second_moments(model, optimizer):
 @pytest.mark.parametrize("name", ["rigl", "sparse-momentum", "set"])
 def test_state_of_other_compressed_weights_is_refused(name):
     model, optimizer, updater = trained(name, "compressed", steps=3)
-    best = copy.deepcopy(model.state_dict())
-    for step in range(3, 9):
-        step_of(model, optimizer, step)
-    model.load_state_dict(best)
+    go_back(model, optimizer)
     with pytest.raises(RuntimeError, match=r"0\.weight has another active set than at the last step.*realign.*clear"):
         step_of(model, optimizer, 9)
     updater.realign()
@@ -55,11 +62,7 @@ def test_state_of_other_compressed_weights_is_refused(name):
 @pytest.mark.parametrize("storage", ["masked", "compressed"])
 def test_realigned_state_is_that_of_the_weights_that_stay(storage):
     model, optimizer, updater = trained("rigl", storage, steps=3)
-    best = copy.deepcopy(model.state_dict())
-    for step in range(3, 9):
-        step_of(model, optimizer, step)
-    before = second_moments(model, optimizer)
-    model.load_state_dict(best)
+    before = go_back(model, optimizer)
     updater.realign()
     after = second_moments(model, optimizer)
     assert any(key in before for key in after)
@@ -73,10 +76,7 @@ def test_realigned_state_is_that_of_the_weights_that_stay(storage):
 
 def test_masked_state_follows_by_itself():
     model, optimizer, _ = trained("rigl", "masked", steps=3)
-    best = copy.deepcopy(model.state_dict())
-    for step in range(3, 9):
-        step_of(model, optimizer, step)
-    model.load_state_dict(best)
+    go_back(model, optimizer)
     step_of(model, optimizer, 9)
     for weight in regrow.sparse_weights(model).values():
         assert not optimizer.state[weight.parameter]["exp_avg_sq"][~weight.mask].any()
