@@ -255,13 +255,14 @@ class Summary:
     """What is sparse in a model; prints as a table.
 
     Attributes:
-        rows: one a sparse weight. parameters: all positions of all parameters, dense ones included.
+        rows: one a sparse weight. parameters: all positions of all parameters, dense ones included; None where a file
+            does not tell them from buffers.
         conversions: of activations into and out of the kernels' layout, in one forward and backward pass; None where no
             example input was given.
     """
 
     rows: tuple[SummaryRow, ...]
-    parameters: int
+    parameters: int | None
     conversions: tuple[Conversion, ...] | None = None
 
     @property
@@ -297,8 +298,10 @@ class Summary:
             for row in self.rows
         ]
         total = ("total", "", f"{self.active:,} / {self.numel:,}", f"{self.density:.2%}", "")
-        further = f"{self.parameters - self.numel:,} further parameters are dense"
-        return "\n".join([*_table([head, *body, total]), further, *self._stray_lines(), *self._conversion_lines()])
+        lines = [*_table([head, *body, total])]
+        if self.parameters is not None:
+            lines.append(f"{self.parameters - self.numel:,} further parameters are dense")
+        return "\n".join([*lines, *self._stray_lines(), *self._conversion_lines()])
 
     def _stray_lines(self) -> list[str]:
         names = ", ".join(f"{row.name} ({row.stray:,})" for row in self.rows if row.stray)

@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import regrow
 from core.helpers import mlp, train
+from regrow.integrations.averaging import average
 
 X = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -73,6 +74,8 @@ def test_a_mixture_of_active_sets_is_refused(mix):
     for act in (regrow.densify, partial(regrow.export.save_safetensors, "unwritten")):
         with pytest.raises(ValueError, match=REFUSED):
             act(target)
+    with pytest.raises(RuntimeError, match=REFUSED):
+        average([model, target])
 
 
 @mixes

@@ -294,6 +294,16 @@ def test_summary_shows_layers_of_files_of_models(storage: str, save: Callable[..
     assert f"{10 + 41 + 22} further values" in result.stdout
 
 
+def test_summary_of_a_file_counts_inactive_weights_that_are_not_0():
+    layer = regrow.sparsify(torch.nn.Linear(12, 10), 0.1, storage="masked")
+    torch.nn.init.ones_(layer.weight)
+    with pytest.warns(UserWarning, match="108 of 108 inactive weights are not 0"):
+        regrow.save("model.file", layer)
+    stdout = " ".join(run("summary", "model.file").stdout.split())
+    assert "weight 10x12 12 / 120 100.00% masked (as saved)" in stdout
+    assert "inactive weights that are not 0, and compute: weight (108)" in stdout
+
+
 def test_summary_of_a_dense_file_and_of_foreign_ones():
     layer = torch.nn.Linear(3, 2)
     regrow.save("dense.pt", layer)

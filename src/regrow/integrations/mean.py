@@ -34,6 +34,7 @@ def average(models: Iterable[nn.Module], shares: Sequence[float] | None = None) 
     Raises:
         ValueError: models of different names or shapes, which are listed; shares that are no shares; weights that are
             sharded; or inactive weights that are not 0.
+        RuntimeError: values and active set of a compressed weight do not belong together (see `regrow.check`).
 
     Example:
         >>> clients = [regrow.sparsify(make_model(), 0.1, seed=seed) for seed in range(3)]
@@ -90,6 +91,7 @@ def _named(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
 
 
 def _sparse(weight: SparseWeight) -> _Flat:
+    weight.check()
     if stray := weight.stray():
         raise ValueError(
             f"average: {stray:,} inactive weights of {weight.name} are not 0, and compute; see regrow.check(model)"

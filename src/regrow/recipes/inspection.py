@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 import regrow
@@ -57,15 +58,16 @@ def _layers_of_file(content: Mapping[str, Any]) -> list[str]:
     rows = tuple(_row(name, shape, state) for name, shape in shapes.items())
     stored = {part for name in shapes for part in (name, f"{name}_mask", *_beside(name))}
     others = sum(value.numel() for name, value in state.items() if isinstance(value, Tensor) and name not in stored)
-    *table, _ = str(Summary(rows, 0)).splitlines()  # the last line counts parameters, which are not told from buffers
-    return [*table, f"{others:,} further values, of parameters and buffers, are dense"]
+    return [str(Summary(rows, None)), f"{others:,} further values, of parameters and buffers, are dense"]
 
 
 def _row(name: str, shape: list[int], state: Mapping[str, Tensor]) -> SummaryRow:
     mask = state.get(f"{name}_mask")
-    active = len(state[_beside(name)[0]]) if mask is None else int(mask.sum())
-    storage = "compressed" if mask is None else "masked"
-    return SummaryRow(name, tuple(shape), active, math.prod(shape), storage, "as saved")
+    if mask is None:
+        active, stray, storage = len(state[_beside(name)[0]]), 0, "compressed"
+    else:
+        active, stray, storage = int(mask.sum()), int(torch.count_nonzero(state[name][~mask])), "masked"
+    return SummaryRow(name, tuple(shape), active, math.prod(shape), storage, "as saved", stray)
 
 
 def _beside(name: str) -> list[str]:
