@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from regrow import ops
-from regrow.atomic import write_atomically
+from regrow.io.atomic import write_atomically
+from regrow.lab.bench.timing import times_in_turn
+from regrow.lab.machine import processor
 from regrow.nn import BlockedTensor, to_blocked
-from regrow.recipes.machine import processor
-from regrow.recipes.measuring import times_in_turn
 
 ROOT = Path(__file__).resolve().parents[1]
 VGG = [(64, 32), (128, 16), (256, 8), (512, 4), (512, 2)]

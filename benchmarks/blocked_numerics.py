@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import regrow
-from regrow.atomic import write_atomically
+from regrow.io.atomic import write_atomically
+from regrow.lab.machine import processor
+from regrow.lab.models import build
 from regrow.nn import SparseConv2d, SparseLayer
-from regrow.recipes.machine import processor
-from regrow.recipes.models import build
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOOTH = {nn.ReLU: nn.SiLU, nn.MaxPool2d: lambda: nn.AvgPool2d(2)}

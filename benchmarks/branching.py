@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 import regrow
 from regrow import topology
-from regrow.recipes import models
-from regrow.recipes.config import Recipe, learning_rate
-from regrow.recipes.data import cifar10, mnist
-from regrow.recipes.split import Data, Split
+from regrow.lab import models
+from regrow.lab.data.datasets import cifar10, mnist
+from regrow.lab.data.split import Data, Split
+from regrow.lab.recipes.recipe import Recipe, learning_rate
 
 Active = dict[str, Tensor]
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from regrow.lab.machine import processor
 from regrow.nn import SparseConv2d, SparseLinear, to_blocked
 from regrow.ops import info, lanes
-from regrow.recipes.machine import processor
 
 SHORT, LONG = 4, 24
 _ops = torch.ops.regrow

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import regrow
-from regrow.recipes.machine import processor
+from regrow.lab.machine import processor
 
 METHODS = {"RigL": regrow.RigL, "SET": regrow.SET}
 STORAGES = ("masked", "compressed")

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from regrow import ops
-from regrow.recipes.bench_common import write_rows
-from regrow.recipes.data import data_root
-from regrow.recipes.machine import processor
-from regrow.recipes.measuring import CLOCKS, noise, times_in_turn, working
-from regrow.recipes.session import Session, make_session
-from regrow.recipes.settings import make_settings
+from regrow.lab.bench.common import write_rows
+from regrow.lab.bench.timing import CLOCKS, noise, times_in_turn, working
+from regrow.lab.data.datasets import data_root
+from regrow.lab.machine import processor
+from regrow.lab.recipes.settings import make_settings
+from regrow.lab.training.session import Session, make_session
 
 ROOT = Path(__file__).resolve().parents[1]
 

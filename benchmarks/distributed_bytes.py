@@ -26,8 +26,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 import regrow
-from regrow.atomic import write_atomically
-from regrow.recipes import models
+from regrow.io.atomic import write_atomically
+from regrow.lab import models
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = {"lenet-300-100": (1, 28, 28), "lenet-5-caffe": (1, 28, 28)}
@@ -93,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=description, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--networks", default="lenet-5-caffe,vgg16-like", help="names of regrow.recipes.models")
+    parser.add_argument("--networks", default="lenet-5-caffe,vgg16-like", help="names of regrow.lab.models")
     parser.add_argument("--densities", default="0.05,0.1")
     parser.add_argument("--json", type=Path, default=ROOT / "results" / "distributed.json")
     chosen = parser.parse_args()

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 
 import regrow
-from regrow.atomic import write_atomically
 from regrow.export.onnx import onnx_session
-from regrow.recipes import make_settings, models, train
-from regrow.recipes.data import data_root
-from regrow.recipes.exporting import FORMATS
-from regrow.recipes.progress import terminal_reporter
-from regrow.recipes.restored import load_network
+from regrow.io.atomic import write_atomically
+from regrow.lab import make_settings, models, train
+from regrow.lab.cli.export import FORMATS
+from regrow.lab.data.datasets import data_root
+from regrow.lab.training.progress import terminal_reporter
+from regrow.lab.training.restored import load_network
 
 LEAST_SPREAD = 0.01
 """Standard deviation of an output over images, of the largest output."""

@@ -29,12 +29,12 @@ from rich.progress import track
 from torch import Tensor
 
 from regrow import ops
-from regrow.atomic import write_atomically
-from regrow.recipes.config import learning_rate
-from regrow.recipes.data import data_root
-from regrow.recipes.machine import processor
-from regrow.recipes.session import Session, evaluate, make_optimizer, make_session
-from regrow.recipes.settings import make_settings
+from regrow.io.atomic import write_atomically
+from regrow.lab.data.datasets import data_root
+from regrow.lab.machine import processor
+from regrow.lab.recipes.recipe import learning_rate
+from regrow.lab.recipes.settings import make_settings
+from regrow.lab.training.session import Session, evaluate, make_optimizer, make_session
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = "gpt-shakespeare"

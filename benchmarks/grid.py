@@ -1,7 +1,7 @@
 """What programs that run a grid of trainings share: options, and the result file, written anew after every run.
 
-The grid itself is `regrow.recipes.grid`: finished runs are kept, stopped ones go on from their checkpoint, failed ones
-are shown and do not stop the rest. Run the same command again until it is whole.
+The grid itself is `regrow.lab.compare.grid`: finished runs are kept, stopped ones go on from their checkpoint, failed
+ones are shown and do not stop the rest. Run the same command again until it is whole.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from regrow.atomic import write_atomically
-from regrow.recipes.grid import INTERRUPTED, Cell, Outcome, run_grid
-from regrow.report.leaderboard import mean_and_error
+from regrow.io.atomic import write_atomically
+from regrow.lab.compare.grid import INTERRUPTED, Cell, Outcome, run_grid
+from regrow.lab.report.leaderboard import mean_and_error
 
 __all__ = ["ROOT", "Cell", "add_arguments", "bring_back", "common_words", "mean_and_error", "run"]
 

@@ -26,13 +26,13 @@ import torch
 
 import regrow
 from regrow import ops
-from regrow.atomic import write_atomically
-from regrow.recipes import get_recipe, models
-from regrow.recipes.bench_step import TrainingStep
-from regrow.recipes.data import data_root
-from regrow.recipes.images import ImageFiles
-from regrow.recipes.machine import computes_bf16, processor
-from regrow.recipes.measuring import noise, times_in_turn, working
+from regrow.io.atomic import write_atomically
+from regrow.lab import get_recipe, models
+from regrow.lab.bench.step import TrainingStep
+from regrow.lab.bench.timing import noise, times_in_turn, working
+from regrow.lab.data.datasets import data_root
+from regrow.lab.data.images import ImageFiles
+from regrow.lab.machine import computes_bf16, processor
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = get_recipe("resnet50-imagenet")

@@ -25,8 +25,8 @@ from typing import Any
 import torch
 
 from grid import ROOT
-from regrow.atomic import write_atomically
-from regrow.recipes.restored import load_network
+from regrow.io.atomic import write_atomically
+from regrow.lab.training.restored import load_network
 
 RECIPE = "resnet50-imagenette"
 CLOCKED = ("seconds", "wait", "rss")
@@ -57,7 +57,7 @@ def words(chosen: argparse.Namespace) -> list[str]:
 
 
 def start(chosen: argparse.Namespace, out: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "regrow.recipes", *words(chosen), "--out", str(out), "--resume"]
+    command = [sys.executable, "-m", "regrow.lab", *words(chosen), "--out", str(out), "--resume"]
     return subprocess.Popen(command, start_new_session=True)
 
 

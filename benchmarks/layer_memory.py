@@ -21,10 +21,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from regrow.atomic import write_atomically
+from regrow.io.atomic import write_atomically
+from regrow.lab.machine import processor
 from regrow.nn import SparseLinear
 from regrow.ops import isa, plan_bytes
-from regrow.recipes.machine import processor
 
 ROOT = Path(__file__).resolve().parents[1]
 DENSITIES = (0.01, 0.05, 0.1, 0.2)

@@ -20,10 +20,10 @@ from statistics import median
 
 import torch
 
-from regrow.atomic import write_atomically
-from regrow.recipes.data import data_root
-from regrow.recipes.session import Session, make_session
-from regrow.recipes.settings import make_settings
+from regrow.io.atomic import write_atomically
+from regrow.lab.data.datasets import data_root
+from regrow.lab.recipes.settings import make_settings
+from regrow.lab.training.session import Session, make_session
 
 ROOT = Path(__file__).resolve().parents[1]
 WARM_UP = 30

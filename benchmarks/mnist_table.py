@@ -16,7 +16,7 @@ from typing import Any
 
 import grid
 from grid import Cell
-from regrow.report.published import PublishedPoint, published_points, sources
+from regrow.lab.report.published import PublishedPoint, published_points, sources
 
 METHODS = ("dense", "sparse-momentum")
 PRESETS = {

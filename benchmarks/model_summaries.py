@@ -21,7 +21,7 @@ import transformers
 from torch import nn
 
 import regrow
-from regrow.atomic import write_atomically
+from regrow.io.atomic import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -22,9 +22,9 @@ import torch
 from torch.nn import functional as F
 
 import regrow
-from regrow.atomic import write_atomically
-from regrow.recipes import models
-from regrow.recipes.data import cifar10, data_root
+from regrow.io.atomic import write_atomically
+from regrow.lab import models
+from regrow.lab.data.datasets import cifar10, data_root
 
 ROOT = Path(__file__).resolve().parents[1]
 GROWN = 0.2

@@ -20,9 +20,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from regrow.atomic import write_atomically
-from regrow.recipes import bench_step
-from regrow.recipes.bench_step import FP32, Network
+from regrow.io.atomic import write_atomically
+from regrow.lab.bench import step as bench_step
+from regrow.lab.bench.step import FP32, Network
 
 ROOT = Path(__file__).resolve().parents[1]
 DENSITY, BATCH, THREADS = 0.05, 128, 2

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 
-from regrow.atomic import write_atomically
+from regrow.io.atomic import write_atomically
 from table_makers import files, kernels, methods, networks, training, windows
 from table_makers.reading import ROOT
 

@@ -25,12 +25,12 @@ from typing import Any
 import torch
 
 import regrow
-from regrow.atomic import write_atomically
+from regrow.io.atomic import write_atomically
+from regrow.lab.data.datasets import data_root
+from regrow.lab.machine import peak_memory_mib, processor
+from regrow.lab.recipes.settings import make_settings
+from regrow.lab.training.session import Session, make_session
 from regrow.ops import isa, keep_pages
-from regrow.recipes.data import data_root
-from regrow.recipes.machine import peak_memory_mib, processor
-from regrow.recipes.session import Session, make_session
-from regrow.recipes.settings import make_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTHS = (1_000, 4_000, 16_000, 64_000, 250_000)

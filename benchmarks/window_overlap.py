@@ -31,14 +31,14 @@ from torch import Tensor
 
 import regrow
 from branching import NETWORKS, Training, made
-from regrow.atomic import write_atomically
-from regrow.recipes.config import Recipe
-from regrow.recipes.data import data_root
-from regrow.recipes.measuring import times_in_turn
-from regrow.recipes.progress import clock
-from regrow.recipes.randomness import generator
-from regrow.recipes.settings import make_settings
-from regrow.recipes.split import Split
+from regrow.io.atomic import write_atomically
+from regrow.lab.bench.timing import times_in_turn
+from regrow.lab.data.datasets import data_root
+from regrow.lab.data.split import Split
+from regrow.lab.recipes.recipe import Recipe
+from regrow.lab.recipes.settings import make_settings
+from regrow.lab.training.progress import clock
+from regrow.lab.training.randomness import generator
 
 ROOT = Path(__file__).resolve().parents[1]
 WINDOWS = (5, 10, 20, 40)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from regrow.atomic import write_atomically
+from regrow.io.atomic import write_atomically
 
 HERE = Path(__file__).parent
 INK, PALE, LINE = "#22303c", "#eef2f5", "#9fb0bd"

@@ -11,7 +11,7 @@ from typer import rich_utils
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from regrow.recipes.cli import app
+from regrow.lab.cli.app import app
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -14,7 +14,7 @@ from typer.main import get_command
 
 import regrow
 from pages import PAGES, ROOT, blocks, commands
-from regrow.recipes.cli import app
+from regrow.lab.cli.app import app
 
 
 def name_of(page):

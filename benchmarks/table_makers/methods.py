@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from regrow.report.leaderboard import find_published, percent, varied
-from regrow.report.published import published_points
+from regrow.lab.report.leaderboard import find_published, percent, varied
+from regrow.lab.report.published import published_points
 
 from .reading import markdown, plus_minus, read
 

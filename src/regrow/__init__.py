@@ -7,93 +7,57 @@ Names load when they are first used, so that the command line answers before tor
 >>> regrow.SparseMomentum(model, optimizer, total_steps=70_000, update_every=703)
 """
 
-import sys
 from importlib import import_module
 from importlib.util import find_spec
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from . import _renamed
+
 if TYPE_CHECKING:
-    from . import export, flops
-    from .export import compact
-    from .files import load, save
-    from .pickles import safe_globals
-    from .saliency import grasp, obd, snip, synflow
-    from .sparsify import Summary, densify, sparsify, summary
-    from .stray import check
-    from .updaters import (
-        ACDC,
-        DNS,
-        DSR,
-        GMP,
-        MEST,
-        SET,
-        DeepRewiring,
-        GraNet,
-        Han,
-        RigL,
-        RigLITOP,
-        SparseMomentum,
-        Static,
-        TopKAST,
-        Updater,
-    )
-    from .weights import SparseWeight, sparse_weights
+    from . import export as export
+    from . import flops as flops
+    from ._sparsify import densify as densify
+    from ._sparsify import sparsify as sparsify
+    from ._summary import Summary as Summary
+    from ._summary import summary as summary
+    from .export import compact as compact
+    from .saliency import grasp as grasp
+    from .saliency import obd as obd
+    from .saliency import snip as snip
+    from .saliency import synflow as synflow
+    from .serialization import load as load
+    from .serialization import safe_globals as safe_globals
+    from .serialization import save as save
+    from .updaters import Updater as Updater
+    from .updaters.registry import *  # noqa: F403
+    from .weights import SparseWeight as SparseWeight
+    from .weights import sparse_weights as sparse_weights
+    from .weights.stray import check as check
 
     __version__: str
+    __all__: list[str]
 
-__all__ = [
-    "ACDC",
-    "DNS",
-    "DSR",
-    "GMP",
-    "MEST",
-    "SET",
-    "DeepRewiring",
-    "GraNet",
-    "Han",
-    "RigL",
-    "RigLITOP",
-    "SparseMomentum",
-    "SparseWeight",
-    "Static",
-    "Summary",
-    "TopKAST",
-    "Updater",
-    "check",
-    "compact",
-    "densify",
-    "export",
-    "flops",
-    "grasp",
-    "load",
-    "obd",
-    "safe_globals",
-    "save",
-    "snip",
-    "sparse_weights",
-    "sparsify",
-    "summary",
-    "synflow",
-]
-
-_HOME = {name: "updaters" for name in __all__ if name[0].isupper()} | {
+_HOME = {
     "SparseWeight": "weights",
-    "Summary": "sparsify",
-    "check": "stray",
+    "Summary": "_summary",
+    "Updater": "updaters",
+    "check": "weights.stray",
     "compact": "export",
-    "densify": "sparsify",
+    "densify": "_sparsify",
     "grasp": "saliency",
-    "load": "files",
+    "load": "serialization",
     "obd": "saliency",
-    "safe_globals": "pickles",
-    "save": "files",
+    "safe_globals": "serialization",
+    "save": "serialization",
     "snip": "saliency",
     "sparse_weights": "weights",
-    "sparsify": "sparsify",
-    "summary": "sparsify",
+    "sparsify": "_sparsify",
+    "summary": "_summary",
     "synflow": "saliency",
 }
+"""The module of each public name; the methods are those of `updaters.registry`."""
+
+_renamed.install()
 
 
 def _version() -> str:
@@ -105,25 +69,22 @@ def _version() -> str:
         return "0+unknown"
 
 
-class _Package(ModuleType):
-    """Keeps `regrow.sparsify` the function: importing the module of that name would put the module there."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _HOME and isinstance(value, ModuleType):
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+def _methods() -> list[str]:
+    registry = import_module(".updaters.registry", __name__)
+    return [name for name, value in vars(registry).items() if isinstance(value, type)]
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         value: Any = _version()
+    elif name == "__all__":
+        value = sorted([*_HOME, *_methods(), "export", "flops"])
     elif name in _HOME:
         value = getattr(import_module(f".{_HOME[name]}", __name__), name)
     elif not name.startswith("_") and find_spec(f"{__name__}.{name}"):
         value = import_module(f".{name}", __name__)
+    elif not name.startswith("_") and name in _methods():
+        value = getattr(import_module(".updaters", __name__), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
@@ -131,4 +92,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "__version__"})
+    return sorted({*globals(), *__getattr__("__all__"), "__version__"})

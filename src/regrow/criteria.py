@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .lazy import LARGEST_TENSOR, LazyScores, RandomScores
+from .topology.lazy import LARGEST_TENSOR, LazyScores, RandomScores
 
 __all__ = [
     "GrowScore",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
-from .sparsify import Patterns, select
+from regrow.weights.prunable import Patterns, select
 
 __all__ = ["grasp", "obd", "snip", "synflow"]
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from core.helpers import EXAMPLES
 from oracle import naive
-from regrow.allocation import DISTRIBUTIONS, initial_counts
+from regrow.topology.distributions import DISTRIBUTIONS, initial_counts
 
 LENET = [(300, 784), (100, 300), (10, 100)]
 

@@ -7,8 +7,8 @@ import torch
 
 import regrow
 from core.helpers import assert_same, picture, sparse_mlp
-from regrow.atomic import write_atomically
-from regrow.checked import DamagedFile, load_checked, save_checked
+from regrow.io.atomic import write_atomically
+from regrow.io.checked import DamagedFile, load_checked, save_checked
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from torch import nn
 
 import regrow
 from core.helpers import fed, feed, indices
-from regrow import criteria, sharing, topology
-from regrow.random import draw_distinct
-from regrow.sharing import PruneRequest, ShareRequest
+from regrow import criteria, topology
+from regrow import redistribution as sharing
+from regrow.redistribution import PruneRequest, ShareRequest
+from regrow.topology.random import draw_distinct
 from regrow.updaters.dsr import AdaptiveThreshold
 
 

@@ -5,8 +5,8 @@ import torch
 
 import regrow
 from core.helpers import frozen, indices, loss_at, mlp
-from regrow.entering import entering_means, state_of
-from regrow.optimizers import nested
+from regrow.optimizers.entering import entering_means, state_of
+from regrow.optimizers.hooks import nested
 
 STORAGES = ("masked", "compressed")
 SIZES = (8, 24, 4)

@@ -9,7 +9,7 @@ from torch import nn
 
 import regrow
 from core.helpers import assert_inactive_are_zero, assert_same, indices, mlp, picture, sparse_mlp, train
-from regrow.atomic import write_atomically
+from regrow.io.atomic import write_atomically
 
 SIZES = (8, 12, 4)
 

@@ -5,7 +5,7 @@ import torch
 
 import regrow
 from core.helpers import mlp
-from regrow.moments import AdamMoments, FirstMoment, Moments, optimizer_rule
+from regrow.momentum.rules import AdamMoments, FirstMoment, Moments, optimizer_rule
 
 OPTIM = torch.optim
 

@@ -7,7 +7,7 @@ import torch
 
 import regrow
 from core.helpers import indices, loss_at, mlp
-from regrow.optimizers import innermost, keeps_history, nested
+from regrow.optimizers.hooks import innermost, keeps_history, nested
 
 STORAGES = ("masked", "compressed")
 stored = pytest.mark.parametrize("storage", STORAGES)

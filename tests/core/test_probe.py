@@ -8,8 +8,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import regrow
 from core.helpers import assert_same, frozen, loss_at, mlp
-from regrow.optimizers import group_of
-from regrow.probe import immovable_state, traits_of
+from regrow.optimizers.hooks import group_of
+from regrow.optimizers.probe import immovable_state, traits_of
 
 SGD, ADAM = torch.optim.SGD, torch.optim.Adam
 

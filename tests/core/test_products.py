@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.helpers import EXAMPLES
-from regrow import products, topology
-from regrow.factored import FactoredMoment
-from regrow.products import largest_of_product
+from regrow import topology
+from regrow.momentum import products
+from regrow.momentum.factored import FactoredMoment
+from regrow.momentum.products import largest_of_product
 
 
 @pytest.fixture

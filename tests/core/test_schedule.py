@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from core.helpers import EXAMPLES
 from oracle import naive
-from regrow.schedule import SCHEDULES, prune_rate_schedule
+from regrow.schedules import SCHEDULES, prune_rate_schedule
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import nn
 
 import regrow
 from core.helpers import EXAMPLES, assert_same, indices, mlp, picture
-from regrow.allocation import initial_counts
+from regrow.topology.distributions import initial_counts
 
 
 class Conv1D(nn.Module):

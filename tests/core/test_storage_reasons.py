@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, spectral_norm
 
 import regrow
-from regrow.extras import _made_with
 from regrow.nn import SparseConv2d, SparseLinear
-from regrow.readers import readers, reads
+from regrow.weights.extras import _made_with
+from regrow.weights.readers import readers, reads
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
 STORAGES = ["masked", "compressed"]

@@ -64,7 +64,7 @@ small_scores = st.lists(st.integers(-3, 3), min_size=1, max_size=30)
 @given(small_scores, st.data())
 def test_choices_equal_a_sort_with_position_as_tie_break(scores, data):
     k, block = data.draw(st.integers(0, len(scores))), data.draw(st.sampled_from([1, 4, 2**20]))
-    with mock.patch.object(topology, "_BLOCK", block):
+    with mock.patch.object(topology.selection, "_BLOCK", block):
         by_size = sorted(range(len(scores)), key=lambda position: (-scores[position], position))
         assert topology.largest(torch.tensor(scores, dtype=torch.float32), k).tolist() == sorted(by_size[:k])
         by_size = sorted(range(len(scores)), key=lambda position: (scores[position], position))
@@ -129,7 +129,7 @@ def test_prune_counts(rate, active, numel, importance, counts):
     ],
 )
 def test_share(total, importance, free, counts):
-    assert topology.share(total, importance, free) == counts
+    assert topology.redistribute(total, importance, free) == counts
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_share(total, importance, free, counts):
 )
 def test_share_refuses(total, importance, free, message):
     with pytest.raises(ValueError, match=message):
-        topology.share(total, importance, free)
+        topology.redistribute(total, importance, free)
 
 
 @st.composite
@@ -162,7 +162,7 @@ def requests(draw):
 @given(requests())
 def test_share_is_exact_and_equals_the_oracle(request):
     total, importance, free = request
-    counts = topology.share(total, importance, free)
+    counts = topology.redistribute(total, importance, free)
     assert sum(counts) == total
     assert all(0 <= count <= limit for count, limit in zip(counts, free, strict=True))
     assert counts == naive.share(total, [Fraction(r) for r in importance], free)
@@ -214,19 +214,19 @@ def budgets(draw):
 @given(budgets())
 def test_a_feasible_budget_is_never_exceeded(request):
     total, importance, free, kept, cost, budget, least = request
-    counts = topology.share_within_budget(total, importance, free, kept, cost, budget)
+    counts = topology.redistribute_within_budget(total, importance, free, kept, cost, budget)
     assert sum(counts) == total
     assert all(0 <= count <= limit for count, limit in zip(counts, free, strict=True))
     spent = sum(c * (a + b) for c, a, b in zip(cost, kept, counts, strict=True))
     assert spent <= max(budget, least)
-    plain = topology.share(total, importance, free)
+    plain = topology.redistribute(total, importance, free)
     if sum(c * (a + b) for c, a, b in zip(cost, kept, plain, strict=True)) <= budget:
         assert counts == plain  # a budget that does not bind changes nothing
 
 
 def test_a_budget_that_is_out_of_reach_goes_to_the_cheapest():
-    assert topology.share_within_budget(5, [0.9, 0.1], [9, 3], [4, 4], [10.0, 1.0], budget=1.0) == [2, 3]
+    assert topology.redistribute_within_budget(5, [0.9, 0.1], [9, 3], [4, 4], [10.0, 1.0], budget=1.0) == [2, 3]
 
 
 def test_layers_that_cost_nothing_can_be_shared_among_when_the_budget_is_spent_elsewhere():
-    assert sum(topology.share_within_budget(3, [0.5, 0.5], [4, 4], [1, 1], [0.0, 0.0], budget=-10.0)) == 3
+    assert sum(topology.redistribute_within_budget(3, [0.5, 0.5], [4, 4], [1, 1], [0.0, 0.0], budget=-10.0)) == 3

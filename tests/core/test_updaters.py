@@ -22,7 +22,7 @@ from core.helpers import (
     total_active,
     train,
 )
-from regrow.schedule import prune_rate_schedule
+from regrow.schedules import prune_rate_schedule
 
 SGD = torch.optim.SGD
 

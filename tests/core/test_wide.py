@@ -9,7 +9,7 @@ from torch import nn
 import regrow
 from core.helpers import assert_same, picture
 from regrow.nn import SparseLinear
-from regrow.random import draw_distinct, draw_missing
+from regrow.topology.random import draw_distinct, draw_missing
 
 SIZE = 70_000
 """A square layer of 4.9e9 positions, 19.6 GB in float32."""
@@ -215,7 +215,7 @@ def test_factors_live_in_the_window_and_are_multiplied_out_when_they_are_no_smal
 
 
 def test_large_layers_are_factored_and_drawn_lazily_by_themselves(monkeypatch):
-    for module in ("criteria", "momentum", "initial"):
+    for module in ("criteria", "momentum.collector", "topology.initial"):
         monkeypatch.setattr(f"regrow.{module}.LARGEST_TENSOR", 1_000)
     updater = trained(None, steps=14)[2]
     kinds = {name: type(m.moments["momentum_buffer"]).__name__ for name, m in updater._missing.items()}

@@ -11,10 +11,10 @@ import torch.distributed as dist
 from data_parallel import alone
 
 import regrow
-from regrow.recipes import Interrupted, Reporter, UsageError, make_settings, train
-from regrow.recipes.folder import RunFolder
-from regrow.recipes.ranks import launch
-from regrow.recipes.session import make_session
+from regrow.lab import Interrupted, Reporter, UsageError, make_settings, train
+from regrow.lab.training.folder import RunFolder
+from regrow.lab.training.ranks import launch
+from regrow.lab.training.session import make_session
 
 TIMES = {"seconds", "topology_seconds", "train_seconds", "validation_seconds", "data_wait_share"}
 

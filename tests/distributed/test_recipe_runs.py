@@ -34,7 +34,7 @@ LAUNCHERS = {"fabric": [sys.executable], "torchrun": TORCHRUN}
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_the_command_is_started_either_way(launcher, tmp_path):
-    command = [*LAUNCHERS[launcher], "-m", "regrow.recipes", "train", "digits-mlp", "--density", "0.1", "--epochs", "1"]
+    command = [*LAUNCHERS[launcher], "-m", "regrow.lab", "train", "digits-mlp", "--density", "0.1", "--epochs", "1"]
     command += ["--devices", "2", "--strategy", "ddp", "--threads", "1", "--out", str(tmp_path / "run")]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=500, env=os.environ | {"OMP_NUM_THREADS": "1"}

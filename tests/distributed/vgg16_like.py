@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 import regrow
-from regrow.recipes import models
+from regrow.lab import models
 
 
 def build():

@@ -311,7 +311,7 @@ FAMILIES = {
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_of_the_recipes(name):
-    from regrow.recipes import models
+    from regrow.lab import models
 
     options, density = FAMILIES[name]
     torch.manual_seed(1)

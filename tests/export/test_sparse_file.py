@@ -334,7 +334,7 @@ def test_a_failure_in_the_middle_keeps_the_old_file(tmp_path, monkeypatch):
 def test_reading_does_not_unpickle(tmp_path):
     save_safetensors(tmp_path / "m", sparse_mlp())
     program = (
-        "import pickle, sys, torch, regrow.files, safetensors.torch\n"
+        "import pickle, sys, torch, regrow.serialization, safetensors.torch\n"
         "def refuse(*a, **k): raise SystemExit('unpickled')\n"
         "pickle.load = pickle.loads = pickle.Unpickler = pickle._Unpickler = torch.load = refuse\n"
         "net = torch.nn.Sequential(torch.nn.Linear(8, 12), torch.nn.Tanh(), torch.nn.Linear(12, 4))\n"

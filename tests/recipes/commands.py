@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typer.testing import CliRunner, Result
 
-from regrow.recipes.cli import app
+from regrow.lab.cli.app import app
 
 
 def run(*args: str) -> Result:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from regrow.recipes.folder import TOPOLOGY_FILE, RunFolder
-from regrow.recipes.topology_file import load_topology
+from regrow.lab.training.folder import TOPOLOGY_FILE, RunFolder
+from regrow.lab.training.topology_file import load_topology
 
 TIMES = {"seconds", "topology_seconds", "train_seconds", "validation_seconds", "seconds_per_step", "peak_rss_mb"}
 TIMES |= {"data_wait_share"}

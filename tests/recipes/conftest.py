@@ -17,10 +17,10 @@ pytest.importorskip("sklearn", reason="the recipes need: pip install 'regrow[rec
 pytest.importorskip("typer", reason="the recipes need: pip install 'regrow[recipes]'")
 
 from regrow import ops
-from regrow.recipes import Recipe, Settings, make_settings, models
-from regrow.recipes.cell_process import Place
-from regrow.recipes.executors import executor
-from regrow.recipes.split import Data, Split
+from regrow.lab import Recipe, Settings, make_settings, models
+from regrow.lab.compare.cell_process import Place
+from regrow.lab.compare.executors import executor
+from regrow.lab.data.split import Data, Split
 
 PREPARE = Path(__file__).resolve().parents[3] / "shared" / "data" / "prepare.sh"
 MNIST = Path("MNIST") / "raw" / "train-images-idx3-ubyte"

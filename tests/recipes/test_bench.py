@@ -11,9 +11,13 @@ import pytest
 import torch
 
 from recipes.commands import run
-from regrow.recipes import Settings, bench_inference, bench_run, bench_step, catalog, models, train
-from regrow.recipes.bench_step import Network
-from regrow.recipes.topology_file import load_topology
+from regrow.lab import Settings, models, train
+from regrow.lab.bench import inference as bench_inference
+from regrow.lab.bench import run as bench_run
+from regrow.lab.bench import step as bench_step
+from regrow.lab.bench.step import Network
+from regrow.lab.recipes import catalog
+from regrow.lab.training.topology_file import load_topology
 
 
 @pytest.mark.parametrize("bf16", [False, True])

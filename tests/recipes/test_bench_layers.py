@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from recipes.commands import run
-from regrow.recipes import bench_layers
+from regrow.lab.bench import layers as bench_layers
 
 
 def test_bench_layers_measures_prints_and_writes(tmp_path: Path):
@@ -39,7 +39,7 @@ def test_bench_layers_silences_one_message_only(caplog: pytest.LogCaptureFixture
 
 
 def test_the_onednn_contestant_computes_a_linear_layer():
-    from regrow.recipes.bench_layers import _OneDNN
+    from regrow.lab.bench.layers import _OneDNN
 
     x, weight = torch.randn(5, 7, requires_grad=True), torch.randn(3, 7, requires_grad=True)
     grad = torch.randn(5, 3)

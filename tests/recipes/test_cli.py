@@ -17,8 +17,8 @@ import torch
 
 import regrow
 from recipes.commands import assert_one_line, run
-from regrow.recipes.errors import RunError
-from regrow.recipes.progress import PlainLines
+from regrow.lab.errors import RunError
+from regrow.lab.training.progress import PlainLines
 
 SHORT = ["train", "digits-mlp", "--density", "0.1", "--epochs", "3", "--threads", "1"]
 
@@ -115,7 +115,7 @@ def test_ctrl_c_says_how_to_go_on_and_that_command_does(monkeypatch: pytest.Monk
     words = [*SHORT, "--seed", "4", "--out", "my run", "--set", "dense=fc3", "--max-density", "0.9"]
     words += ["--topology-every", "9"]
     with monkeypatch.context() as patch:
-        patch.setattr("regrow.recipes.progress.terminal_reporter", Impatient)
+        patch.setattr("regrow.lab.training.progress.terminal_reporter", Impatient)
         message = assert_one_line(run(*words), 130)
     command = message.partition("go on with: ")[2].strip()
     assert shlex.split(command)[:2] == ["regrow", "train"]
@@ -239,7 +239,7 @@ def test_failures(args: list[str], remedy: str):
 @pytest.mark.parametrize(("package", "args"), [("typer", ["list"]), ("rich", ["doctor"])])
 def test_a_package_that_is_not_installed_is_one_line(package: str, args: list[str]):
     program = f"import sys; sys.modules[{package!r}] = None; sys.argv[1:] = {args!r}\n"
-    program += "from regrow.recipes.__main__ import main; main()"
+    program += "from regrow.lab.__main__ import main; main()"
     asked = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert asked.returncode == 1
     assert asked.stderr.splitlines()[-1].endswith("is not installed; pip install 'regrow[recipes]'"), asked.stderr
@@ -248,7 +248,7 @@ def test_a_package_that_is_not_installed_is_one_line(package: str, args: list[st
 
 def test_a_run_does_not_load_what_it_does_not_use(tmp_path: Path):
     args = ["train", "digits-mlp", "--epochs", "1", "--out", str(tmp_path / "run")]
-    program = f"import sys; sys.argv[1:] = {args!r}\nfrom regrow.recipes.__main__ import main\n"
+    program = f"import sys; sys.argv[1:] = {args!r}\nfrom regrow.lab.__main__ import main\n"
     program += "try: main()\nfinally: print('transformers' in sys.modules)"
     asked = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert asked.stdout.splitlines()[-1] == "False", asked.stderr
@@ -320,7 +320,7 @@ def test_summary_of_a_dense_file_and_of_foreign_ones():
 def test_demo_compares_dense_and_sparse(monkeypatch: pytest.MonkeyPatch):
     from dataclasses import replace
 
-    from regrow.recipes import catalog
+    from regrow.lab.recipes import catalog
 
     quick = replace(catalog.get_recipe("digits-mlp"), epochs=2)
     monkeypatch.setitem(catalog.RECIPES, "digits-mlp", lambda: quick)

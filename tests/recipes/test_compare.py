@@ -17,20 +17,20 @@ from typer.testing import Result
 from recipes.commands import run
 from recipes.comparing import assert_same_run
 from regrow import ops
-from regrow.recipes.comparison import Comparison, make_comparison, read_seeds
-from regrow.recipes.config import SPARSE_ONLY, setting_names
-from regrow.recipes.errors import UsageError
-from regrow.recipes.grid import Cell, Outcome
-from regrow.report.leaderboard import COLUMNS, Entry, find_published, leaderboard, markdown, write_tables
-from regrow.report.published import PublishedPoint, published_points
+from regrow.lab.compare.comparison import Comparison, make_comparison, read_seeds
+from regrow.lab.compare.grid import Cell, Outcome
+from regrow.lab.errors import UsageError
+from regrow.lab.recipes.recipe import SPARSE_ONLY, setting_names
+from regrow.lab.report.leaderboard import COLUMNS, Entry, find_published, leaderboard, markdown, write_tables
+from regrow.lab.report.published import PublishedPoint, published_points
 
 METHODS = ["dense", "static", "sparse-momentum"]
 WORDS = ["compare", "digits-mlp", "--methods", ",".join(METHODS), "--densities", "0.1,0.3", "--seeds", "2"]
 WORDS += ["--epochs", "1", "--out", "out"]
 KILLED_IN_EPOCH_2 = """
 import os, signal, sys
-from regrow.recipes import progress
-from regrow.recipes.cli import app
+from regrow.lab import progress
+from regrow.lab.cli.app import app
 
 class Killer(progress.Reporter):
     def batch(self, position):
@@ -265,7 +265,7 @@ def test_without_matplotlib_there_are_tables_and_the_remedy(monkeypatch: pytest.
 
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("regrow.recipes.compare.run_grid", lambda *given: Outcome(stopped=True))
+    monkeypatch.setattr("regrow.lab.compare.command.run_grid", lambda *given: Outcome(stopped=True))
     result = run(*WORDS, "--jobs", "3", "--vary", "momentum=0.5,0.9")
     assert result.exit_code == 130
     assert result.stderr.count("\n") == 1
@@ -279,7 +279,7 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture
 def claimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that belongs to the comparison of WORDS; nothing is trained."""
-    monkeypatch.setattr("regrow.recipes.compare.run_grid", lambda *given: Outcome())
+    monkeypatch.setattr("regrow.lab.compare.command.run_grid", lambda *given: Outcome())
     assert run(*WORDS).exit_code == 0
 
 
@@ -399,7 +399,7 @@ def test_published_figures_belong_to_method_density_and_settings():
 
 def test_varied_settings_and_published_points_are_drawn(tmp_path: Path):
     pytest.importorskip("matplotlib")
-    from regrow.report.plots import draw_comparison
+    from regrow.lab.report.plots import draw_comparison
 
     entries = [
         Entry("sparse-momentum", 0.05, {"momentum": momentum, "share": share}, [summary(error), summary(error + 1)], 2)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from regrow.recipes import RECIPES, UsageError, get_recipe, make_settings, override
-from regrow.recipes.config import learning_rate, setting_names
-from regrow.recipes.models import MODELS
-from regrow.recipes.settings import differing
+from regrow.lab import RECIPES, UsageError, get_recipe, make_settings, override
+from regrow.lab.models import MODELS
+from regrow.lab.recipes.recipe import learning_rate, setting_names
+from regrow.lab.recipes.settings import differing
 
 
 def test_published_mnist_protocol():

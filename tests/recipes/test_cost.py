@@ -12,9 +12,9 @@ from torch import nn
 
 import regrow
 from regrow.flops import flops_per_weight, step_flops
-from regrow.recipes import Settings, train
-from regrow.recipes.folder import RunFolder
-from regrow.recipes.session import make_session
+from regrow.lab import Settings, train
+from regrow.lab.training.folder import RunFolder
+from regrow.lab.training.session import make_session
 
 FLOPS = {"0.weight": 10.0, "1.weight": 2.0}
 

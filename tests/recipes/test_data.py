@@ -10,9 +10,9 @@ import numpy
 import pytest
 import torch
 
-from regrow.recipes import RunError
-from regrow.recipes.data import CIFAR10_MEAN, CIFAR10_STD, MNIST_MEAN, MNIST_STD, cifar10, data_root, digits, mnist
-from regrow.recipes.split import Data
+from regrow.lab import RunError
+from regrow.lab.data.datasets import CIFAR10_MEAN, CIFAR10_STD, MNIST_MEAN, MNIST_STD, cifar10, data_root, digits, mnist
+from regrow.lab.data.split import Data
 
 
 def as_set(data: Data) -> set[bytes]:
@@ -53,7 +53,7 @@ def test_cifar10_is_kept_as_pixels(cifar: Data):
 def test_cifar10_is_split_alike_for_every_seed(monkeypatch: pytest.MonkeyPatch):
     pixels = numpy.random.default_rng(0).integers(256, size=(50, 32, 32, 3), dtype=numpy.uint8)
     few = SimpleNamespace(data=pixels, targets=list(range(50)))
-    monkeypatch.setattr("regrow.recipes.data._from_torchvision", lambda kind, root, train: few)
+    monkeypatch.setattr("regrow.lab.data.datasets._from_torchvision", lambda kind, root, train: few)
     splits = [cifar10(Path("."), seed, 0.1).validation.y.tolist() for seed in (0, 1)]
     assert splits[0] == splits[1] != list(range(45, 50))
 

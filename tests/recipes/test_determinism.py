@@ -12,9 +12,9 @@ from test_resume import SignalAt, assert_same_run
 from torch import Tensor, nn
 
 import regrow
-from regrow.recipes import Interrupted, Settings, UsageError, train
-from regrow.recipes.determinism import deterministic_algorithms
-from regrow.recipes.folder import RunFolder
+from regrow.lab import Interrupted, Settings, UsageError, train
+from regrow.lab.training.determinism import deterministic_algorithms
+from regrow.lab.training.folder import RunFolder
 
 LINEAR = lambda: nn.Linear(784, 300)  # noqa: E731
 SMALL_PLANES = lambda: nn.Conv2d(64, 64, 3, padding=1)  # noqa: E731

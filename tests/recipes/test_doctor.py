@@ -38,7 +38,7 @@ def test_doctor_says_what_the_kernels_run_on(monkeypatch: pytest.MonkeyPatch):
 )
 def test_doctor_without_native_kernels_gives_the_remedy(environment, found, remedy):
     asked = subprocess.run(
-        [sys.executable, "-m", "regrow.recipes", "doctor"],
+        [sys.executable, "-m", "regrow.lab", "doctor"],
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
@@ -54,7 +54,7 @@ def test_doctor_without_native_kernels_gives_the_remedy(environment, found, reme
 @pytest.mark.parametrize("command", [["doctor"], ["bench", "layers", "--cases", "linear:8->8"]])
 def test_an_instruction_set_that_is_not_there_is_one_line(command):
     asked = subprocess.run(
-        [sys.executable, "-m", "regrow.recipes", *command],
+        [sys.executable, "-m", "regrow.lab", *command],
         capture_output=True,
         text=True,
         env={**os.environ, "REGROW_ISA": "sse9"},

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import regrow
-from regrow.recipes import Reporter, Settings, UsageError, train
-from regrow.recipes.folder import RunFolder
-from regrow.recipes.inspection import print_network
-from regrow.recipes.methods import METHODS
-from regrow.recipes.session import make_session
+from regrow.lab import Reporter, Settings, UsageError, train
+from regrow.lab.cli.summary import print_network
+from regrow.lab.recipes.methods import METHODS
+from regrow.lab.training.folder import RunFolder
+from regrow.lab.training.session import make_session
 
 SPARSE = [name for name in METHODS if name not in ("dense", "lottery")]  # test_lottery has that
 STARTS_DENSE = {"gmp", "han", "dns", "ac-dc", "granet"}

@@ -10,9 +10,9 @@ from torch import nn
 
 import regrow
 from recipes.commands import run
-from regrow.recipes import make_settings, models, train
-from regrow.recipes.optimizer import make_optimizer
-from regrow.recipes.restored import load_network
+from regrow.lab import make_settings, models, train
+from regrow.lab.training.optimizer import make_optimizer
+from regrow.lab.training.restored import load_network
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from recipes.comparing import assert_same_run
-from regrow.recipes import Reporter, RunError, Settings, train
-from regrow.recipes.errors import reason
-from regrow.recipes.folder import CHECKPOINT, PREVIOUS, SUMMARY, RunFolder
-from regrow.recipes.loss import LossSum
-from regrow.recipes.position import Position
-from regrow.recipes.session import Session
+from regrow.lab import Reporter, RunError, Settings, train
+from regrow.lab.errors import reason
+from regrow.lab.training.folder import CHECKPOINT, PREVIOUS, SUMMARY, RunFolder
+from regrow.lab.training.loss import LossSum
+from regrow.lab.training.position import Position
+from regrow.lab.training.session import Session
 
 
 class Stopped(Exception):

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from regrow.recipes.cell_process import CellProcess, Place
-from regrow.recipes.errors import RunError
-from regrow.recipes.executors import executor
-from regrow.recipes.grid import BUSY, Cell, Outcome, run_grid
+from regrow.lab.compare.cell_process import CellProcess, Place
+from regrow.lab.compare.executors import executor
+from regrow.lab.compare.grid import BUSY, Cell, Outcome, run_grid
+from regrow.lab.errors import RunError
 
 FINISH = "import sys; open(sys.argv[1] + '/summary.json', 'w').write('{\"test_error\": 4.5}')"
 FAIL = "import sys; print('noise'); sys.exit('error: no luck')"

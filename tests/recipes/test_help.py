@@ -13,7 +13,7 @@ import pytest
 from typer.main import get_command
 
 from recipes.commands import run
-from regrow.recipes.cli import app
+from regrow.lab.cli.app import app
 
 TRAIN_FLAGS = [
     "--method",
@@ -145,7 +145,7 @@ def test_help_fills_its_lines(command: str, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_help_does_not_wait_for_torch():
-    program = "import sys; from regrow.recipes.cli import app; sys.argv[1:] = ['train', '--help']; app()"
+    program = "import sys; from regrow.lab.cli.app import app; sys.argv[1:] = ['train', '--help']; app()"
     show = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); {program}"
     asked = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True)
     assert "RECIPE" in asked.stdout

@@ -15,13 +15,13 @@ from test_resume import SignalAt, assert_same_run
 pytest.importorskip("torchvision")
 from PIL import Image
 
-from regrow.recipes import Interrupted, Recipe, RunError, Settings, make_settings, models, train
-from regrow.recipes.data import IMAGENET_MEAN, IMAGENET_STD, image_folder
-from regrow.recipes.folder import RunFolder
-from regrow.recipes.progress import PlainLines
-from regrow.recipes.reading import Reading
-from regrow.recipes.session import evaluate, make_session
-from regrow.recipes.split import Data
+from regrow.lab import Interrupted, Recipe, RunError, Settings, make_settings, models, train
+from regrow.lab.data.datasets import IMAGENET_MEAN, IMAGENET_STD, image_folder
+from regrow.lab.data.reading import Reading
+from regrow.lab.data.split import Data
+from regrow.lab.training.folder import RunFolder
+from regrow.lab.training.progress import PlainLines
+from regrow.lab.training.session import evaluate, make_session
 
 COLOURS = {"blue": (30, 60, 220), "green": (20, 200, 40), "red": (230, 20, 30)}
 A_CLASS = {"train": 16, "val": 4}

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from recipes.test_resume import SignalAt, assert_same_run
-from regrow.recipes import Interrupted, RunError, Settings, UsageError, train
-from regrow.recipes.folder import RunFolder
+from regrow.lab import Interrupted, RunError, Settings, UsageError, train
+from regrow.lab.training.folder import RunFolder
 
 LAYERS = ("fc1.weight", "fc2.weight", "fc3.weight")
 

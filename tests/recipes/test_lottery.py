@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import regrow
-from regrow.recipes import Settings, UsageError, train
-from regrow.recipes.inspection import print_network
-from regrow.recipes.lottery import round_densities
-from regrow.recipes.session import make_session
-from regrow.recipes.ticket import rewind
-from regrow.recipes.topology_file import load_topology
+from regrow.lab import Settings, UsageError, train
+from regrow.lab.cli.summary import print_network
+from regrow.lab.training.lottery import round_densities
+from regrow.lab.training.session import make_session
+from regrow.lab.training.ticket import rewind
+from regrow.lab.training.topology_file import load_topology
 
 DENSITY, EPOCHS = 0.7, 3
 ROUNDS = 3

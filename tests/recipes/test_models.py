@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from regrow.recipes import RunError, UsageError
-from regrow.recipes.models import MODELS, build, example_input
+from regrow.lab import RunError, UsageError
+from regrow.lab.models import MODELS, build, example_input
 
 CIFAR = [name for name in MODELS if name.startswith(("alexnet", "vgg", "wrn", "resnet"))]
 
@@ -48,7 +48,7 @@ def test_parameters_kept_are_those_that_snip_publishes(name: str, kept: float, p
     ("name", "millions"), [("wrn-16-8", 11.0), ("wrn-16-10", 17.1), ("wrn-22-8", 17.2), ("wrn-28-10", 36.5)]
 )
 def test_wide_residual_networks_have_the_size_that_their_authors_give(name: str, millions: float):
-    from regrow.recipes.models import WideResNet
+    from regrow.lab.models import WideResNet
 
     with torch.device("meta"):
         total = sum(numbers(WideResNet(*map(int, name.split("-")[1:]))))
@@ -122,7 +122,7 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 
 
 def test_a_depth_that_cannot_be_built_is_refused():
-    from regrow.recipes.models import WideResNet
+    from regrow.lab.models import WideResNet
 
     with pytest.raises(ValueError, match="depth=20 must be 6 n"):
         WideResNet(20, 8)

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from regrow.recipes import Settings, make_settings
-from regrow.recipes.config import SPARSE_ONLY, override
-from regrow.recipes.errors import UsageError
-from regrow.recipes.methods import METHODS, make_sparse, make_updater, refuse_foreign
-from regrow.recipes.optimizer import make_optimizer
+from regrow.lab import Settings, make_settings
+from regrow.lab.errors import UsageError
+from regrow.lab.recipes.methods import METHODS, make_sparse, make_updater, refuse_foreign
+from regrow.lab.recipes.recipe import SPARSE_ONLY, override
+from regrow.lab.training.optimizer import make_optimizer
 
 OTHER = {
     "prune_rate": "0.25",

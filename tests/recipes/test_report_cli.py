@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from recipes.commands import run
-from regrow.recipes import RunError, Settings, live, train
-from regrow.recipes.features import activation_shares, class_activations
-from regrow.recipes.reporting import make_report
-from regrow.recipes.split import Split
+from regrow.lab import RunError, Settings, train
+from regrow.lab.bench.features import activation_shares, class_activations
+from regrow.lab.cli import live
+from regrow.lab.cli.reporting import make_report
+from regrow.lab.data.split import Split
 
 pytest.importorskip("altair", reason="the report page needs: pip install 'regrow[report]'")
 
@@ -78,7 +79,7 @@ def test_a_report_of_nothing_is_one_line(trained: Path):
 
 
 def test_without_the_libraries_the_remedy_is_told(trained: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(__import__("sys").modules, "regrow.report.page", None)
+    monkeypatch.setitem(__import__("sys").modules, "regrow.lab.report.page", None)
     with pytest.raises(RunError, match=r"pip install 'regrow\[report\]'"):
         make_report([trained / "sparse"], trained / "page.html")
 

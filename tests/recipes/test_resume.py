@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from recipes.comparing import assert_same_run, without_times
-from regrow.recipes import Interrupted, Reporter, RunError, Settings, UsageError, train
-from regrow.recipes.folder import RunFolder
-from regrow.recipes.position import Position
-from regrow.recipes.progress import PlainLines
+from regrow.lab import Interrupted, Reporter, RunError, Settings, UsageError, train
+from regrow.lab.training.folder import RunFolder
+from regrow.lab.training.position import Position
+from regrow.lab.training.progress import PlainLines
 
 KILLED_IN_EPOCH_3 = """
 import os, signal, sys
-from regrow.recipes import Reporter, make_settings, train
+from regrow.lab import Reporter, make_settings, train
 
 class Killer(Reporter):
     def batch(self, position):
@@ -33,7 +33,7 @@ train(make_settings("digits-mlp", density=0.1, overrides=["epochs=4"]), out=sys.
 
 HOLDS_THE_FOLDER = """
 import sys
-from regrow.recipes.folder import RunFolder
+from regrow.lab.training.folder import RunFolder
 
 folder = RunFolder(sys.argv[1])
 folder.cut_back(folder.checkpoint())

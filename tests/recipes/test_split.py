@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regrow.recipes import UsageError
-from regrow.recipes.augmentation import PADDING, crop_and_flip, draw_moves
-from regrow.recipes.split import Split
+from regrow.lab import UsageError
+from regrow.lab.data.augmentation import PADDING, crop_and_flip, draw_moves
+from regrow.lab.data.split import Split
 
 
 def random_images(n: int = 40, height: int = 8, width: int = 6) -> Tensor:

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import regrow
-from regrow.recipes import RunError, Settings, UsageError, train
-from regrow.recipes.catalog import get_recipe
-from regrow.recipes.config import learning_rate
-from regrow.recipes.models import build
-from regrow.recipes.text import TextSplit, shakespeare
+from regrow.lab import RunError, Settings, UsageError, train
+from regrow.lab.data.text import TextSplit, shakespeare
+from regrow.lab.models import build
+from regrow.lab.recipes.catalog import get_recipe
+from regrow.lab.recipes.recipe import learning_rate
 
 LETTERS = "abcdefgh"
 
@@ -94,7 +94,7 @@ def test_the_learning_rate_falls_as_a_cosine():
 
 @pytest.mark.parametrize("method", ["sparse-momentum", "dense", "snip"])
 def test_a_short_run_learns(method: str, root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    from regrow.recipes import models
+    from regrow.lab import models
 
     small = {"gpt-char": lambda num_classes: models.GPT(num_classes, layers=1, heads=2, features=32)}
     monkeypatch.setattr(models, "MODELS", models.MODELS | small)

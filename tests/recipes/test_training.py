@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import regrow
-from regrow.recipes import RunError, Settings, UsageError, make_settings, train
-from regrow.recipes.folder import RunFolder
-from regrow.recipes.session import make_session
-from regrow.recipes.topology_file import load_topology
+from regrow.lab import RunError, Settings, UsageError, make_settings, train
+from regrow.lab.training.folder import RunFolder
+from regrow.lab.training.session import make_session
+from regrow.lab.training.topology_file import load_topology
 
 SUMMARY_KEYS = [
     "recipe",

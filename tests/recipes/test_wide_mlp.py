@@ -9,11 +9,11 @@ import torch
 
 import regrow
 from recipes.test_resume import SignalAt, assert_same_run
-from regrow.recipes import Interrupted, UsageError, get_recipe, make_settings
-from regrow.recipes.inspection import print_network
-from regrow.recipes.methods import make_network, make_sparse, prunable_weights
-from regrow.recipes.topology_file import load_topology
-from regrow.recipes.training import train
+from regrow.lab import Interrupted, UsageError, get_recipe, make_settings
+from regrow.lab.cli.summary import print_network
+from regrow.lab.recipes.methods import make_network, make_sparse, prunable_weights
+from regrow.lab.training.loop import train
+from regrow.lab.training.topology_file import load_topology
 
 WIDTH = 300
 SMALL = ["images=1500", f"width={WIDTH}", "epochs=2", "batch_size=50", "update_every=6", "validation_fraction=0.01"]

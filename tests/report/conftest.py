@@ -15,10 +15,10 @@ pytest.importorskip("vl_convert", reason="the report page needs: pip install 're
 pytest.importorskip("lightning_fabric", reason="the recipes need: pip install 'regrow[recipes]'")
 pytest.importorskip("sklearn", reason="the recipes need: pip install 'regrow[recipes]'")
 
-from regrow.recipes import make_settings, train
-from regrow.report.inputs import Board, Inputs
-from regrow.report.leaderboard import Entry, leaderboard
-from regrow.report.runs import Run, name_runs
+from regrow.lab import make_settings, train
+from regrow.lab.report.inputs import Board, Inputs
+from regrow.lab.report.leaderboard import Entry, leaderboard
+from regrow.lab.report.runs import Run, name_runs
 
 EPOCHS = 200
 

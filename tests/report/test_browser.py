@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from regrow.report.inputs import Board, Inputs, read_inputs
-from regrow.report.page import write_page
+from regrow.lab.report.inputs import Board, Inputs, read_inputs
+from regrow.lab.report.page import write_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs: pip install playwright")
 

@@ -13,16 +13,16 @@ import numpy
 import pytest
 from PIL import Image
 
-from regrow.report.active_sets import read_active_sets
-from regrow.report.figures_comparison import comparison_figures
-from regrow.report.figures_features import feature_figures
-from regrow.report.figures_speed import speed_figures
-from regrow.report.figures_topology import UPDATES, histogram_figures, topology_figures
-from regrow.report.inputs import Board, Inputs, read_inputs
-from regrow.report.palette import styles
-from regrow.report.pictures import DARK, mask_figures
-from regrow.report.runs import Run
-from regrow.report.tables import settings_tables
+from regrow.lab.report.active_sets import read_active_sets
+from regrow.lab.report.figures_comparison import comparison_figures
+from regrow.lab.report.figures_features import feature_figures
+from regrow.lab.report.figures_speed import speed_figures
+from regrow.lab.report.figures_topology import UPDATES, histogram_figures, topology_figures
+from regrow.lab.report.inputs import Board, Inputs, read_inputs
+from regrow.lab.report.palette import styles
+from regrow.lab.report.pictures import DARK, mask_figures
+from regrow.lab.report.runs import Run
+from regrow.lab.report.tables import settings_tables
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 

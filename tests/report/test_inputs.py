@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from regrow.report.inputs import ReportError, read_inputs
-from regrow.report.runs import differences, read_run
+from regrow.lab.report.inputs import ReportError, read_inputs
+from regrow.lab.report.runs import differences, read_run
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 SHOWN = {

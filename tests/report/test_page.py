@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from regrow.report.inputs import Inputs, read_inputs
-from regrow.report.page import render, write_page
-from regrow.report.runs import Run
+from regrow.lab.report.inputs import Inputs, read_inputs
+from regrow.lab.report.page import render, write_page
+from regrow.lab.report.runs import Run
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 

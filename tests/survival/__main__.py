@@ -22,8 +22,8 @@ import torch
 from rich.progress import track
 
 import regrow
-from regrow.atomic import write_atomically
-from regrow.recipes.folder import RunFolder
+from regrow.io.atomic import write_atomically
+from regrow.lab.training.folder import RunFolder
 
 from .disk import Unavailable
 from .faults import FAULTS

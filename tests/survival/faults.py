@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regrow.recipes import Settings
-from regrow.recipes.folder import CHECKPOINT, PREVIOUS
+from regrow.lab import Settings
+from regrow.lab.training.folder import CHECKPOINT, PREVIOUS
 
 from .disk import FILLER, file_limit, fill, small_disk
 from .moments import draw_moment

@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import torch
 
-from regrow.recipes import RunError, Settings, train
+from regrow.lab import RunError, Settings, train
 
 from .moments import Killer, LineCounter, Lines, Moment
 

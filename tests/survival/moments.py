@@ -10,7 +10,8 @@ from random import Random
 from types import CodeType, FrameType
 from typing import Any
 
-from regrow.recipes import folder, lottery, saving, training
+from regrow.lab.training import folder, lottery, saving
+from regrow.lab.training import loop as training
 
 PHASES: dict[str, tuple[Callable[..., Any], ...]] = {
     "starting": (folder.open_folder, saving.begin, saving.restore),

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regrow.recipes import Recipe, Settings, make_settings, models
-from regrow.recipes.split import Data, Split
+from regrow.lab import Recipe, Settings, make_settings, models
+from regrow.lab.data.split import Data, Split
 
 EPOCHS, STEPS = 5, 6
 """Of each run; steps are those of an epoch."""

@@ -16,9 +16,9 @@ from torch import nn
 pytest.importorskip("lightning_fabric", reason="the recipes need: pip install 'regrow[recipes]'")
 
 import regrow
-from regrow.checked import save_checked
-from regrow.recipes import RunError, models, train
-from regrow.recipes.folder import CHECKPOINT, RunFolder
+from regrow.io.checked import save_checked
+from regrow.lab import RunError, models, train
+from regrow.lab.training.folder import CHECKPOINT, RunFolder
 from survival.runs import EPOCHS, STEPS, VARIANTS, write_examples
 
 OLD = Path(__file__).parent / "regrow-0.1"

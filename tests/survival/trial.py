@@ -13,9 +13,9 @@ from tempfile import TemporaryDirectory
 import torch
 
 from recipes.comparing import assert_same_run
-from regrow.recipes import Reporter, RunError, Settings, train
-from regrow.recipes.folder import CHECKPOINT, RunFolder
-from regrow.recipes.position import Position
+from regrow.lab import Reporter, RunError, Settings, train
+from regrow.lab.training.folder import CHECKPOINT, RunFolder
+from regrow.lab.training.position import Position
 
 from .lives import count_lines, live, live_together
 from .moments import Lines, Moment

@@ -3,10 +3,10 @@
 `docs/distributed.md` says how it is used. Nothing here does anything in a single process.
 """
 
+from .consistency import refuse_differing, same_generator, start_alike
+from .ddp import leave_to_ddp, leave_to_us
 from .gradient_mean import GradientMean
-from .ignoring import leave_to_ddp, leave_to_us
 from .ranks import gather_objects, largest, mean_, own_of, several
-from .topologies import refuse_differing, same_generator, start_alike
 from .traffic import Traffic, gradient_bytes
 
 __all__ = [

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from regrow.weights import SparseWeight, hook_gradients, unwrapped
 
-from .ignoring import refuse_reducer
+from .ddp import refuse_reducer
 from .ranks import mean_, several
 
 __all__ = ["GradientMean"]

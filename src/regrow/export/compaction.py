@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from regrow.atomic import write_atomically
-from regrow.sparsify import densify
+from regrow._sparsify import densify
+from regrow.io.atomic import write_atomically
 from regrow.weights import unwrapped
 
 from ._coupling import LAYERS, NORMS, Coupling

@@ -7,8 +7,8 @@ import os
 import torch
 from torch import nn
 
-from regrow.atomic import write_atomically
-from regrow.sparsify import densify
+from regrow._sparsify import densify
+from regrow.io.atomic import write_atomically
 from regrow.weights import plain_name, unwrapped
 
 __all__ = ["save_dense"]

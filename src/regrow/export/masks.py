@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from regrow.sparsify import prunable, sparsify
-from regrow.storage import Storage, check_storage
+from regrow._sparsify import sparsify
 from regrow.weights import plain_name, unwrapped
+from regrow.weights.compression import Storage, check_storage
+from regrow.weights.prunable import prunable
 
 __all__ = ["from_masks", "from_prune"]
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from regrow.atomic import write_atomically
-from regrow.sparsify import densify
+from regrow._sparsify import densify
+from regrow.io.atomic import write_atomically
 from regrow.weights import unwrapped
 
 from ._optional import need

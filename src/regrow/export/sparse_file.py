@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regrow.atomic import write_atomically
-from regrow.stray import refuse_stray
+from regrow.io.atomic import write_atomically
 from regrow.weights import Places, SparseWeight, plain_name, sparse_weights, unwrapped
+from regrow.weights.stray import refuse_stray
 
 from ._optimizer_state import pack_optimizer, unpack_optimizer
 from ._positions import decode, encode, spread

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regrow.atomic import write_atomically
-from regrow.sparsify import densify
+from regrow._sparsify import densify
+from regrow.io.atomic import write_atomically
 from regrow.weights import SparseWeight, plain_name, sparse_weights, unwrapped
 
 __all__ = ["save_torch_sparse", "torch_sparse_state"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from regrow.rows import clip_by_rows, scaled_down
+from regrow.optimizers.rows import clip_by_rows, scaled_down
 from regrow.weights import CompressedWeight, sparse_weights
 
 __all__ = ["adaptive_clip_grad_"]

@@ -12,8 +12,8 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from regrow.atomic import write_atomically
 from regrow.distributed import gather_objects, own_of
+from regrow.io.atomic import write_atomically
 from regrow.weights import sparse_weights
 
 __all__ = ["SparseTraining"]

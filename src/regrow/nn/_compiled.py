@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from regrow.nn.blocked import ordinary_outputs
+from .blocked import ordinary_outputs
 
 if TYPE_CHECKING:
-    from regrow.nn._layer import SparseLayer
+    from ._layer import SparseLayer
 
 
 @torch.compiler.disable(reason="a compressed layer's length changes at every topology update")

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from regrow.nn._state import AVERAGE, digest_of
+from ._state import AVERAGE, digest_of
 
 if TYPE_CHECKING:
-    from regrow.nn._layer import SparseLayer
+    from ._layer import SparseLayer
 
 __all__ = ["Identity"]
 

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regrow.nn import _positions as check
-from regrow.nn import tuning
-from regrow.nn._identity import Identity
-from regrow.nn._plain import is_plain, scatter
-from regrow.nn._state import LAST_UPDATE, digest_of, take_active, true_indices
 from regrow.ops.reference import gather_active, scatter_dense
+from regrow.topology import indices as check
+
+from . import tuning
+from ._identity import Identity
+from ._plain import is_plain, scatter
+from ._state import LAST_UPDATE, digest_of, take_active, true_indices
 
 _TRANSIENT = ("_plans", "_prepared", "on_backward", "_identity")  # never copied, pickled or saved
 _COMPUTE = ("auto", "sparse", "dense")
@@ -238,7 +239,7 @@ class SparseLayer(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
-            from regrow.nn._compiled import outside_the_graph
+            from ._compiled import outside_the_graph
 
             if torch.compiler.is_exporting():
                 return self._plain(input)

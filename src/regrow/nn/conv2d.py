@@ -8,10 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regrow.nn._layer import SparseLayer
-from regrow.nn._positions import active_positions
-from regrow.nn.blocked import BlockedTensor, SparseConv2dBlocked, to_blocked
-from regrow.nn.tuning import Where
 from regrow.ops import (
     conv2d_arguments,
     conv2d_plan,
@@ -21,6 +17,11 @@ from regrow.ops import (
     isa,
     sparse_conv2d_nchw,
 )
+from regrow.topology.indices import active_positions
+
+from ._layer import SparseLayer
+from .blocked import BlockedTensor, SparseConv2dBlocked, to_blocked
+from .tuning import Where
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:

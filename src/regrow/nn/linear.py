@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regrow.nn._layer import SparseLayer
-from regrow.nn._positions import active_positions
-from regrow.nn.tuning import Where
 from regrow.ops import Arguments, dense_product, linear_plan, sparse_linear
+from regrow.topology.indices import active_positions
+
+from ._layer import SparseLayer
+from .tuning import Where
 
 
 class SparseLinear(SparseLayer):

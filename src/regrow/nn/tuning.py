@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from regrow.nn.blocked import BlockedTensor, to_blocked
 from regrow.ops import isa
 
+from .blocked import BlockedTensor, to_blocked
+
 if TYPE_CHECKING:
-    from regrow.nn._layer import SparseLayer
+    from ._layer import SparseLayer
 
 Step = Callable[[], object]
 Clock = Callable[[], float]

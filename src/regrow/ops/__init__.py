@@ -5,12 +5,12 @@
 `BlockedTensor` calls below autograd. `info()` says what they run on.
 """
 
-from regrow.ops._allocator import keep_pages
-from regrow.ops._autograd import Arguments
-from regrow.ops._flops import tell_the_counter
-from regrow.ops._layout import blocked_size, conv_output_shape, lanes
-from regrow.ops._native import available_isas, info, isa, warn_if_absent
-from regrow.ops.functional import (
+from ._allocator import keep_pages
+from ._autograd import Arguments
+from ._flops import tell_the_counter
+from ._layout import blocked_size, conv_output_shape, lanes
+from ._native import available_isas, info, isa, warn_if_absent
+from .functional import (
     conv2d_arguments,
     conv2d_plan,
     conv2d_weight_grad,

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regrow.ops import reference
-from regrow.ops._gradients import Arguments, Product, gradients, is_ordinary, plus, refuse_batched, transformed, watched
-from regrow.ops._layout import conv_output_shape
-from regrow.ops._schemas import library
+from . import reference
+from ._gradients import Arguments, Product, gradients, is_ordinary, plus, refuse_batched, transformed, watched
+from ._layout import conv_output_shape
+from ._schemas import library
 
 _ops = torch.ops.regrow
 _below = torch._C._AutoDispatchBelowAutograd  # the operators' own Autograd kernel is this file

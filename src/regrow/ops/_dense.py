@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regrow.ops import reference
-from regrow.ops._gradients import Arguments, Product, gradients, watched
+from . import reference
+from ._gradients import Arguments, Product, gradients, watched
 
 
 def _linear_gradients(grad: Tensor, input: Tensor, weight: Tensor, want):

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from regrow.ops._layout import Shape, conv_output_shape
+from ._layout import Shape, conv_output_shape
 
 _COUNTER = "torch.utils.flop_counter"
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from regrow.ops import _native
+from . import _native
 
 Shape = Sequence[int]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from regrow.ops._allocator import pages_kept
+from ._allocator import pages_kept
 
 LIBRARY = Path(os.environ.get("REGROW_LIBRARY") or Path(__file__).with_name("libregrow.so"))
 NOTE = LIBRARY.with_suffix(".absent")  # left by setup.py where it built no library: why, and the remedy

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from regrow.ops import reference, reference_activations
-from regrow.ops._layout import Shape, blocked_size, conv_output_shape
+from . import reference, reference_activations
+from ._layout import Shape, blocked_size, conv_output_shape
 
 library = torch.library.Library("regrow", "DEF")
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regrow.ops._autograd import Arguments, SparseConv2dNCHW, linear
-from regrow.ops._dense import DenseProduct
-from regrow.ops._layout import Shape, lanes
-from regrow.ops.reference import conv2d_backward
+from ._autograd import Arguments, SparseConv2dNCHW, linear
+from ._dense import DenseProduct
+from ._layout import Shape, lanes
+from .reference import conv2d_backward
 
 _ops = torch.ops.regrow
 

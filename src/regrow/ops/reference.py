@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regrow.ops._layout import Shape, blocked_size, conv_output_shape, planes
+from ._layout import Shape, blocked_size, conv_output_shape, planes
 
 
 def make_plan(

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from regrow.ops._layout import Shape
-from regrow.ops.reference import from_blocked, to_blocked
+from ._layout import Shape
+from .reference import from_blocked, to_blocked
 
 
 def _per_channel(values: Tensor) -> Tensor:

@@ -1,37 +1,8 @@
-"""Updaters: when and how the active sets of a model change. `updater` is the core, each other file a method or two."""
+"""Updaters: when and how the active sets of a model change. `registry` has the methods, each in a file of its own."""
 
-from .alternating import ACDC
-from .deep_rewiring import DeepRewiring
-from .dsr import DSR
-from .evolution import SET
+from .composed import Updater
 from .gathered_state import GatheredState
-from .gradual import GMP, Han
-from .granet import GraNet
-from .mest import MEST
-from .rigl import RigL, RigLITOP
+from .registry import *  # noqa: F403
 from .sharded_state import ShardedState
-from .sparse_momentum import SparseMomentum
-from .static import Static
-from .surgery import DNS
-from .top_kast import TopKAST
-from .updater import Updater
 
-__all__ = [
-    "ACDC",
-    "DNS",
-    "DSR",
-    "GMP",
-    "MEST",
-    "SET",
-    "DeepRewiring",
-    "GatheredState",
-    "GraNet",
-    "Han",
-    "RigL",
-    "RigLITOP",
-    "ShardedState",
-    "SparseMomentum",
-    "Static",
-    "TopKAST",
-    "Updater",
-]
+__all__ = ["GatheredState", "ShardedState", "Updater"]

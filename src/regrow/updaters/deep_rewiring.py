@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from regrow.distributed import refuse_differing, same_generator
-from regrow.optimizers import was_skipped
-from regrow.random import draw_distinct, draw_missing, seeded_generator
+from regrow.optimizers.hooks import was_skipped
+from regrow.topology.random import draw_distinct, draw_missing, seeded_generator
 from regrow.weights import SparseWeight
 
-from .attached import Updating, check_steps, row_of
-from .exchange import refuse_not_finite
+from .base import Updating, check_steps, row_of
+from .plan import refuse_not_finite
 
 __all__ = ["DeepRewiring"]
 

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import regrow.criteria as criteria
-from regrow.schedule import prune_rate_schedule
-from regrow.sharing import PruneRequest, share_by_survivors
+from regrow.redistribution import PruneRequest, share_by_survivors
+from regrow.schedules import prune_rate_schedule
 
-from .updater import Updater
+from .composed import Updater
 
 __all__ = ["DSR"]
 

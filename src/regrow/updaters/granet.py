@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 import regrow.criteria as criteria
-from regrow.allocation import initial_counts
-from regrow.schedule import cosine_decay, cubic_density
-from regrow.sharing import to_density
+from regrow.redistribution import to_density
+from regrow.schedules import cosine_decay, cubic_density
+from regrow.topology.distributions import initial_counts
 from regrow.weights import sparse_weights
 
-from .falling import final_step
-from .updater import Updater
+from .composed import Updater
+from .final_density import final_step
 
 __all__ = ["GraNet"]
 

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 import regrow.criteria as criteria
-from regrow.schedule import piecewise, step_at
-from regrow.sharing import PruneRequest, by_rate, keep_counts
+from regrow.redistribution import PruneRequest, by_rate, keep_counts
+from regrow.schedules import piecewise, step_at
 
-from .attached import check_steps
-from .updater import Updater
+from .base import check_steps
+from .composed import Updater
 
 __all__ = ["MEST"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .updater import Updater
+from .composed import Updater
 
 __all__ = ["ShardedState"]
 

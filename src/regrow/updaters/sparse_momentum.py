@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import regrow.criteria as criteria
-from regrow.schedule import prune_rate_schedule
-from regrow.sharing import SHARE_RULES, share_by_importance
+from regrow.redistribution import SHARE_RULES, share_by_importance
+from regrow.schedules import prune_rate_schedule
 
-from .updater import Collect, Updater
+from .composed import Collect, Updater
 
 __all__ = ["SparseMomentum"]
 

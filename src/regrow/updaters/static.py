@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .attached import Attached
+from .base import Attached
 
 __all__ = ["Static"]
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regrow.allocation import initial_counts
-from regrow.entering import entering_means, state_of
+from regrow.optimizers.entering import entering_means, state_of
+from regrow.topology.distributions import initial_counts
 from regrow.weights.base import per_element_state
 
-from .hidden import HiddenValues, largest_mask
+from .shadow_weights import HiddenValues, largest_mask
 
 __all__ = ["TopKAST"]
 

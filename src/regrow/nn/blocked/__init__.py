@@ -13,10 +13,10 @@ needs it (`cell.py`). Functions that may return a view convert above autograd, s
 is ever claimed.
 """
 
-from regrow.nn.blocked import backward, forward  # noqa: F401  they fill the table of handlers
-from regrow.nn.blocked.conversions import Conversion, recording, trace
-from regrow.nn.blocked.convolution import SparseConv2dBlocked
-from regrow.nn.blocked.tensor import BlockedTensor, blocked_data, blocked_inputs, ordinary, ordinary_outputs, to_blocked
+from . import backward, forward  # noqa: F401  they fill the table of handlers
+from .conversions import Conversion, recording, trace
+from .convolution import SparseConv2dBlocked
+from .tensor import BlockedTensor, blocked_data, blocked_inputs, ordinary, ordinary_outputs, to_blocked
 
 __all__ = [
     "BlockedTensor",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from regrow.nn.blocked.cell import Lines, Spread, Upstream
-from regrow.nn.blocked.forward import avg_windows, same_kind, sliding
-from regrow.nn.blocked.tensor import HANDLERS, blocked, blocked_cell, blocked_data, like
 from regrow.ops import _windows, lanes
 from regrow.ops._layout import blocked_size, channel_blocks
+
+from .deferred import Lines, Spread, Upstream
+from .forward import avg_windows, same_kind, sliding
+from .tensor import HANDLERS, blocked, blocked_cell, blocked_data, like
 
 _ops = torch.ops.regrow
 _aten = torch.ops.aten

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from regrow.nn.blocked.tensor import BlockedTensor, blocked, blocked_data, ordinary, to_blocked
 from regrow.ops._autograd import CONV2D, gradients, plus, watched
 from regrow.ops._gradients import is_ordinary
+
+from .tensor import BlockedTensor, blocked, blocked_data, ordinary, to_blocked
 
 _ops = torch.ops.regrow
 

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regrow.nn.blocked.cell import Cell, Lines, Noise, Zeros
-from regrow.nn.blocked.maxima import MaximaIndices
-from regrow.nn.blocked.tensor import HANDLERS, BlockedTensor, blocked, blocked_cell, blocked_data, like
 from regrow.ops import _windows, lanes
 from regrow.ops._layout import channel_blocks, grid
 from regrow.ops._windows import Windows
+
+from .deferred import Cell, Lines, Noise, Zeros
+from .maxima import MaximaIndices
+from .tensor import HANDLERS, BlockedTensor, blocked, blocked_cell, blocked_data, like
 
 _ops = torch.ops.regrow
 _aten = torch.ops.aten

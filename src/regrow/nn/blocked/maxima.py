@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from regrow.nn.blocked.cell import Lines, Shape
 from regrow.ops import lanes
+
+from .deferred import Lines, Shape
 
 _ops = torch.ops.regrow
 _CPU = torch.device("cpu")

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from regrow.nn._plain import is_plain
-from regrow.nn.blocked.cell import Cell, Pending
-from regrow.nn.blocked.conversions import note, running
 from regrow.ops import isa, lanes
 from regrow.ops._gradients import refuse_batched
+
+from .conversions import note, running
+from .deferred import Cell, Pending
 
 _ops = torch.ops.regrow
 _CPU = torch.device("cpu")

@@ -1,0 +1,170 @@
+"""Make a model sparse, and make it dense again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .distributed import GradientMean, leave_to_ddp, leave_to_us
+from .topology.indices import check_dense
+from .topology.initial import active_sets
+from .weights import MaskedWeight, mask_parameter, sparse_weights, unmask_parameter, unwrapped
+from .weights.compression import (
+    Storage,
+    check_storage,
+    compress,
+    keep_blocked,
+    leave_blocked,
+    materialise,
+    on_meta,
+    replace_module,
+    used_elsewhere,
+    why_masked,
+)
+from .weights.extras import hand_over, keep_marks
+from .weights.prunable import Patterns, Prunable, select
+from .weights.stray import refuse_stray
+
+__all__ = ["densify", "sparsify"]
+
+
+def sparsify(
+    model: nn.Module,
+    density: float | None,
+    *,
+    distribution: str | Mapping[str, float] = "uniform",
+    init: str | Mapping[str, Tensor] = "random",
+    dense: Patterns = (),
+    storage: Storage = "auto",
+    seed: int | None = None,
+    rescale: bool = False,
+    tune: bool = False,
+) -> nn.Module:
+    """Makes the weights of a model sparse, from now on; use the returned model.
+
+    Sparse becomes every trainable floating parameter with two or more dimensions of a module that is not a
+    normalisation, but for gains, which scale or shift whole rows of others; tied parameters count once. The active sets
+    are uniformly random and of exact size: the network has round(density * positions) active weights, at least one a
+    layer. Active weights keep their values, unscaled.
+
+    Layers on the meta device have no values to keep: their active weights are drawn as the layer's `reset_parameters`
+    draws them, from torch's global generator. Compressed ones may be of any size, for nothing dense is made of them;
+    the other modules there are made whole.
+
+    Args:
+        model: a dense model; changed in place. A root that is itself a layer may be replaced, so use the return value.
+        density: share of active positions over all sparse weights, in (0, 1]. None where `init` gives masks.
+        distribution: how the weights are shared among layers at first: "uniform", "er" or "erk" (see
+            `regrow.topology.distributions.initial_counts`), or a mapping from name patterns to densities; layers that
+            match no pattern get `density`. "network", with scores or "magnitude" as `init`: the largest of the whole
+            network, wherever they are, at least one a layer.
+        init: which positions are active: "random", "magnitude" (the largest weights of each layer), a mapping from
+            parameter names to scores (the largest are active), or to boolean masks or ascending positions (int64, shape
+            (active,)), which then decide all counts.
+        dense: names or patterns (`fc3`, `layer1.*`, `*.embedding`) of parameters or modules that stay dense, or types
+            of modules (`torch.nn.Embedding`) whose own parameters do.
+        storage: "masked" (a dense parameter and a mask; works everywhere), "compressed" (only the active values, with
+            kernels of our own; Linear and Conv2d on the CPU that nobody else reads and whose replacement loses nothing,
+            other layers stay masked), or "auto": compressed up to a density of 0.3. `summary` says which layer got what
+            and why.
+        seed: of the random positions; None draws from torch's global generator. Where several processes train
+            together, an updater gives all of them rank 0's.
+        rescale: active values are multiplied by density^-1/2 of their layer, so that its outputs keep the variance that
+            they have dense. Where a unit has few inputs left, training would begin with hardly any signal (Evci et al.
+            2022, arXiv:2010.03533, section 3, who do it by neuron).
+        tune: a compressed layer that has become nearly dense computes through torch's dense operator. A table says from
+            which density; with True each layer measures it instead, when an input shape first comes (eight shapes at
+            most; seconds for a large layer). The state dict keeps what was measured: a resumed run gives the same bits.
+
+    Raises:
+        ValueError: a value out of range, a pattern that matches nothing, a model that is sparse already, or a weight
+            that weight_norm divides row by row; the message names the remedy, and nothing is changed.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Linear(784, 300), torch.nn.ReLU(), torch.nn.Linear(300, 10))
+        >>> net = regrow.sparsify(net, density=0.05, dense=["2"])
+        >>> regrow.sparse_weights(net)["0.weight"].active
+        11760
+        >>> wide = torch.nn.Linear(250_000, 250_000, device="meta")  # dense, 250 GB
+        >>> regrow.summary(regrow.sparsify(wide, density=1e-7)).active
+        6250
+    """
+    _check_arguments(density, init, storage)
+    chosen = select(model, dense, also=() if isinstance(init, str) else init)
+    parameters = {name: place.parameter for name, place in chosen.items()}
+    active = active_sets(parameters, density, distribution, init, seed)
+    root = unwrapped(model)
+    elsewhere = used_elsewhere(root)
+    reasons = {name: _why_masked(elsewhere, place, active[name], storage) for name, place in chosen.items()}
+    compressed = [place.module for name, place in chosen.items() if reasons[name] is None]
+    materialise(on_meta(root, compressed))
+    for name, place in chosen.items():
+        reason = reasons[name]
+        if reason is not None:
+            mask_parameter(place.module, place.attribute, _mask(place.parameter.shape, active[name]), reason)
+        else:
+            why = "compressed was asked for" if storage == "compressed" else "auto"
+            layer = compress(place.module, active[name], why)  # type: ignore[arg-type]
+            layer.tune = tune
+            model = replace_module(model, place.module, layer)
+    keep_blocked(unwrapped(model))
+    if rescale:
+        for weight in sparse_weights(model).values():
+            weight.write(weight.values * weight.density**-0.5)
+    GradientMean.hang_on(model)
+    leave_to_us(model)
+    return model
+
+
+def _why_masked(elsewhere: Mapping[int, str], place: Prunable, active: Tensor, storage: Storage) -> str | None:
+    return why_masked(elsewhere, place.module, place.parameter, active.numel() / place.parameter.numel(), storage)
+
+
+def _mask(shape: torch.Size, positions: Tensor) -> Tensor:
+    return torch.zeros(shape.numel(), dtype=torch.bool).index_fill_(0, positions, True).view(shape)
+
+
+def densify(model: nn.Module, *, keep_inactive: bool = False) -> nn.Module:
+    """A plain dense copy of a sparse model, with zeros where weights were inactive; the model itself stays as it is.
+
+    Args:
+        model: sparse, in any storage.
+        keep_inactive: take inactive weights as they are, even if they are not 0 (see `regrow.check`).
+
+    Raises:
+        ValueError: a weight has 2^31 positions or more, too many to be made dense; or an inactive weight is not 0, so
+            that the copy would compute something else than the model.
+
+    Example:
+        >>> plain = regrow.densify(model)
+        >>> torch.save(plain.state_dict(), "dense.pt")
+    """
+    for name, weight in sparse_weights(model).items():
+        check_dense(name, weight.numel)
+    if not keep_inactive:
+        refuse_stray(model, "a dense copy")
+    model, original = copy.deepcopy(model), model
+    keep_marks(original, model)
+    leave_to_ddp(model)
+    GradientMean.take_off(model)
+    for weight in sparse_weights(model).values():
+        if isinstance(weight, MaskedWeight):
+            unmask_parameter(weight)
+        else:
+            dense = weight.module.to_dense()  # type: ignore[operator]
+            hand_over(weight.module, dense)
+            model = replace_module(model, weight.module, dense)
+    leave_blocked(unwrapped(model))
+    return model
+
+
+def _check_arguments(density: float | None, init: Any, storage: str) -> None:
+    if density is not None and not 0 < density <= 1:
+        raise ValueError(f"density={density} must be above 0 and at most 1, such as 0.05 for 5 % of the weights")
+    check_storage(storage)
+    if isinstance(init, str) and init not in ("random", "magnitude"):
+        raise ValueError(f"init={init!r} is unknown; use 'random', 'magnitude', or a mapping of scores or masks")

@@ -1,0 +1,20 @@
+"""The command `regrow`, also as `python -m regrow.lab`."""
+
+import sys
+
+from .errors import lacking
+
+
+def main() -> None:
+    """Runs the command line; without its optional packages it says which one to install."""
+    # Lightning asks for its version by importing it, and it imports transformers where they are: seconds, for nothing
+    sys.modules.setdefault("torchmetrics", None)  # type: ignore[arg-type]
+    try:
+        from .cli.app import app
+    except ModuleNotFoundError as error:
+        sys.exit(lacking(error))
+    app(prog_name="regrow")
+
+
+if __name__ == "__main__":
+    main()

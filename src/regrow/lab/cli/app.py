@@ -1,0 +1,354 @@
+"""The command line `regrow`. Heavy libraries are imported by the command that needs them."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from regrow.lab.errors import Interrupted, refuse_twice
+
+from .bench import bench
+from .command import Command
+from .compare import compare
+from .report import features, report
+
+__all__ = ["app"]
+
+WELCOME = """\
+regrow trains neural networks that are sparse from the first step to the last.
+
+  regrow demo                                   begin here: a small network, dense and sparse, in seconds
+  regrow doctor                                 are the native kernels there?
+  regrow train lenet300-mnist --density 0.05    one whole run; its folder appears under runs/
+  regrow report runs/...                        a page of what was trained and measured
+  regrow list                                   the recipes and their settings
+  regrow --help                                 everything else
+
+For a model of your own: regrow.sparsify and regrow.SparseMomentum in Python; docs/first-steps.md has the program."""
+
+app = typer.Typer(
+    name="regrow",
+    cls=Command,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.add_typer(bench)
+
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, metavar="N", help="Threads of torch; default: the recipe's, else torch's choice."),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        import regrow
+
+        typer.echo(f"regrow {regrow.__version__}, torch {metadata.version('torch')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version, and end.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere on the line.")
+    ] = False,
+) -> None:
+    """Trains neural networks that are sparse from the first step to the last.
+
+    \b
+    Examples:
+      regrow demo
+      regrow train lenet300-mnist --density 0.05 --seed 0
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(WELCOME)
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A name that `regrow list` shows.", show_default=False)
+    ],
+    method: Annotated[
+        str, typer.Option(metavar="METHOD", help="sparse-momentum, dense, static, set, rigl, …; `regrow list` has all.")
+    ] = "sparse-momentum",
+    density: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Share of the weights that exist, above 0 to 1; default: the recipe's, mostly 0.05."
+        ),
+    ] = None,
+    storage: Annotated[str, typer.Option(metavar="STORAGE", help="auto, masked or compressed.")] = "auto",
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Of network, topology and order of examples; of the split of MNIST and the digits, too."
+        ),
+    ] = 0,
+    epochs: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="The learning-rate schedule is stretched to this; default: recipe's."),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Default: the recipe's.")] = None,
+    images: Annotated[
+        int | None, typer.Option(metavar="N", help="Of the training set, at random, the same ones for every seed.")
+    ] = None,
+    warmup: Annotated[
+        float | None, typer.Option(metavar="EPOCHS", help="In which the learning rate rises; default: the recipe's.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(metavar="KIND", help="32-true, or bf16-mixed: dense layers compute in bfloat16.")
+    ] = None,
+    share: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RULE", help="Of freed weights: momentum, none, momentum-per-flop; gradient, magnitude, non-zeros."
+        ),
+    ] = None,
+    flops_budget: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Of dense FLOPs, within which momentum shares out.")
+    ] = None,
+    max_density: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Of a layer, to which it can grow.")
+    ] = None,
+    update_every: Annotated[
+        int | None,
+        typer.Option(metavar="STEPS", help="Between topology updates; default: an epoch, or the method's own."),
+    ] = None,
+    window: Annotated[
+        str | None, typer.Option(metavar="STEPS", help="Before an update in which missing weights are seen, or all.")
+    ] = None,
+    window_batch: Annotated[
+        int | None, typer.Option(metavar="N", help="Examples of a batch that are used for it; default: all.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where data sets are; default: $REGROW_DATA, else ~/.cache/regrow."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the run; default: runs/RECIPE/METHOD-DENSITY-…")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from the folder's checkpoint, to the same bits; start where none is."),
+    ] = False,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(metavar="S", help="Ends after the epoch in which they are over; schedules stay as they are."),
+    ] = None,
+    topology_every: Annotated[
+        int | None, typer.Option(min=1, metavar="EPOCHS", help="Write topology-epochN.npz, besides the one at the end.")
+    ] = None,
+    open_report: Annotated[
+        bool,
+        typer.Option("--open-report", help="Open a page in a browser that follows the run; it lies beside the folder."),
+    ] = False,
+    logger: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,…", help="tensorboard, csv or wandb, into the folder `logs` of the run."),
+    ] = None,
+    threads: ThreadsOption = None,
+    devices: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Processes on this machine, each with its part of a batch.")
+    ] = 1,
+    nodes: Annotated[int, typer.Option(min=1, metavar="N", help="Machines, each with so many processes.")] = 1,
+    strategy: Annotated[
+        str, typer.Option(metavar="KIND", help="ddp, or auto: ddp for more than one process.")
+    ] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="N", help="Processes that read image files; default: as many as threads, at most 8."
+        ),
+    ] = None,
+    skip_corrupt: Annotated[
+        bool,
+        typer.Option("--skip-corrupt", help="Name and leave out images that cannot be decoded; else they end the run."),
+    ] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Deterministic algorithms alone: the same bits in each repetition.")
+    ] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe; may be given several times."),
+    ] = None,
+) -> None:
+    """Trains one recipe and leaves a run folder.
+
+    The folder holds run.json (what the run is), summary.json, metrics.jsonl (a line an epoch), topology.jsonl (a line
+    an update and layer), weights.jsonl (histograms), topology.npz (the active sets at the end) and checkpoint.pt; until
+    the end also the checkpoint before it. Ctrl-C saves and says how to go on.
+
+    \b
+    Examples:
+      regrow train lenet300-mnist --method dense --seed 3 --set lr=0.05 --resume --logger tensorboard
+      regrow train vgg16-d-cifar10 --density 0.05 --epochs 20 --flops-budget 0.1 --devices 2
+    """
+    from regrow import ops
+    from regrow.lab.recipes.methods import refuse_foreign
+    from regrow.lab.recipes.settings import make_settings
+    from regrow.lab.training.loop import train as run
+    from regrow.lab.training.progress import terminal_reporter
+
+    from .command import is_rank_0, resume_command
+    from .live import report_beside
+    from .tables import print_summary
+
+    given = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "images": images,
+        "warmup_epochs": warmup,
+        "precision": precision,
+        "share": share,
+        "flops_budget": flops_budget,
+        "max_density": max_density,
+        "update_every": update_every,
+        "window": window,
+        "window_batch": window_batch,
+    }
+    overrides = [*(set_ or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    named = [assignment.partition("=")[0] for assignment in overrides]
+    refuse_twice("setting", named)
+    settings = make_settings(recipe, method=method, density=density, storage=storage, seed=seed, overrides=overrides)
+    if not resume:  # a run of `regrow compare` goes on with the settings that its methods share
+        refuse_foreign([method], named)
+    folder = out or settings.folder()
+    how: dict[str, Any] = {
+        "data_dir": data_dir,
+        "threads": threads,
+        "max_seconds": max_seconds,
+        "topology_every": topology_every,
+        "workers": workers,
+        "skip_corrupt": skip_corrupt,
+        "deterministic": deterministic,
+        "logger": logger,
+    }
+    several: dict[str, Any] = {"devices": devices, "nodes": nodes, "strategy": strategy}
+    ops.keep_pages()  # or every large activation is mapped anew, dense or sparse
+    beside = open_report and is_rank_0()
+    page = report_beside(folder, folder.parent / f"{folder.name}.html") if beside else nullcontext()
+    try:
+        with page:
+            summary = run(settings, out=folder, resume=resume, reporter=terminal_reporter(), **how, **several)
+    except Interrupted as stop:
+        raise Interrupted(f"{stop}; go on with: {resume_command(settings, out=out, **how, **several)}") from None
+    if is_rank_0():
+        print_summary(summary, folder)
+
+
+app.command()(compare)
+app.command()(report)
+app.command()(features)
+
+
+@app.command(name="list")
+def list_() -> None:
+    """Lists the recipes and the settings that --set can change.
+
+    \b
+    Examples:
+      regrow list
+      regrow list | grep mnist
+    """
+    from .tables import print_recipes
+
+    print_recipes()
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(metavar="N", help="As for `regrow train`.")] = 0,
+    density: Annotated[float, typer.Option(metavar="SHARE", help="Of the sparse run, above 0 to 1.")] = 0.1,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the two run folders.")] = Path("runs/demo"),
+    threads: ThreadsOption = None,
+) -> None:
+    """Trains a small network dense and sparse, compares the two, and writes a page of them; seconds, no download.
+
+    \b
+    Examples:
+      regrow demo
+      regrow demo --density 0.05 --seed 1
+    """
+    from .demo import run_demo
+
+    run_demo(density, seed, out, threads)
+
+
+@app.command()
+def summary(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A run folder, its checkpoint.pt, or a file of regrow.save or regrow.export.save_safetensors.",
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Shows the layers of a saved network: shape, active weights, density, storage.
+
+    \b
+    Examples:
+      regrow summary runs/demo/sparse-momentum-0.1-s0-44136fa3
+      regrow summary digits.safetensors
+    """
+    from .summary import print_network
+
+    print_network(path)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A run folder, or its checkpoint.pt.", show_default=False)
+    ],
+    to: Annotated[
+        str,
+        typer.Option(metavar="FORMAT", help="dense, compact, safetensors, onnx or torch-sparse.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="The file to write.", show_default=False)],
+    optimizer: Annotated[
+        bool, typer.Option("--optimizer", help="Keep the optimizer's state too; in safetensors only.")
+    ] = False,
+) -> None:
+    """Writes a trained network for other programs; whole or not at all.
+
+    dense is a plain state dict; compact one without dead neurons and channels; safetensors the sparse file that
+    regrow.load reads, about five bytes a weight; onnx is checked in onnxruntime; torch-sparse has CSR and COO tensors.
+
+    \b
+    Examples:
+      regrow export runs/demo/sparse-momentum-0.1-s0-44136fa3 --to safetensors --out digits.safetensors
+      regrow export runs/demo/sparse-momentum-0.1-s0-44136fa3 --to onnx --out digits.onnx
+    """
+    from .export import export_checkpoint
+
+    export_checkpoint(checkpoint, to, out, optimizer)
+
+
+@app.command()
+def doctor() -> None:
+    """Shows what compressed layers run on here; exit code 1, with the remedy, where the native kernels are not loaded.
+
+    \b
+    Examples:
+      regrow doctor
+      regrow doctor && regrow bench layers --cases "linear:1024->4096"
+    """
+    from .doctor import print_doctor
+
+    print_doctor()

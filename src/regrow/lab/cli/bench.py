@@ -1,0 +1,192 @@
+"""The commands `regrow bench …`. Heavy libraries are imported by the command that needs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .command import Command
+
+__all__ = ["bench"]
+
+bench = typer.Typer(name="bench", cls=Command, rich_markup_mode="rich")
+
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, metavar="N", help="Threads of torch; default: torch's choice.")
+]
+ModelsOption = Annotated[str, typer.Option(metavar="NAME,…", help="Networks of regrow.lab.models.")]
+DensitiesOption = Annotated[
+    str | None,
+    typer.Option(metavar="SHARE,…", help="Of the weights, uniform; above 0 to 1; default: 0.05, or the topology's."),
+]
+TopologyOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Active sets of a trained network (topology.npz of its run), not uniform ones; layers that it leaves "
+        "dense stay dense.",
+    ),
+]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the rows there, anew after each.")
+]
+
+
+@bench.callback()
+def bench_main() -> None:
+    """Measures speed on this machine.
+
+    \b
+    Examples:
+      regrow bench layers --cases "linear:1024->4096" --densities 0.05
+      regrow bench step --model vgg16-d --density 0.05
+    """
+
+
+@bench.command()
+def layers(
+    cases: Annotated[
+        str | None, typer.Option(metavar="CASE,…", help="Layer shapes; default: the twelve that regrow is judged by.")
+    ] = None,
+    densities: Annotated[str, typer.Option(metavar="SHARE,…", help="Each above 0 to 1.")] = "0.2,0.1,0.05,0.02,0.01",
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Of cases that name none.")] = 128,
+    threads: ThreadsOption = None,
+    json: JsonOption = None,
+    kinds: Annotated[
+        str | None,
+        typer.Option(metavar="KIND,…", help="Dense layers: nchw, channels_last, compile, bf16, onednn; default: all."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.0, metavar="S", help="Time of each contestant in a row.")] = 0.5,
+    clock: Annotated[
+        str, typer.Option(metavar="CLOCK", help="wall, or cpu: processor time, for one thread on a busy machine.")
+    ] = "wall",
+) -> None:
+    """Measures sparse layers beside dense ones and other sparse ones, forward and backward, in turn in one process.
+
+    A case is convKHxKW:IN->OUT@SIZE (or @HxW), then any of sSTRIDE, pPADDING, dDILATION and bBATCH; or linear:IN->OUT,
+    then bBATCH. Quote it: the shell takes > for itself.
+
+    \b
+    Examples:
+      regrow bench layers --cases "conv3x3:128->256@16s2,linear:1024->4096" --densities 0.1,0.05
+      regrow bench layers --threads 2 --json layers.json
+    """
+    from regrow.lab.bench.layers_report import run_bench_layers
+
+    given = {"cases": cases, "densities": densities, "batch": batch, "threads": threads}
+    run_bench_layers({**given, "kinds": kinds, "seconds": seconds, "clock": clock}, json)
+
+
+@bench.command()
+def step(
+    model: ModelsOption = "vgg16-d",
+    density: DensitiesOption = None,
+    batch: Annotated[str, typer.Option(metavar="N,…", help="Images of a batch.")] = "128",
+    threads: ThreadsOption = None,
+    topology: TopologyOption = None,
+    json: JsonOption = None,
+    kinds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND,…",
+            help="Dense steps: nchw, channels_last, compile, bf16, bf16_channels_last; default: all that the processor "
+            "computes (bf16 needs AVX-512).",
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.0, metavar="S", help="Time of each contestant in a row.")] = 5.0,
+    memory: Annotated[bool, typer.Option(help="Measure the peak memory of each, in a process of its own.")] = True,
+) -> None:
+    """Measures whole training steps, sparse beside dense, in turn in one process: forward, loss, backward, optimizer.
+
+    With the time by kind of work, the peak memory, and what the sparse step costs when it leaves its memory layout at
+    every convolution ("converting").
+
+    \b
+    Examples:
+      regrow bench step --model vgg16-d --density 0.05,0.1
+      regrow bench step --model vgg16-d --topology results/topologies/vgg16-d-none-0.05.npz --json step.json
+    """
+    from regrow.lab.bench.step_report import run_bench_step
+
+    given = {"model": model, "density": density, "batch": batch, "threads": threads, "topology": topology}
+    run_bench_step({**given, "kinds": kinds, "seconds": seconds, "memory": memory}, json)
+
+
+@bench.command()
+def inference(
+    model: ModelsOption = "vgg16-d",
+    density: DensitiesOption = None,
+    batches: Annotated[str, typer.Option(metavar="N,…", help="Images of a batch.")] = "1,16,128",
+    threads: ThreadsOption = None,
+    topology: TopologyOption = None,
+    json: JsonOption = None,
+    kinds: Annotated[
+        str | None,
+        typer.Option(metavar="KIND,…", help="Dense networks: nchw, channels_last, compile, onnxruntime; default: all."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.0, metavar="S", help="Time of each contestant in a row.")] = 2.0,
+) -> None:
+    """Measures the latency of a forward pass in evaluation, compressed beside dense, in turn in one process.
+
+    All compute the same network; the file has the largest difference of their outputs. onnxruntime needs regrow[onnx].
+
+    \b
+    Examples:
+      regrow bench inference --model vgg16-d --density 0.05 --batches 1,16,128 --threads 2
+      regrow bench inference --model wrn-28-2 --density 0.1,0.05 --kinds channels_last,onnxruntime --json latency.json
+    """
+    from regrow.lab.bench.inference_report import run_bench_inference
+
+    given = {"model": model, "density": density, "batches": batches, "threads": threads, "topology": topology}
+    run_bench_inference({**given, "kinds": kinds, "seconds": seconds}, json)
+
+
+@bench.command(name="run")
+def run_(
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="A network that has a recipe for CIFAR-10, see `regrow list`.")
+    ] = "vgg16-d",
+    density: DensitiesOption = None,
+    topology: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE,…",
+            help="Start from the active sets of trained networks (topology.npz of a run); layers that one leaves dense "
+            "stay dense.",
+        ),
+    ] = None,
+    share: Annotated[
+        str | None, typer.Option(metavar="RULE", help="As for `regrow train`; default: the topology's, the recipe's.")
+    ] = None,
+    flops_budget: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="As for `regrow train`; default: the topology's.")
+    ] = None,
+    window: Annotated[str | None, typer.Option(metavar="STEPS", help="As for `regrow train`.")] = None,
+    window_batch: Annotated[int | None, typer.Option(metavar="N", help="As for `regrow train`.")] = None,
+    threads: ThreadsOption = None,
+    kinds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND,…",
+            help="Dense networks: nchw, channels_last, compile, bf16, bf16_channels_last; default: all that the "
+            "processor computes (bf16 needs AVX-512).",
+        ),
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="As for `regrow train`.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Measures a whole epoch as a user trains it, sparse beside dense: data, steps, window, update and validation.
+
+    \b
+    Examples:
+      regrow bench run --model vgg16-d --topology results/topologies/vgg16-d-none-0.05.npz --json run.json
+      regrow bench run --model vgg16-d-half --density 0.05 --share none --kinds channels_last
+    """
+    from regrow.lab.bench.run_report import run_bench_run
+
+    given: dict[str, Any] = {"model": model, "density": density, "topology": topology, "share": share}
+    given |= {"flops_budget": flops_budget, "window": window, "window_batch": window_batch}
+    given |= {"threads": threads, "kinds": kinds, "data_dir": data_dir}
+    run_bench_run(given, json)

@@ -1,0 +1,83 @@
+"""The command `regrow compare`. Heavy libraries are imported when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["compare"]
+
+
+def compare(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A name that `regrow list` shows.", show_default=False)
+    ],
+    methods: Annotated[
+        str, typer.Option(metavar="METHOD,…", help="As for `regrow train`; dense is run once per seed.")
+    ] = "dense,static,sparse-momentum",
+    densities: Annotated[
+        str, typer.Option(metavar="SHARE,…", help="Of the weights that exist, each above 0 to 1.")
+    ] = "0.01,0.02,0.05,0.1",
+    seeds: Annotated[str, typer.Option(metavar="N", help="How many, from 0 on; or which: 0,3,7.")] = "5",
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE,…",
+            help="One run for each value of a setting that --set can change; may be given several times.",
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Of all runs, as for `regrow train`."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", help="As for `regrow train`.")] = None,
+    storage: Annotated[str, typer.Option(metavar="STORAGE", help="auto, masked or compressed.")] = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of runs, tables and plots; default: runs/compare/RECIPE."),
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="As for `regrow train`.")] = None,
+    executor: Annotated[
+        str,
+        typer.Option(metavar="KIND", help="processes of this machine, or ray: a cluster, RAY_ADDRESS or a local one."),
+    ] = "processes",
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Runs side by side; default: 2 processes, or what the cluster has room for."
+        ),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="Threads of torch of each run.")] = 1,
+) -> None:
+    """Trains a recipe with several methods, densities and seeds, and leaves a leaderboard and plots.
+
+    Each run is a process of its own. Finished runs are kept, stopped ones go on from their checkpoint, a failed one is
+    shown and does not stop the rest: the same command goes on until all are there, and the lists may grow. The folder
+    holds leaderboard.json, .csv and .md, error against density and against training FLOPs as PNG and SVG, and runs/.
+
+    \b
+    Examples:
+      regrow compare lenet300-mnist --methods dense,static,sparse-momentum --densities 0.01,0.05 --seeds 5 --out table
+      regrow compare digits-mlp --densities 0.1 --vary momentum=0.5,0.9 --executor ray --out sensitivity
+    """
+    from regrow.lab.compare.command import run_compare
+
+    given: dict[str, Any] = {
+        "methods": methods,
+        "densities": densities,
+        "seeds": seeds,
+        "vary": vary,
+        "set": set_,
+        "epochs": epochs,
+    }
+    given |= {
+        "storage": storage,
+        "out": out,
+        "data_dir": data_dir,
+        "executor": executor,
+        "jobs": jobs,
+        "threads": threads,
+    }
+    run_compare(recipe, given)

@@ -1,0 +1,74 @@
+"""What the commands print: tables that read well on a terminal and in a file."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from regrow.lab.recipes.catalog import RECIPES
+from regrow.lab.recipes.methods import METHODS
+from regrow.lab.recipes.recipe import setting_names
+from regrow.lab.training.progress import clock
+
+__all__ = ["console", "print_comparison", "print_recipes", "print_summary"]
+
+
+def console() -> Console:
+    """A console on stdout; wide enough for a table when that is a file."""
+    width = None if sys.stdout.isatty() else max(100, shutil.get_terminal_size().columns)
+    return Console(width=width, highlight=False)
+
+
+def print_recipes() -> None:
+    """The catalog, and what --set can change."""
+    table = Table("recipe", "what it is", "epochs", "batch", box=None, pad_edge=False)
+    for name, make in RECIPES.items():
+        recipe = make()
+        table.add_row(name, recipe.about, str(recipe.epochs), str(recipe.batch_size))
+    out = console()
+    out.print(table)
+    out.print("\nPublished protocols are those of sparse momentum (arXiv:1907.04840).")
+    out.print(f"Train one with: regrow train {next(iter(RECIPES))}")
+    out.print(f"--method NAME is one of: {', '.join(METHODS)}")
+    out.print(f"--set KEY=VALUE changes: {', '.join(setting_names())}")
+
+
+def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
+    """The outcome of one run in a few lines."""
+    active, prunable = summary["active_weights"], summary["prunable_weights"]
+    lines = [
+        f"test error {summary['test_error']:.2f} %, validation error {summary['validation_error']:.2f} %",
+        f"{active:,} of {prunable:,} weights active, FLOP density {summary['flop_density_mean']:.3g} on average",
+        f"{clock(summary['train_seconds'])} of training, {1000 * summary['seconds_per_step']:.2f} ms a step, "
+        f"{1000 * summary['topology_seconds'] / max(summary['updates'], 1):.1f} ms a topology update, "
+        f"{summary.get('data_wait_share', 0):.0%} of the steps' time waiting for data",
+        f"in {folder}",
+    ]
+    if summary.get("processes", 1) > 1:
+        sent, dense = summary["allreduce_bytes"], summary["allreduce_bytes_dense"]
+        lines.insert(3, f"{summary['processes']} processes, {sent:,} bytes of gradients a step, dense {dense:,}")
+    console().print("\n".join(lines), markup=False, soft_wrap=True)
+
+
+def print_comparison(summaries: Sequence[Mapping[str, Any]]) -> None:
+    """One line a run, side by side."""
+    table = Table("method", "density")
+    for heading in ("test error", "active weights", "training", "ms a step", "FLOP density"):
+        table.add_column(heading, justify="right")
+    for run in summaries:
+        table.add_row(
+            run["method"],
+            f"{run['density']:g}",
+            f"{run['test_error']:.2f} %",
+            f"{run['active_weights']:,} of {run['prunable_weights']:,}",
+            f"{run['train_seconds']:.1f} s",
+            f"{1000 * run['seconds_per_step']:.2f}",
+            f"{run['flop_density_mean']:.3g}",
+        )
+    console().print(table)

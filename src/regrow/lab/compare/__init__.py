@@ -1,0 +1,1 @@
+"""Comparisons of methods, densities and settings over seeds."""

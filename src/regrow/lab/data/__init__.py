@@ -1,0 +1,1 @@
+"""Data sets, kept in memory or read by workers."""

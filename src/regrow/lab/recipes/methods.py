@@ -1,0 +1,289 @@
+"""The training methods: how a network is made sparse, and what moves its weights. A method is one entry of METHODS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn, optim
+
+import regrow
+from regrow.lab import models
+from regrow.lab.errors import UsageError
+from regrow.lab.training.loss import mean_loss
+from regrow.weights.compression import materialise, on_meta
+from regrow.weights.prunable import select
+
+from .recipe import SPARSE_ONLY, Recipe
+
+if TYPE_CHECKING:
+    from regrow.lab.data.split import AnySplit
+
+    from .settings import Settings
+
+__all__ = [
+    "METHODS",
+    "Examples",
+    "Method",
+    "make_network",
+    "make_sparse",
+    "make_updater",
+    "prunable_weights",
+    "refuse_foreign",
+    "update_interval",
+]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Training examples by which methods at initialisation judge weights: the same ones for every method of a seed."""
+
+    split: AnySplit
+    seed: int
+
+    def batches(self, size: int = 128, number: int = 1) -> list[tuple[Tensor, Tensor]]:
+        """Random batches without crops and flips."""
+        order = torch.randperm(len(self.split), generator=torch.Generator().manual_seed(self.seed))
+        return [self.split.batch(index) for index in order[: size * number].split(size)]
+
+
+Start = Callable[[nn.Module, "Settings", Examples | None], nn.Module]
+Attach = Callable[[nn.Module, optim.Optimizer, "Settings", dict[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One training method.
+
+    Attributes:
+        attach: (model, optimizer, settings, {total_steps, update_every, seed}) -> updater; None: the network is dense.
+        start: (dense model, settings, examples) -> the model as training starts; without examples, where only the shape
+            of the model is wanted, with random active sets.
+        intervals: topology updates in a training where the recipe gives no `update_every`; None: one an epoch.
+        takes: the settings of sparse training that it has; others would change nothing.
+    """
+
+    attach: Attach | None
+    start: Start
+    intervals: float | None = None
+    takes: Collection[str] = ()
+
+
+def _sparsify(model: nn.Module, settings: Settings, **more: Any) -> nn.Module:
+    recipe = settings.recipe
+    arguments = {"distribution": recipe.distribution, "dense": list(recipe.dense), "storage": settings.storage}
+    return regrow.sparsify(model, **{"density": settings.density, "rescale": recipe.rescale, **arguments, **more})
+
+
+def _untouched(model: nn.Module, settings: Settings, examples: Examples | None) -> nn.Module:
+    materialise(on_meta(model, ()))
+    return model
+
+
+def _random(model: nn.Module, settings: Settings, examples: Examples | None) -> nn.Module:
+    return _sparsify(model, settings)
+
+
+def _all_weights(model: nn.Module, settings: Settings, examples: Examples | None) -> nn.Module:
+    if settings.storage == "compressed":
+        raise UsageError(
+            f"{settings.method} starts with all weights, in masked storage; leave out --storage compressed"
+        )
+    return _sparsify(model, settings, density=1.0, distribution="uniform", storage="masked")
+
+
+def _ticket(model: nn.Module, settings: Settings, examples: Examples | None) -> nn.Module:
+    """All weights in the first round; later rounds bring their masks."""
+    return (_all_weights if settings.density == 1 else _random)(model, settings, examples)
+
+
+def _by_scores(score: Callable[[nn.Module, Settings, Examples], Any]) -> Start:
+    """Keeps what is scored highest in the whole network, unless the recipe says another distribution than uniform."""
+
+    def start(model: nn.Module, settings: Settings, examples: Examples | None) -> nn.Module:
+        distribution = settings.recipe.distribution
+        if examples is None:  # there are no scores
+            return _sparsify(model, settings, distribution="uniform" if distribution == "network" else distribution)
+        distribution = "network" if distribution == "uniform" else distribution
+        return _sparsify(model, settings, init=score(model, settings, examples), distribution=distribution)
+
+    return start
+
+
+def _snip(model: nn.Module, settings: Settings, examples: Examples) -> dict[str, Tensor]:
+    return regrow.snip(model, examples.batches(), loss=mean_loss, dense=settings.recipe.dense)
+
+
+def _grasp(model: nn.Module, settings: Settings, examples: Examples) -> dict[str, Tensor]:
+    return regrow.grasp(model, examples.batches(), loss=mean_loss, dense=settings.recipe.dense)
+
+
+def _synflow(model: nn.Module, settings: Settings, examples: Examples) -> dict[str, Tensor]:
+    ((inputs, _),) = examples.batches(size=1)
+    if not inputs.is_floating_point():
+        raise UsageError(f"synflow feeds ones, and {settings.recipe.model} reads indices; use snip, grasp or obd")
+    return regrow.synflow(model, inputs, settings.density, dense=settings.recipe.dense)
+
+
+def _obd(model: nn.Module, settings: Settings, examples: Examples) -> dict[str, Tensor]:
+    was_training = model.training
+    try:
+        return regrow.obd(model.eval(), examples.batches(number=8), loss=mean_loss, dense=settings.recipe.dense)
+    finally:
+        model.train(was_training)
+
+
+def _magnitude(model: nn.Module, settings: Settings, examples: Examples | None) -> nn.Module:
+    """In each layer the largest: weights of several layers, drawn on different scales, say nothing of each other."""
+    return _sparsify(model, settings, init="magnitude")
+
+
+def _chosen(settings: Settings, **names: str) -> dict[str, Any]:
+    """Settings of the recipe that differ from a recipe's defaults, under the names that the updater has for them."""
+    defaults = Recipe.__dataclass_fields__
+    values = {argument: getattr(settings.recipe, field) for argument, field in names.items()}
+    return {argument: value for argument, value in values.items() if value != defaults[names[argument]].default}
+
+
+def _sparse_momentum(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, run: dict[str, Any]) -> Any:
+    recipe = settings.recipe
+    return regrow.SparseMomentum(
+        model,
+        optimizer,
+        prune_rate=recipe.prune_rate,
+        schedule=recipe.prune_schedule,
+        share=recipe.share,
+        growth=recipe.growth,
+        inherit_momentum=recipe.inherit_momentum,
+        per_neuron=recipe.per_neuron,
+        max_density=recipe.max_density,
+        flops_budget=recipe.flops_budget,
+        window=recipe.window,
+        window_batch=recipe.window_batch,
+        **run,
+    )
+
+
+def _static(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, run: dict[str, Any]) -> Any:
+    return regrow.Static(model, optimizer)
+
+
+def _dynamic(kind: Callable[..., Any], names: Mapping[str, str], intervals: float | None = None) -> Method:
+    """A method that stays sparse; names: its arguments that the recipe may set, and the recipe's names for them."""
+
+    def attach(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, run: dict[str, Any]) -> Any:
+        return kind(model, optimizer, **run, **_chosen(settings, **names))
+
+    return Method(attach, _random, intervals, (*_START, "update_every", *names.values()))
+
+
+def _told_density(kind: Callable[..., Any], names: Mapping[str, str], intervals: float) -> Method:
+    """A method that is given a dense network, and told the density."""
+
+    def attach(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, run: dict[str, Any]) -> Any:
+        known = signature(kind).parameters
+        run = {name: value for name, value in run.items() if name in known}  # most draw nothing and take no seed
+        return kind(model, optimizer, density=settings.density, **run, **_chosen(settings, **names))
+
+    return Method(attach, _all_weights, intervals, ("dense", "update_every", *names.values()))
+
+
+_START = ("distribution", "dense", "rescale")
+"""Settings of `sparsify`."""
+RATE = {"prune_rate": "prune_rate"}
+SCHEDULED = {"prune_rate": "prune_rate", "schedule": "prune_schedule"}
+BY_GRADIENT = {"window_batch": "window_batch"}
+ITOP_INTERVALS = 97_750 / 4_000
+"""The authors' runs on CIFAR-10: 250 epochs of 391 steps, an update every 4,000."""
+
+METHODS: dict[str, Method] = {
+    "sparse-momentum": Method(_sparse_momentum, _random, takes=SPARSE_ONLY),
+    "dense": Method(None, _untouched),
+    "static": Method(_static, _random, takes=_START),
+    "set": _dynamic(regrow.SET, SCHEDULED),
+    "deep-rewiring": _dynamic(regrow.DeepRewiring, {}),
+    "dsr": _dynamic(regrow.DSR, RATE | {"max_density": "max_density"}),
+    "rigl": _dynamic(regrow.RigL, RATE | BY_GRADIENT),
+    "rigl-itop": _dynamic(regrow.RigLITOP, SCHEDULED | BY_GRADIENT, ITOP_INTERVALS),
+    "mest": _dynamic(regrow.MEST, RATE, 160 / 5),
+    "top-kast": _told_density(regrow.TopKAST, {}, 500),
+    "snip": Method(_static, _by_scores(_snip), takes=_START),
+    "grasp": Method(_static, _by_scores(_grasp), takes=_START),
+    "synflow": Method(_static, _by_scores(_synflow), takes=_START),
+    "obd": Method(_static, _by_scores(_obd), takes=_START),
+    "magnitude": Method(_static, _magnitude, takes=_START),
+    "gmp": _told_density(regrow.GMP, {}, 100),
+    "han": _told_density(regrow.Han, {}, 100),
+    "dns": _told_density(regrow.DNS, {}, 5_000),
+    "lottery": Method(_static, _ticket, takes=("dense", "rewind_epochs")),
+    "ac-dc": _told_density(regrow.ACDC, {}, 100),
+    "granet": _told_density(regrow.GraNet, RATE | BY_GRADIENT, 100),
+}
+
+
+def refuse_foreign(methods: Sequence[str], keys: Iterable[str]) -> None:
+    """Raises UsageError for a setting of sparse training that none of the methods has.
+
+    Example:
+        >>> refuse_foreign(["static", "set"], ["lr", "prune_rate"])
+    """
+    taken = {setting for method in methods for setting in METHODS[method].takes}
+    for key in keys:
+        if key in (*SPARSE_ONLY, "rewind_epochs") and key not in taken:
+            those = f"the method {methods[0]} has" if len(methods) == 1 else f"the methods {', '.join(methods)} have"
+            known = f"its own settings are {', '.join(sorted(taken))}" if taken else "it has none of its own"
+            having = [name for name, method in METHODS.items() if key in method.takes]
+            raise UsageError(f"{those} no {key}; leave it out ({known}), or choose {' or '.join(having[:3])}")
+
+
+def make_network(recipe: Recipe) -> nn.Module:
+    """The dense network of a recipe, freshly initialised.
+
+    Raises:
+        UsageError: it takes no width, and the recipe has one.
+    """
+    if recipe.width is None:
+        return models.build(recipe.model, recipe.classes)
+    try:
+        return models.build(recipe.model, recipe.classes, width=recipe.width)
+    except TypeError as error:
+        raise UsageError(f"width={recipe.width}: {recipe.model} has no such option; leave it out ({error})") from error
+
+
+def make_sparse(
+    model: nn.Module,
+    settings: Settings,
+    masks: Mapping[str, Tensor] | None = None,
+    examples: Examples | None = None,
+) -> nn.Module:
+    """The network as the method trains it: itself when dense; with the active sets of `masks`, if there are any.
+
+    Args:
+        examples: by which methods at initialisation judge weights; without them the active sets are random.
+    """
+    method = METHODS[settings.method]
+    if masks is not None and method.attach is not None:
+        return _sparsify(model, settings, density=None, init=masks)
+    return method.start(model, settings, examples)
+
+
+def make_updater(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, total_steps: int) -> Any | None:
+    """The updater of the method, updated by hand; None when dense."""
+    attach = METHODS[settings.method].attach
+    run = {"total_steps": total_steps, "update_every": None, "seed": settings.seed}
+    return attach(model, optimizer, settings, run) if attach else None
+
+
+def update_interval(settings: Settings, total_steps: int, steps_per_epoch: int) -> int:
+    """Steps between topology updates: the recipe's, else the method's, else an epoch."""
+    intervals = METHODS[settings.method].intervals
+    by_method = max(1, round(total_steps / intervals)) if intervals else steps_per_epoch
+    return settings.recipe.update_every or by_method
+
+
+def prunable_weights(model: nn.Module, dense: tuple[str, ...] = ()) -> int:
+    """How many weights of a dense network `sparsify` would make sparse."""
+    return sum(place.parameter.numel() for place in select(model, dense).values())

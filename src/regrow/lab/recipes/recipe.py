@@ -1,0 +1,239 @@
+"""Recipe: everything that defines one training run, except method, density, storage and seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from regrow.lab.errors import UsageError
+
+if TYPE_CHECKING:
+    from regrow.lab.data.split import Data
+
+__all__ = ["SPARSE_ONLY", "Recipe", "learning_rate", "override", "setting_names"]
+
+Window = int | Literal["all"] | None
+PRECISIONS = ("32-true", "bf16-mixed")
+OPTIMIZERS = ("sgd", "adamw")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+LR_SCHEDULES = ("steps", "cosine")
+
+SPARSE_ONLY = (
+    "update_every",
+    "prune_rate",
+    "prune_schedule",
+    "growth",
+    "inherit_momentum",
+    "per_neuron",
+    "share",
+    "max_density",
+    "flops_budget",
+    "window",
+    "window_batch",
+    "distribution",
+    "dense",
+    "rescale",
+)
+"""Settings that change nothing in a dense run. One that is missing here costs a comparison needless dense runs."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One published protocol. Recipes are functions in `catalog` that return one of these, whole.
+
+    Attributes:
+        name: as typed after `regrow train`. about: one line for `regrow list`.
+        model, classes: of the dense network, for `models.build`. data: (root, seed, validation fraction) -> Data.
+        lr_drops: steps at which `lr` is multiplied by `lr_drop_factor`, in a schedule of `schedule_steps` steps that
+            is stretched or compressed to the length of the run (drops stay at the same fractions).
+        lr_schedule: "steps", or "cosine": down to 0 at the end, without drops.
+        optimizer: "sgd", or "adamw", whose betas are `momentum` and `beta2`.
+        clip_norm: largest norm of the gradient; None: as it comes.
+        warmup_epochs: epochs in which the learning rate rises linearly from nearly 0.
+        label_smoothing: share of each label that is spread evenly over all classes in training, at least 0 and below 1
+            (Szegedy et al. 2016, arXiv:1512.00567, section 7).
+        validation_fraction: share of the training set held out at random.
+        images: how many of the training images are used, the same ones for every seed; None: all.
+        update_every: steps between topology updates; None: one at the end of each epoch, or the method's own interval.
+            There is none after the last step, and one that falls on the end of an epoch comes after the validation.
+        prune_rate, prune_schedule: of sparse momentum; where they are not the defaults here, also of the other methods
+            that have them. growth, inherit_momentum, per_neuron, share, max_density, flops_budget, window,
+            window_batch: of the updater.
+        width: hidden units of the model wide-mlp; None for the others.
+        rewind_epochs: of the dense training, whose weights lottery tickets go back to; 0: those at initialisation.
+        distribution, dense, rescale: of `sparsify`.
+        default_density: where none is asked for.
+        channels_last: memory format of weights and images; faster for convolutions on CPUs, the same numbers otherwise.
+        precision: of Lightning Fabric: "32-true", or "bf16-mixed", under which dense layers compute in bfloat16.
+        accelerator: of Lightning Fabric; "auto" takes a GPU where there is one.
+        threads: of torch, where `--threads` says nothing; None: torch's choice. Not a setting, for results are named
+            by what was trained, not by what it ran on.
+    """
+
+    name: str
+    about: str
+    model: str
+    data: Callable[[Path, int, float], Data]
+    epochs: int
+    batch_size: int
+    lr: float
+    lr_drops: tuple[int, ...]
+    schedule_steps: int
+    lr_drop_factor: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    optimizer: str = "sgd"
+    beta2: float = 0.999
+    clip_norm: float | None = None
+    lr_schedule: str = "steps"
+    warmup_epochs: float = 0.0
+    label_smoothing: float = 0.0
+    validation_fraction: float = 0.1
+    images: int | None = None
+    update_every: int | None = None
+    prune_rate: float = 0.5
+    prune_schedule: str = "cosine"
+    growth: str = "momentum"
+    inherit_momentum: bool = True
+    per_neuron: bool = False
+    share: str = "momentum"
+    max_density: float | None = None
+    flops_budget: float | None = None
+    window: Window = None
+    window_batch: int | None = None
+    width: int | None = None
+    rewind_epochs: int = 0
+    distribution: str = "uniform"
+    dense: tuple[str, ...] = ()
+    rescale: bool = False
+    default_density: float = 0.05
+    channels_last: bool = False
+    precision: str = "32-true"
+    accelerator: str = "auto"
+    classes: int = 10
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "schedule_steps", "images", "update_every", "width", "window_batch"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, name, value, "at least 1")
+        _require(0 <= self.warmup_epochs <= self.epochs, "warmup_epochs", self.warmup_epochs, "0 to the epochs")
+        _require(
+            0 <= self.rewind_epochs < self.epochs, "rewind_epochs", self.rewind_epochs, "0 to less than the epochs"
+        )
+        _require(0 < self.lr < math.inf, "lr", self.lr, "above 0 and finite")
+        _require(0 < self.lr_drop_factor <= 1, "lr_drop_factor", self.lr_drop_factor, "above 0 and at most 1")
+        _require(all(drop >= 0 for drop in self.lr_drops), "lr_drops", self.lr_drops, "at least 0 each")
+        _require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
+        if self.nesterov and self.optimizer == "sgd":
+            _require(
+                self.momentum > 0, "momentum", self.momentum, "above 0 with nesterov=true; set nesterov=false, too"
+            )
+        _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0 and finite")
+        _require(self.optimizer in OPTIMIZERS, "optimizer", self.optimizer, " or ".join(OPTIMIZERS))
+        _require(self.lr_schedule in LR_SCHEDULES, "lr_schedule", self.lr_schedule, " or ".join(LR_SCHEDULES))
+        _require(0 <= self.beta2 < 1, "beta2", self.beta2, "at least 0 and below 1")
+        _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "above 0, or none")
+        _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "at least 0 and below 1")
+        _require(self.accelerator in ACCELERATORS, "accelerator", self.accelerator, " or ".join(ACCELERATORS))
+        _require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
+        _require(0 < self.validation_fraction < 1, "validation_fraction", self.validation_fraction, "between 0 and 1")
+
+
+def _require(holds: bool, name: str, value: object, range_: str) -> None:
+    if not holds:
+        raise UsageError(f"{name}={value} must be {range_}")
+
+
+def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
+    """The learning rate of optimizer step `step` (from 0) in a run of `total_steps`.
+
+    Example:
+        >>> recipe = replace(get_recipe("lenet300-mnist"), lr=0.1, lr_drops=(25_000, 50_000), schedule_steps=54_000)
+        >>> [learning_rate(recipe, step, 54_000) for step in (0, 24_999, 25_000)]
+        [0.1, 0.1, 0.01]
+    """
+    warmup_steps = total_steps * recipe.warmup_epochs / recipe.epochs
+    risen = min((step + 1) / warmup_steps, 1.0) if warmup_steps else 1.0
+    if recipe.lr_schedule == "cosine":
+        return recipe.lr * risen * (1 + math.cos(math.pi * step / total_steps)) / 2
+    drops = sum(step * recipe.schedule_steps >= drop * total_steps for drop in recipe.lr_drops)
+    return recipe.lr * recipe.lr_drop_factor**drops * risen
+
+
+def _parse_bool(text: str) -> bool:
+    values = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    return values[text.lower()]
+
+
+def _or_none(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: None if text.lower() == "none" else parse(text)
+
+
+def _parse_window(text: str) -> Window:
+    return "all" if text.lower() == "all" else int(text)
+
+
+def _parse_integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part.replace("_", "")) for part in text.split(",") if part)
+
+
+def _parse_words(text: str) -> tuple[str, ...]:
+    return tuple(part for part in text.split(",") if part)
+
+
+_PARSERS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "int": ("a whole number", int),
+    "float": ("a number", float),
+    "bool": ("true or false", _parse_bool),
+    "str": ("a word", str),
+    "int | None": ("a whole number or none", _or_none(int)),
+    "float | None": ("a number or none", _or_none(float)),
+    "Window": ("a number of steps, all or none", _or_none(_parse_window)),
+    "tuple[int, ...]": ("whole numbers with commas between", _parse_integers),
+    "tuple[str, ...]": ("words with commas between", _parse_words),
+}
+
+
+def setting_names() -> list[str]:
+    """Names of the fields that `--set` can change.
+
+    Example:
+        >>> "weight_decay" in setting_names()
+        True
+    """
+    fixed = ("name", "about", "model", "classes", "threads", "default_density")
+    return [field.name for field in fields(Recipe) if field.type in _PARSERS and field.name not in fixed]
+
+
+def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
+    """A recipe with some fields changed; each assignment is "key=value", typed as the field is.
+
+    Example:
+        >>> override(get_recipe("digits-mlp"), ["lr=0.05", "lr_drops=500,900"]).lr
+        0.05
+    """
+    changes = dict(_parse(assignment) for assignment in assignments)
+    return replace(recipe, **changes)
+
+
+def _parse(assignment: str) -> tuple[str, Any]:
+    key, equals, text = assignment.partition("=")
+    if not equals or key not in setting_names():
+        problem = f"{key!r} is not a setting" if equals else f"{assignment!r} is not of the form key=value"
+        raise UsageError(f"{problem}; the settings are {', '.join(setting_names())}")
+    kind, parser = _PARSERS[str(Recipe.__dataclass_fields__[key].type)]
+    try:
+        return key, parser(text)
+    except (ValueError, KeyError):
+        raise UsageError(f"{key}={text!r} must be {kind}, such as {key}={_example(key)}") from None
+
+
+def _example(key: str) -> str:
+    whole = dict.fromkeys(("int", "int | None", "Window"), "100")
+    examples = {"bool": "true", "tuple[int, ...]": "25000,50000", "float": "0.1", **whole}
+    return examples.get(str(Recipe.__dataclass_fields__[key].type), "0.5")

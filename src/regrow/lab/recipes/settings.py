@@ -1,0 +1,126 @@
+"""Settings: the whole identity of a run, and the name of the folder that holds it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from regrow.lab.errors import UsageError, unknown
+
+from .catalog import RECIPES, get_recipe
+from .methods import METHODS
+from .recipe import Recipe, override, setting_names
+
+__all__ = ["Settings", "differing", "make_settings", "settings_of"]
+
+Storage = Literal["auto", "masked", "compressed"]
+_IN_FOLDER_NAME = ("recipe", "method", "density", "seed")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the result of a run, to the bit, on a given machine and number of threads."""
+
+    recipe: Recipe
+    method: str
+    density: float
+    storage: Storage = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise unknown("method", self.method, METHODS)
+        if not 0 < self.density <= 1:
+            raise UsageError(f"density={self.density} must be above 0 and at most 1, such as 0.05")
+        if self.method == "dense" and self.density != 1:
+            raise UsageError(f"the method dense trains all weights; leave out density={self.density}")
+        if self.storage not in get_args(Storage):
+            raise unknown("storage", self.storage, get_args(Storage))
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"seed={self.seed} must be at least 0 and below 2**32")
+
+    def as_dict(self) -> dict[str, Any]:
+        """All settings flat, as JSON would give them back (tuples are lists)."""
+        recipe = {name: _plain(getattr(self.recipe, name)) for name in setting_names()}
+        own = {"method": self.method, "density": self.density, "storage": self.storage, "seed": self.seed}
+        return {"recipe": self.recipe.name, **own, **recipe}
+
+    def defaults(self) -> dict[str, Any]:
+        """What `as_dict` gives for this recipe, method, density and seed when nothing else is chosen."""
+        published = RECIPES.get(self.recipe.name, lambda: self.recipe)()
+        return Settings(published, self.method, self.density, seed=self.seed).as_dict()
+
+    def folder(self) -> Path:
+        """runs/<recipe>/<method>-<density>-s<seed>-<hash of the non-default settings>.
+
+        A setting that is added later, with a default, leaves the names of old runs valid.
+        """
+        settings, defaults = self.as_dict(), self.defaults()
+        changed = {k: v for k, v in settings.items() if k not in _IN_FOLDER_NAME and v != defaults[k]}
+        digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
+        return Path("runs") / self.recipe.name / f"{self.method}-{self.density:g}-s{self.seed}-{digest}"
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def make_settings(
+    recipe: str | Recipe,
+    *,
+    method: str = "sparse-momentum",
+    density: float | None = None,
+    storage: str = "auto",
+    seed: int = 0,
+    overrides: Iterable[str] = (),
+) -> Settings:
+    """Settings from names, as the command line gives them.
+
+    Args:
+        recipe: a name of the catalog, or a recipe. density: default the recipe's, mostly 0.05; for the method dense 1.
+        overrides: "key=value" for fields of the recipe.
+
+    Raises:
+        UsageError: a name that does not exist, or a value that cannot be served.
+
+    Example:
+        >>> make_settings("digits-mlp", density=0.1, overrides=["epochs=5"]).folder()
+        PosixPath('runs/digits-mlp/sparse-momentum-0.1-s0-...')
+    """
+    from regrow.lab.training.rehearsal import rehearse
+
+    base = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    if density is None:
+        density = 1.0 if method == "dense" else base.default_density
+    settings = Settings(override(base, overrides), method, float(density), cast(Storage, storage), seed)
+    rehearse(settings)
+    return settings
+
+
+def settings_of(stored: Mapping[str, Any]) -> Settings:
+    """The settings of which `as_dict` made this; those added since then have their defaults.
+
+    Example:
+        >>> settings = make_settings("digits-mlp", density=0.1, overrides=["dense=fc3"])
+        >>> settings_of(settings.as_dict()).recipe.dense
+        ('fc3',)
+    """
+    own = {name: stored[name] for name in setting_names() if name in stored}
+    own = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
+    recipe = replace(get_recipe(stored["recipe"]), **own)
+    return Settings(recipe, stored["method"], stored["density"], stored["storage"], stored["seed"])
+
+
+def differing(settings: Settings, stored: Mapping[str, Any]) -> list[str]:
+    """One "key: stored there, given now" for each setting in which a folder's run differs from this one."""
+    now, defaults = settings.as_dict(), settings.defaults()
+    there = {**{key: defaults[key] for key in now}, **stored}
+    return [
+        f"{key}: {there[key]} there, {now.get(key, 'unknown')} now"
+        for key in there
+        if there[key] != now.get(key, object())
+    ]

@@ -1,0 +1,52 @@
+"""Notices that weights are stepped by an optimizer that nobody told the updater of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from regrow.weights import SparseWeight
+
+__all__ = ["StepWatch"]
+
+_SAMPLE = 16
+_FEWEST = 20
+
+
+class StepWatch:
+    """Counts gradients that arrive while no optimizer step is seen, and then looks whether the weight has changed.
+
+    Args:
+        every: optimizer steps between updates; None where they are made by hand.
+    """
+
+    def __init__(self, every: int | None):
+        self._limit = max(2 * (every or 0), _FEWEST)
+        self._values: Tensor | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """A step was seen, or one is under way."""
+        self._count = 0
+
+    def arrived(self, weight: SparseWeight) -> None:
+        """A gradient has arrived.
+
+        Raises:
+            RuntimeError: two updates should have come by now, and weights change, but no step is seen.
+        """
+        self._count += 1
+        if self._count == self._limit // 2:
+            self._values = self._sample(weight)
+        elif self._count >= self._limit:
+            self._count = 0
+            if self._values is not None and not torch.equal(self._values, self._sample(weight)):
+                raise RuntimeError(
+                    f"{weight.name} has had {self._limit} gradients and its values have changed, but the updater has "
+                    "seen no step of its optimizer, so the topology would never change. Make the updater with the "
+                    "optimizer whose step() is called: that inside a wrapper that steps by methods of its own, or "
+                    "the one that was made last"
+                )
+
+    def _sample(self, weight: SparseWeight) -> Tensor:
+        return weight.parameter.detach().take(weight.sample(_SAMPLE))

@@ -1,0 +1,163 @@
+"""Rules of counts: how many weights each layer has after an update, how many it prunes, how many it grows.
+
+All are pure functions of integers and scores, and all counts add up: what the layers grow is exactly what they shall
+have less what they keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from . import topology
+from .topology.distributions import initial_counts
+
+__all__ = [
+    "SHARE_RULES",
+    "Amount",
+    "PruneRequest",
+    "ShareRequest",
+    "ShareRule",
+    "Target",
+    "by_rate",
+    "globally",
+    "keep_counts",
+    "share_by_importance",
+    "share_by_importance_per_flop",
+    "share_by_survivors",
+    "share_none",
+    "to_density",
+]
+
+
+@dataclass(frozen=True)
+class PruneRequest:
+    """What is known before anything is pruned: one entry a layer."""
+
+    names: Sequence[str]
+    step: int
+    rate: float
+    """Of the schedule: the share of a layer's active weights that is exchanged."""
+    active: Sequence[int]
+    """m_l."""
+    numel: Sequence[int]
+    """n_l."""
+    scores: Sequence[Tensor]
+    """Prune scores of the active weights."""
+    importance: Sequence[float] | None = None
+    """r_l, summing to 1; None where the method has none."""
+    target: Sequence[int] = ()
+    """c_l, active weights that each layer shall have after the update, were nothing shared between layers."""
+
+
+Target = Callable[[PruneRequest], Sequence[int]]
+"""c_l of each layer."""
+
+Amount = Callable[[PruneRequest], Sequence[int]]
+"""k_l, how many weights each layer prunes: 0 to m_l - 1, those of smallest score."""
+
+
+def keep_counts(request: PruneRequest) -> Sequence[int]:
+    """Target: as many weights as there are; the network stays as sparse as it is."""
+    return request.active
+
+
+def to_density(schedule: Callable[[int], float], scope: str = "layer") -> Target:
+    """Target: the density that a schedule gives for the step, in (0, 1].
+
+    Args:
+        schedule: step -> density of all sparse weights together; round(density * positions) are kept, in layers that
+            are frozen as well.
+        scope: "layer": each layer has this density; "network": the largest scores of all layers are kept, at least
+            one a layer.
+    """
+    if scope not in ("layer", "network"):
+        raise ValueError(f"scope={scope!r} is unknown; use 'layer' or 'network'")
+
+    def target(request: PruneRequest) -> Sequence[int]:
+        counts, have = initial_counts([(n, 1) for n in request.numel], schedule(request.step)), sum(request.active)
+        if scope == "layer" or sum(counts) > have:
+            return counts
+        return topology.counts_of_largest(request.scores, sum(counts))
+
+    return target
+
+
+def by_rate(request: PruneRequest) -> Sequence[int]:
+    """Amount: each layer comes down to its target, and gives away the rate's share of what is left.
+
+    See `topology.prune_counts` for layers that are nearly dense.
+    """
+    shrunk = [min(m, c) for m, c in zip(request.active, request.target, strict=True)]
+    exchanged = topology.prune_counts(request.rate, shrunk, request.numel, request.importance)
+    return [m - s + k for m, s, k in zip(request.active, shrunk, exchanged, strict=True)]
+
+
+def globally(request: PruneRequest) -> Sequence[int]:
+    """Amount: as many as `by_rate` in all, but the smallest scores of the whole network, wherever they are."""
+    total = sum(by_rate(request))
+    kept = topology.counts_of_largest(request.scores, sum(request.active) - total)
+    return [m - k for m, k in zip(request.active, kept, strict=True)]
+
+
+@dataclass(frozen=True)
+class ShareRequest:
+    """What a share rule knows: one entry a layer."""
+
+    importance: Sequence[float]
+    """r_l, summing to 1; empty where the method has none."""
+    pruned: Sequence[int]
+    """k_l, the weights each layer gave away."""
+    free: Sequence[int]
+    """f_l, the positions each layer can take; never less than k_l."""
+    kept: Sequence[int]
+    """Active weights that remain after the pruning."""
+    target: Sequence[int]
+    """c_l, active weights that each layer shall have, were nothing shared."""
+    flops_per_weight: Sequence[float]
+    flops_budget: float | None = None
+    """Forward FLOPs of one example that these layers may cost together; None: no limit."""
+
+    @property
+    def total(self) -> int:
+        """Weights to hand out."""
+        return sum(self.target) - sum(self.kept)
+
+
+ShareRule = Callable[[ShareRequest], Sequence[int]]
+"""How many weights each layer grows; they sum to `request.total`."""
+
+
+def share_none(request: ShareRequest) -> Sequence[int]:
+    """Each layer gets its own weights back."""
+    return [c - kept for c, kept in zip(request.target, request.kept, strict=True)]
+
+
+def share_by_importance(request: ShareRequest) -> Sequence[int]:
+    """The freed weights go to layers in proportion to importance (sparse momentum, section 3), within the budget."""
+    if request.flops_budget is None:
+        return topology.redistribute(request.total, request.importance, request.free)
+    return topology.redistribute_within_budget(
+        request.total, request.importance, request.free, request.kept, request.flops_per_weight, request.flops_budget
+    )
+
+
+def share_by_importance_per_flop(request: ShareRequest) -> Sequence[int]:
+    """As `share_by_importance`, importance divided by the FLOPs of one weight of the layer."""
+    cheapest = min((flops for flops in request.flops_per_weight if flops > 0), default=1.0)
+    worth = [r / max(c, cheapest) for r, c in zip(request.importance, request.flops_per_weight, strict=True)]
+    return topology.redistribute(request.total, worth, request.free)
+
+
+def share_by_survivors(request: ShareRequest) -> Sequence[int]:
+    """The freed weights go to layers in proportion to those that survived (DSR, arXiv:1902.05967, algorithm 1)."""
+    return topology.redistribute(request.total, request.kept, request.free)
+
+
+SHARE_RULES: dict[str, ShareRule] = {
+    "momentum": share_by_importance,
+    "none": share_none,
+    "momentum-per-flop": share_by_importance_per_flop,
+}

@@ -1,0 +1,95 @@
+"""AC/DC: sparse and dense phases in turn."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+import regrow.criteria as criteria
+from regrow.redistribution import to_density
+from regrow.schedules import Schedule, step_at
+
+from .composed import Updater
+from .final_density import final_step, never
+
+__all__ = ["ACDC"]
+
+
+class ACDC(Updater):
+    """Alternating compressed and decompressed training (Peste et al. 2021, arXiv:2106.12379, section 3).
+
+    Starts dense. After a dense warm-up, phases in which only the largest weights of the network are trained alternate
+    with dense phases, in which the others start from 0 again; the last phase is sparse.
+
+    Args:
+        model: `sparsify(model, 1.0, storage="masked")`. optimizer: any.
+        total_steps: optimizer steps T of the whole training; after it nothing changes.
+        update_every: optimizer steps between updates, 1 to T; None: by hand, with `update()`. A phase begins with the
+            first update at or after its time.
+        density: of the sparse phases, in (0, 1).
+        warmup, phase, final: fractions of T: the dense start, each phase, the last (sparse) one. The phase before the
+            last is dense, and twice as long as others. Defaults: the paper's 10, 5 and 15 of 100 epochs.
+        scope: "network" (the paper: the largest weights of all layers) or "layer" (each layer has this density).
+
+    Raises:
+        ValueError: as `Updater`, and where no update comes in the last phase; nothing is changed.
+
+    Example:
+        >>> model = regrow.sparsify(make_model(), 1.0, storage="masked")
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> updater = regrow.ACDC(model, optimizer, total_steps=54_000, update_every=540, density=0.05)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        total_steps: int,
+        update_every: int | None,
+        density: float,
+        warmup: float = 0.1,
+        phase: float = 0.05,
+        final: float = 0.15,
+        scope: str = "network",
+    ):
+        final_step(model, density, total_steps, update_every, 1 - final)
+        super().__init__(
+            model,
+            optimizer,
+            total_steps=total_steps,
+            update_every=update_every,
+            schedule=never,
+            prune=criteria.magnitude,
+            target=to_density(_phases(density, warmup, phase, final, total_steps), scope),
+            grow=_everything,
+            seed=0,
+        )
+
+
+def _phases(density: float, warmup: float, phase: float, final: float, total_steps: int) -> Schedule:
+    """The density of each step of AC/DC."""
+    if not (warmup >= 0 and phase > 0 and final > 0 and warmup + 2 * phase + final <= 1):
+        raise ValueError(
+            f"warmup={warmup}, two phases of phase={phase} and final={final} must be fractions that fit into 1"
+        )
+
+    first, last = step_at(warmup, total_steps), step_at(1 - final, total_steps)
+    last_dense = step_at(1 - final - 2 * phase, total_steps)
+
+    def schedule(step: int) -> float:
+        if step >= last:
+            return density
+        if step < first or step >= last_dense:
+            return 1.0
+        phases_over = math.floor((step / total_steps - warmup) / phase + 1e-9)
+        return density if phases_over % 2 == 0 else 1.0
+
+    return schedule
+
+
+def _everything(layer: criteria.Layer) -> Tensor:
+    """Grow score where all that is missing grows."""
+    return torch.zeros(layer.numel, device=layer.indices.device)

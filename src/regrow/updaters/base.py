@@ -1,0 +1,238 @@
+"""What all updaters share: they hang on an optimizer's step hook, and keep inactive weights exactly 0."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from regrow.distributed import start_alike
+from regrow.optimizers.alignment import Alignment
+from regrow.optimizers.entering import move_weights
+from regrow.optimizers.fitting import check_movable, check_steps_of
+from regrow.optimizers.hooks import (
+    after_wrapper_step,
+    before_step,
+    group_of,
+    is_nested_step,
+    is_stepping,
+    keeps_history,
+    nested,
+    refuse_second,
+    restart_history,
+    trained_weights,
+    was_skipped,
+)
+from regrow.optimizers.rows import RowWatch
+from regrow.weights import SparseWeight, shard_masks
+
+__all__ = ["Attached", "Updating", "check_steps", "row_of"]
+
+
+class Attached:
+    """Hangs on the optimizer that trains a sparse model; in several processes, gives all of them rank 0's model.
+
+    Attributes:
+        step: optimizer steps seen; steps that the optimizer skipped do not count.
+        history: list of dicts, one per update and layer, with step, prune_rate, name, pruned, grown, active (after the
+            update) and importance.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, *, alone: bool = True):
+        self._optimizers = nested(optimizer)
+        optimizer = self._optimizers[-1]
+        if alone:
+            refuse_second(optimizer, Updating)
+        self.optimizer = optimizer
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+        shard_masks(model)
+        self._weights = trained_weights(model, optimizer)
+        check_steps_of(optimizer, self._weights)
+        self._hooks: list[Any] = []
+        self._ended: Any = None
+        self._alignment = Alignment(self._weights, self._optimizers)
+        start_alike(model, self._weights, self._after_backward)
+
+    def _hang(self) -> None:
+        """Hangs on the optimizer; the last thing that a constructor does, so that a refusal changes nothing."""
+        self._alignment.settle()
+        self._alignment.moves = isinstance(self, Updating)
+        self._row_watch = RowWatch(self._weights)
+        self._hooks += [
+            before_step(self.optimizer, self._before_step),
+            self.optimizer.register_step_post_hook(self._after_hooked_step),
+            self.optimizer.register_load_state_dict_post_hook(self._alignment.loaded),
+        ]
+        for wrapper in self._optimizers[:-1]:
+            self._hooks += after_wrapper_step(wrapper, self._after_wrapper)
+
+    def realign(self) -> None:
+        """Has the optimizer's state follow active sets that were loaded into the model without it.
+
+        Weights that were active before and still are keep their state, the others begin with 0. Needed in compressed
+        storage, where the next step refuses otherwise; in masked storage it happens by itself.
+
+        Example:
+            >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+            >>> updater = regrow.Static(model, optimizer)
+            >>> best = {name: value.clone() for name, value in model.state_dict().items()}
+            >>> keys = model.load_state_dict(best)  # later, to go back to the best weights and train on
+            >>> updater.realign()
+        """
+        for name in self._alignment.realign():
+            self._follow(name)
+
+    def _after_backward(self) -> None:
+        """Called in several processes when a backward pass has ended, and gradients are means over ranks."""
+
+    def _before_step(self) -> None:
+        """Called when gradients are final; methods that do something here call this first."""
+        self._row_watch.check()
+        for name in self._alignment.restore(self.step):
+            self._follow(name)
+
+    def _follow(self, name: str) -> None:
+        """Called where a layer's active set was loaded since the last step, by others than this updater."""
+
+    def _after_hooked_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """Called after each step, and after `super().step()` in steps of subclasses.
+
+        A wrapper that is stepping may yet write to weights what it noted of them before, so its end is waited for.
+        """
+        if is_nested_step(optimizer):
+            return
+        self._end_step()
+        self._ended = (optimizer, args, kwargs)
+        if not any(is_stepping(wrapper) for wrapper in self._optimizers[:-1]):
+            self._end_step()
+
+    def _after_wrapper(self, wrapper: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """Called after each step of a wrapper, which may have written to inactive weights, as Lookahead does."""
+        if is_nested_step(wrapper) or any(is_stepping(w) for w in self._optimizers[:-1] if w is not wrapper):
+            return
+        for weight in self._weights.values():
+            weight.enforce()
+        self._end_step()
+
+    def _end_step(self) -> None:
+        """Does what is to be done after the optimizer's last step, unless it has been done."""
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            self._after_step(*ended)
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """Called after each step; methods that do something here begin and end as this does."""
+        if not was_skipped(optimizer):
+            for weight in self._weights.values():
+                weight.enforce()
+            self.step += 1
+            self._alignment.note()
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._weights.values())).parameter.device
+
+    def _group(self, name: str) -> Mapping[str, Any]:
+        return group_of(self.optimizer, self._weights[name])
+
+    def _origin(self) -> dict[str, Any]:
+        """What a state belongs to."""
+        shapes = {name: list(weight.shape) for name, weight in self._weights.items()}
+        return {"updater": type(self).__name__, "shapes": shapes}
+
+    def _check_origin(self, state: Mapping[str, Any], expected: set[str]) -> None:
+        """Raises ValueError where a state is damaged, or that of another method or model."""
+        if absent := ({"shapes"} | expected) - state.keys():
+            raise ValueError(f"this is not the state of an updater, or it is damaged: {sorted(absent)} are missing")
+        method = type(self).__name__
+        if state.get("updater", method) != method:
+            raise ValueError(
+                f"this is the state of {state['updater']}, and the updater is {method}; make the one that was trained "
+                "with, or train on without the state"
+            )
+        theirs = {name: tuple(shape) for name, shape in state["shapes"].items()}
+        ours = {name: tuple(weight.shape) for name, weight in self._weights.items()}
+        if theirs != ours:
+            differing = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
+            details = ", ".join(f"{name} ({theirs.get(name)} there, {ours.get(name)} here)" for name in differing)
+            raise ValueError(f"this updater state belongs to another model: {details}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies, together with model and optimizer; hooks are not copied with these."""
+        return {name: value for name, value in self.__dict__.items() if name != "_hooks"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Hangs a copy on the copy of the optimizer."""
+        self.__dict__.update(state)
+        self._hooks = []
+        self._hang()
+
+    def remove(self) -> None:
+        """Takes the updater off the optimizer and the model, which keeps its topology."""
+        for hook in self._hooks:
+            hook.remove()
+        self._row_watch.close()
+
+
+class Updating(Attached):
+    """An updater that changes active sets; an optimizer has one of these at most."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
+        super().__init__(model, optimizer)
+        check_movable(self.optimizer, self._weights)
+
+    def _move(
+        self,
+        weight: SparseWeight,
+        leaving: Tensor,
+        entering: Tensor,
+        inherited: Mapping[str, Tensor] | None = None,
+        restart: bool = True,
+    ) -> None:
+        """Changes an active set, and has the state of the optimizer and its wrappers follow.
+
+        State that runs through all weights, as that of LBFGS does, cannot follow: the optimizer begins anew.
+        """
+        goes_stale = keeps_history(self.optimizer) and bool(leaving.numel() or entering.numel())
+        move_weights(self._optimizers, weight, leaving, entering, inherited or {}, restart)
+        if goes_stale:
+            restart_history(self.optimizer)
+
+    def remove(self) -> None:
+        super().remove()
+        for weight in self._weights.values():
+            weight.last_update = 0  # what trains them next begins, and resumes nothing
+
+    def _note_update(self, rows: list[dict[str, Any]]) -> None:
+        """Ends an update: what rows say belongs to the history, and to the model from now on."""
+        self.history += rows
+        for weight in self._weights.values():
+            weight.last_update = self.step
+        self._alignment.settle()
+
+
+def row_of(
+    step: int, rate: float, name: str, pruned: int, grown: int, active: int, importance: float
+) -> dict[str, Any]:
+    """One line of an updater's history."""
+    return {
+        "step": step,
+        "prune_rate": rate,
+        "name": name,
+        "pruned": pruned,
+        "grown": grown,
+        "active": active,
+        "importance": importance,
+    }
+
+
+def check_steps(total_steps: int, update_every: int | None) -> None:
+    if total_steps < 1:
+        raise ValueError(f"total_steps={total_steps} must be at least 1")
+    if update_every is not None and not 1 <= update_every <= total_steps:
+        raise ValueError(
+            f"update_every={update_every} must be between 1 and total_steps={total_steps}, or None for updates by hand"
+        )

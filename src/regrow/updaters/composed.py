@@ -1,0 +1,407 @@
+"""Updater: when and how the active sets of a model change. Methods are a few lines that choose its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from regrow.criteria import GrowScore, Importance, PruneScore, magnitude
+from regrow.distributed import largest, refuse_differing, same_generator, several
+from regrow.momentum.collector import MissingMomentum, keeps_factors, window_of
+from regrow.momentum.rules import LastGradient, Rule, optimizer_rule
+from regrow.optimizers.hooks import grad_scale_of, groups_of, was_skipped
+from regrow.redistribution import Amount, ShareRule, Target, by_rate, keep_counts, share_by_importance, share_none
+from regrow.schedules import Schedule, step_at
+from regrow.topology.random import seeded_generator
+from regrow.weights import SparseWeight
+
+from .active_gradients import ActiveGradients
+from .base import Updating, check_steps, row_of
+from .costs import Costs
+from .layer_view import LayerView
+from .plan import Exchange, Move
+
+__all__ = ["Collect", "Updater"]
+
+Collect = Literal["momentum", "gradient"]
+
+
+class Updater(Updating):
+    """Prunes, shares out and regrows weights every so many optimizer steps.
+
+    One update: each layer gives away its lowest-scored active weights (`schedule` and `prune`), the share rule says how
+    many each layer gets back, and each layer grows its highest-scored missing positions (`grow`); what has just been
+    pruned may come back. Grown weights start at 0. The number of active weights of the network never changes, unless
+    `target` says so.
+
+    Args:
+        model: a model from `sparsify`.
+        optimizer: trains all sparse weights of the model; it may be wrapped, as by SAM or Lookahead. LBFGS, whose state
+            runs through all weights, begins anew at each update that moves some.
+        total_steps: optimizer steps T of the whole training; after it nothing changes.
+        update_every: update after each so many optimizer steps (not at T itself); None: by hand, with `update()`.
+        schedule: step -> prune rate, the share of a layer's active weights that is exchanged; see `schedule`.
+        prune: layer -> scores of active weights, shape (active,); the smallest go. See `criteria`.
+        grow: layer -> scores of all positions, shape (numel,), or `lazy.LazyScores`; the largest missing ones come.
+            None: nothing grows.
+        share: layer -> its importance, a number >= 0; freed weights go to layers in proportion to it. None: each layer
+            gets its own back.
+        share_rule: how importance becomes counts, see `sharing`; default in proportion.
+        amount: how many weights each layer prunes, see `sharing`.
+        target: how many weights each layer shall have after the update, see `sharing`; default as many as before.
+        collect: what is collected before an update for criteria to see: "momentum" (of missing weights, by the
+            optimizer's own rule), "gradient" (of all positions, in the last step), or None.
+        inherit: grown weights enter with the momentum that was collected. False, and without collected momentum: the
+            momentum of a grown weight starts at 0, and its second moment with the mean of the layer's active weights.
+        uses_gradient: criteria read `layer.gradient`, the last step's of active weights. Needs no dense gradient.
+        uses_momentum: criteria read `layer.momentum`, so that an optimizer without is refused at once.
+        per_neuron: growth of a layer is shared among its neurons (rows) by their sums of grow scores.
+        stop_fraction: updates end at this fraction of total_steps, in (0, 1].
+        max_density: no layer grows above this density, or the one it starts with if that is more; in (0, 1].
+        flops_budget: FLOP density of the sparse weights that share rules which heed it stay within, in (0, 1].
+        needs_flops: whether the share rule asks for FLOPs; they are measured on the first training batch.
+        window: steps before an update in which the momentum of missing weights is collected; "all": in all steps,
+            as published; None: "all" for masked weights, `momentum.DEFAULT_WINDOW` for compressed ones.
+        window_batch: examples of a batch (for Linear vectors: N * T of an (N, T, F) input) from which compressed
+            weights have the gradients of missing ones; None: all.
+        factored: what is collected of compressed Linear layers under SGD is kept as the factors of their gradients, and
+            no tensor of dense size is made; grow criteria then have `lazy.LazyScores`. None: above 2^26 positions.
+        seed: of the generator that criteria may use; None draws one from torch's global generator.
+
+    Attributes:
+        step: optimizer steps seen. history: list of dicts, one per update and layer, with step, prune_rate, name,
+            pruned, grown, active (after the update) and importance.
+
+    Raises:
+        ValueError: the model is not sparse, the optimizer lacks a sparse weight or momentum that is asked for, or a
+            value is out of range; the message names the remedy, and nothing is changed.
+
+    Example:
+        >>> from regrow import criteria, schedule
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> updater = regrow.Updater(  # SET with plain magnitude
+        ...     model, optimizer, total_steps=1_000, update_every=100, prune=criteria.magnitude,
+        ...     grow=criteria.random, schedule=schedule.cosine_decay(0.3, end=1_000),
+        ... )
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        total_steps: int,
+        update_every: int | None,
+        schedule: Schedule,
+        prune: PruneScore = magnitude,
+        grow: GrowScore | None,
+        share: Importance | None = None,
+        share_rule: ShareRule | None = None,
+        amount: Amount = by_rate,
+        target: Target = keep_counts,
+        collect: Collect | None = None,
+        inherit: bool = True,
+        uses_gradient: bool = False,
+        uses_momentum: bool = False,
+        per_neuron: bool = False,
+        stop_fraction: float = 1.0,
+        max_density: float = 1.0,
+        flops_budget: float | None = None,
+        needs_flops: bool = False,
+        window: int | Literal["all"] | None = None,
+        window_batch: int | None = None,
+        factored: bool | None = None,
+        seed: int | None = None,
+    ):
+        check_steps(total_steps, update_every)
+        _check_window(window, window_batch)
+        _check_share("max_density", max_density)
+        _check_share("stop_fraction", stop_fraction)
+        if collect not in (None, "momentum", "gradient"):
+            raise ValueError(f"collect={collect!r} is unknown; use 'momentum', 'gradient' or None")
+        super().__init__(model, optimizer)
+        self.total_steps = total_steps
+        self.update_every = update_every
+        self._end = step_at(stop_fraction, total_steps)
+        self._schedule, self._flops_budget = schedule, flops_budget
+        share_rule = share_rule or (share_none if share is None else share_by_importance)
+        self._exchange = Exchange(prune, grow, share, share_rule, amount, target, per_neuron, max_density)
+        rules = self._rules(collect, uses_momentum)
+        weights = self._weights
+        windows = {n: window_of(weight, window) if collect == "momentum" else 1 for n, weight in weights.items()}
+        products = {n: keeps_factors(weight, rules[n], windows[n], factored) for n, weight in weights.items()}
+        self._inherits = inherit and collect == "momentum"
+        self._generator = same_generator(seeded_generator(seed), self._device)
+        self._expected: int | None = None
+        self._common_factor, self._unscale = 1.0, 1.0
+        self._costs = Costs(model, needs_flops)
+        self._gradients = ActiveGradients(self._weights) if uses_gradient else None
+        self._needs_gradient = grow is not None or collect is not None or uses_gradient or uses_momentum
+        self._missing = {
+            name: MissingMomentum(weight, rules[name], windows[name], window_batch, products[name], update_every)
+            for name, weight in weights.items()
+        }
+        self._set_collecting()
+        self._hang()
+
+    def _rules(self, collect: Collect | None, uses_momentum: bool) -> dict[str, Rule | None]:
+        """What is collected of each layer; refuses optimizers that cannot give it."""
+        rules: dict[str, Rule | None] = dict.fromkeys(self._weights, LastGradient if collect == "gradient" else None)
+        if collect == "momentum" or uses_momentum:
+            own = {n: optimizer_rule(self.optimizer, self._group(n), weight) for n, weight in self._weights.items()}
+            rules = {**own} if collect == "momentum" else rules
+        return rules
+
+    def expect_update(self, after: int) -> None:
+        """Says that the next update by hand will come after so many more steps, so that the window opens in time.
+
+        Without it, where `update_every` is None, all steps since the last update are collected; where it is a number,
+        only its own windows are open.
+        """
+        self._expected = self.step + after
+        self._set_collecting()
+
+    def update(self) -> list[dict[str, Any]]:
+        """Updates the topology now; called by itself where `update_every` is given. In several processes all call it.
+
+        Returns:
+            The rows added to `history`, one a layer. Empty, and nothing changes, once updates have ended.
+
+        Raises:
+            FloatingPointError: a weight, a momentum or a score is NaN or infinite; nothing is changed.
+            RuntimeError: before the first optimizer step; no layer had a gradient since the last update; nothing was
+                collected of some layers, because the update was not expected; or processes that train together have
+                come apart.
+        """
+        if self.step >= self._end:
+            return []
+        if self.step == 0:
+            raise RuntimeError("update() before the first optimizer step: nothing has been learnt yet")
+        if several():
+            self._agree()
+        rate = self._schedule(self.step)
+        taking_part = self._taking_part()
+        if not taking_part:
+            return self._nobody_took_part()
+        chosen = self._weights if self._exchange.falls else taking_part
+        layers = [self._view(self._weights[name], self._missing[name]) for name in chosen]
+        idle = {name for name in chosen if name not in taking_part}
+        moves = self._exchange.plan(layers, self.step, rate, lambda: self._flops_left(layers), idle)
+        for move in moves:
+            layer = move.layer
+            state = layer.missing.grown_state(move.entering, layer.state, layer.group) if self._inherits else {}
+            self._move(layer.weight, move.leaving, move.entering, state, restart=not self._inherits)
+        rows = self._rows(rate, {move.layer.name: move for move in moves})
+        self._note_update(rows)
+        for missing in self._missing.values():
+            missing.after_update()
+        if self._gradients:
+            self._gradients.drop()
+        if self._expected is not None and self._expected <= self.step:
+            self._expected = None
+        refuse_differing(self._weights, self.step, self._generator)
+        return rows
+
+    def _taking_part(self) -> list[str]:
+        """Layers that were trained since the last update, and of which what criteria need has been collected.
+
+        Names in the order of the network; all of them where a method only prunes, by what the weights themselves say.
+        """
+        if not self._needs_gradient:
+            return list(self._weights)
+        trained = [name for name, missing in self._missing.items() if missing.saw_gradient]
+        known = trained if self._gradients is None else [name for name in trained if name in self._gradients.values]
+        ready = [name for name in known if self._missing[name].is_ready]
+        if len(ready) < len(trained) and not self._is_due():
+            raise RuntimeError(
+                f"update() at step {self.step}, but nothing was collected of {', '.join(sorted({*trained} - {*ready}))}"
+                f", for the next update was expected at step {self._next_update}; say expect_update(after) before the "
+                "step, or the window, that precedes it"
+            )
+        return ready
+
+    def _nobody_took_part(self) -> list[dict[str, Any]]:
+        """Nothing to do behind an update, or where all sparse weights are frozen; an error in a training, else."""
+        again = bool(self.history) and self.history[-1]["step"] == self.step
+        if again or not any(weight.parameter.requires_grad for weight in self._weights.values()):
+            return []
+        by_hand = any(missing.unknown for missing in self._missing.values())
+        why = (
+            "gradients were set by hand (p.grad = ..., torch.autograd.grad), and of a compressed weight those know "
+            "nothing of inactive weights. Use storage='masked', or a method that grows at random, such as regrow.SET"
+            if by_hand
+            else "no sparse weight had a gradient since the last update, or in the steps before this one that criteria "
+            "look at. Gradients come by loss.backward() through the model that the updater was made with, or are put "
+            "into .grad, before each optimizer.step()"
+        )
+        raise RuntimeError(f"the update of step {self.step} could change nothing: {why}")
+
+    def _agree(self) -> None:
+        """Takes together what ranks have collected apart, before anything is chosen."""
+        collected = list(self._missing.values())
+        numbers = [number for missing in collected for number in (missing.saw_gradient, missing.steps)]
+        agreed = iter(largest(numbers, self._device))
+        for missing in collected:
+            missing.saw_gradient = bool(next(agreed))
+            missing.average_moments(next(agreed))
+        self._costs.agree(self._device)
+
+    def remove(self) -> None:
+        super().remove()
+        for weight in self._weights.values():
+            weight.listen(None)
+        self._costs.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs beside the model's and the optimizer's state; tensors and plain values only.
+
+        In several processes it is the rank's own: between updates it holds what this rank has collected.
+        """
+        state = self._origin() | {
+            "step": self.step,
+            "expected": self._expected,
+            "history": [dict(row) for row in self.history],
+            "generator": self._generator.get_state(),
+            "flops": dict(self._costs.per_weight),
+            "missing": {name: missing.state_dict() for name, missing in self._missing.items()},
+        }
+        if self._gradients:
+            state["gradients"] = self._gradients.state_dict()
+        return state | self._own_state()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from a `state_dict()`; load the model and the optimizer first.
+
+        Raises:
+            ValueError: the state is that of another model, method or kind of optimizer; nothing is changed.
+        """
+        self._check_state(state)
+        self._generator.set_state(state["generator"].cpu())
+        self.step = state["step"]
+        of_first_format = None if self.update_every else state.get("next_update")
+        self._expected = state.get("expected", of_first_format)
+        self.history = [dict(row) for row in state["history"]]
+        self._costs.per_weight = dict(state["flops"])
+        for name, missing in self._missing.items():
+            missing.load_state_dict(state["missing"][name])
+        if self._gradients:
+            self._gradients.load_state_dict(state["gradients"])
+        self._load_own_state(state)
+        self._set_collecting()
+
+    def _own_state(self) -> dict[str, Any]:
+        """What a method adds to the state; methods that add something say how it is loaded."""
+        return {}
+
+    def _load_own_state(self, state: Mapping[str, Any]) -> None:
+        """Loads what `_own_state` gave."""
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        own = self._own_state().keys() | ({"gradients"} if self._gradients else set())
+        self._check_origin(state, {"step", "history", "generator", "flops", "missing", *own})
+        for name, missing in state["missing"].items():
+            if absent := {"steps", "saw_gradient", "moments"} - missing.keys():
+                raise ValueError(f"this updater state is damaged: {name} lacks {sorted(absent)}")
+            theirs, ours = set(missing["moments"]), self._missing[name].names
+            if theirs and theirs != set(ours):
+                raise ValueError(
+                    f"this updater state has {sorted(theirs)} of {name}, and here {sorted(ours) or 'nothing'} is "
+                    "collected: it belongs to another kind of optimizer, or of updater"
+                )
+
+    def _after_backward(self) -> None:
+        for missing in self._missing.values():
+            missing.backward_ended()
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if was_skipped(optimizer):
+            for missing in self._missing.values():
+                missing.drop()
+            return
+        groups = groups_of(optimizer, self._weights)
+        for name, weight in self._weights.items():
+            self._missing[name].fold(groups[name], self._common_factor, self._unscale)
+            weight.enforce()
+        self.step += 1
+        self._alignment.note()
+        self._costs.after_step(type(self).__name__, self._weights)
+        if self.update_every and self.step % self.update_every == 0:
+            self.update()
+        self._set_collecting()
+
+    def _before_step(self) -> None:
+        """Sees what was done to the gradients since backward; a layer that cannot tell takes another's word for it."""
+        super()._before_step()
+        if several():
+            for missing in self._missing.values():
+                if missing.rule is not None and not missing.rule.linear:
+                    missing.average_staged()
+        factors = [factor for missing in self._missing.values() if (factor := missing.measure()) is not None]
+        self._common_factor = factors[0] if factors else 1.0
+        self._unscale = 1 / grad_scale_of(self.optimizer)
+        if self._gradients and self._is_near(1):
+            self._gradients.note(self._unscale)
+
+    @property
+    def _next_update(self) -> int | None:
+        """The step of the next update: one that comes by itself, or an earlier one that is expected by hand."""
+        known = [] if self._expected is None else [self._expected]
+        if self.update_every is not None:
+            known.append((self.step // self.update_every + 1) * self.update_every)
+        return min(known, default=None)
+
+    def _is_due(self) -> bool:
+        """Whether this step is one for which an update was expected."""
+        if self._expected is not None and self._expected <= self.step:
+            return True
+        return self._expected is None if self.update_every is None else self.step % self.update_every == 0
+
+    def _is_near(self, steps: int) -> bool:
+        """Whether an update is at most so many steps away, or may come at any time; never once updates have ended."""
+        next_update = self.step if self._next_update is None else self._next_update
+        return not self._is_done() and next_update - steps <= self.step
+
+    def _is_done(self) -> bool:
+        return self.step >= self._end or (self._next_update or 0) >= self._end
+
+    def _set_collecting(self) -> None:
+        """Opens the windows `window` steps before the next update."""
+        done = self._is_done()
+        for missing in self._missing.values():
+            missing.collect(not done and (missing.window is None or self._is_near(missing.window)))
+            if done:
+                missing.release()
+
+    def _view(self, weight: SparseWeight, missing: MissingMomentum) -> LayerView:
+        gradient = self._gradients.values.get(weight.name) if self._gradients else None
+        flops = self._costs.of(weight.name)
+        return LayerView(weight, missing, self.optimizer, flops, self._generator, self.step, gradient)
+
+    def _flops_left(self, layers: Sequence[LayerView]) -> float | None:
+        if self._flops_budget is None:
+            return None
+        return self._costs.left(self._flops_budget, self._weights, [layer.name for layer in layers])
+
+    def _rows(self, rate: float, moves: Mapping[str, Move]) -> list[dict[str, Any]]:
+        rows = []
+        for name, weight in self._weights.items():
+            pruned, grown, importance = 0, 0, 0.0
+            if move := moves.get(name):
+                pruned, grown, importance = move.leaving.numel(), move.entering.numel(), move.importance
+            rows.append(row_of(self.step, rate, name, pruned, grown, weight.active, importance))
+        return rows
+
+
+def _check_window(window: Any, window_batch: int | None) -> None:
+    if window not in (None, "all") and (not isinstance(window, int) or window < 1):
+        raise ValueError(f"window={window!r} must be a number of steps, at least 1, or 'all', or None")
+    if window_batch is not None and window_batch < 1:
+        raise ValueError(f"window_batch={window_batch} must be at least 1 example, or None for the whole batch")
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 < value <= 1:
+        raise ValueError(f"{name}={value} must be in (0, 1]")

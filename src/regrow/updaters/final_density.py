@@ -1,0 +1,34 @@
+"""What methods share that end with a density of their own: when it is there, and what cannot be."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from regrow.schedules import step_at
+from regrow.topology.distributions import initial_counts
+from regrow.weights import sparse_weights
+
+from .base import check_steps
+
+__all__ = ["final_step", "never"]
+
+
+def never(step: int) -> float:
+    """No weights are exchanged."""
+    return 0.0
+
+
+def final_step(model: nn.Module, density: float, total_steps: int, update_every: int | None, end: float) -> int:
+    """The step from which the network has its final density; refuses what cannot be."""
+    check_steps(total_steps, update_every)
+    if not 0 < density < 1:
+        raise ValueError(f"density={density}, which the training ends with, must be between 0 and 1")
+    if weights := sparse_weights(model).values():
+        initial_counts([weight.shape for weight in weights], density)  # raises where a layer would have none
+    step = step_at(end, total_steps)
+    if update_every and (total_steps - 1) // update_every * update_every < step:
+        raise ValueError(
+            f"update_every={update_every} leaves no update between step {step}, from which the network has its final "
+            f"density, and total_steps={total_steps}; update more often"
+        )
+    return step

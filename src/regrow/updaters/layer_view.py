@@ -1,0 +1,113 @@
+"""LayerView: what criteria see of a layer (the form `criteria.Layer`), made anew at each update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regrow.momentum.collector import MissingMomentum
+from regrow.momentum.rules import LastGradient, momentum_of_state, optimizer_rule
+from regrow.optimizers.hooks import group_of
+from regrow.topology.lazy import LazyScores
+from regrow.weights import SparseWeight
+
+__all__ = ["LayerView", "is_finite"]
+
+
+class LayerView:
+    """One layer at an update, as criteria see it (see `criteria.Layer`): a snapshot taken before anything is pruned.
+
+    Args:
+        missing: what has been collected of missing weights.
+        gradient: the last step's gradient of the active weights, where that was kept.
+    """
+
+    def __init__(
+        self,
+        weight: SparseWeight,
+        missing: MissingMomentum,
+        optimizer: torch.optim.Optimizer,
+        flops_per_weight: float,
+        generator: torch.Generator,
+        step: int = 0,
+        gradient: Tensor | None = None,
+    ):
+        self.weight = weight
+        self.missing = missing
+        self.optimizer = optimizer
+        self.group: Mapping[str, Any] = group_of(optimizer, weight)
+        self.state = optimizer.state.get(weight.parameter, {})
+        missing.sync(self.state, self.group)
+        self.name = weight.name
+        self.shape = weight.shape
+        self.numel = weight.numel
+        self.step = step
+        self.learning_rate = float(self.group.get("lr", math.nan))
+        self.indices = weight.indices
+        self.values = weight.values
+        self.flops_per_weight = flops_per_weight
+        self.generator = generator
+        self._gradient = gradient
+
+    @property
+    def active(self) -> int:
+        return self.indices.numel()
+
+    @cached_property
+    def momentum(self) -> Tensor:
+        rule = self.missing.rule
+        if rule is None or rule is LastGradient:
+            rule = optimizer_rule(self.optimizer, self.group, self.weight)
+        return momentum_of_state(self.weight, self.state, self.group, rule)
+
+    @property
+    def gradient(self) -> Tensor:
+        if self._gradient is not None:
+            return self._gradient
+        raise self._not_collected("gradient", "uses_gradient=True")
+
+    @property
+    def missing_momentum(self) -> Tensor | LazyScores:
+        """Made when asked for, so that this exists for one layer at a time."""
+        if self.missing.rule is None or self.missing.rule is LastGradient:
+            raise self._not_collected("missing_momentum", 'collect="momentum"')
+        return self.missing.scores(self.group)
+
+    @property
+    def missing_gradient(self) -> Tensor | LazyScores:
+        if self.missing.rule is not LastGradient:
+            raise self._not_collected("missing_gradient", 'collect="gradient"')
+        return self.missing.scores(self.group)
+
+    def _not_collected(self, what: str, remedy: str) -> RuntimeError:
+        return RuntimeError(
+            f"a criterion asked for {what} of {self.name}, of which nothing was collected; make the updater with "
+            f"{remedy}, before the step that precedes the update"
+        )
+
+    def not_finite(self) -> list[str]:
+        """What of the layer is NaN or infinite, of what the updater collects."""
+        parts: dict[str, Tensor | LazyScores] = {}
+        if self._gradient is not None:
+            parts["gradient"] = self._gradient
+        if self.missing.rule is LastGradient:
+            parts["gradient of missing weights"] = self.missing_gradient
+        elif self.missing.rule is not None:
+            parts |= {"momentum": self.momentum, "momentum of missing weights": self.missing_momentum}
+        return [*self.not_finite_weights(), *(what for what, tensor in parts.items() if not is_finite(tensor))]
+
+    def not_finite_weights(self) -> list[str]:
+        """The weights, if one of them is NaN or infinite."""
+        return [] if is_finite(self.values) else ["weights"]
+
+
+def is_finite(tensor: Tensor | LazyScores) -> bool:
+    """Whether all are finite; isfinite itself would make two more tensors of this size."""
+    if not isinstance(tensor, Tensor):
+        return tensor.is_finite()
+    return tensor.numel() == 0 or all(math.isfinite(float(end)) for end in torch.aminmax(tensor))

@@ -1,0 +1,168 @@
+"""Exchange: which weights an update takes away and which it puts in. It decides, and changes nothing."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from itertools import compress
+
+import torch
+from torch import Tensor
+
+import regrow.topology as topology
+from regrow.criteria import GrowScore, Importance, PruneScore, magnitude
+from regrow.redistribution import Amount, PruneRequest, ShareRequest, ShareRule, Target, keep_counts
+
+from .layer_view import LayerView, is_finite
+
+__all__ = ["Exchange", "Move", "refuse_not_finite"]
+
+
+@dataclass(frozen=True)
+class Move:
+    """What an update does to one layer: positions that leave and that enter, ascending."""
+
+    layer: LayerView
+    leaving: Tensor
+    entering: Tensor
+    importance: float
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """The parts of a method; see `Updater`."""
+
+    prune: PruneScore
+    grow: GrowScore | None
+    importance: Importance | None
+    share: ShareRule
+    amount: Amount
+    target: Target
+    per_neuron: bool
+    max_density: float
+
+    def plan(
+        self,
+        layers: Sequence[LayerView],
+        step: int,
+        rate: float,
+        flops_left: Callable[[], float | None],
+        idle: Collection[str] = (),
+    ) -> list[Move]:
+        """The moves of one update, one a layer.
+
+        Args:
+            layers: those that take part.
+            flops_left: the FLOPs that these layers may cost together, where there is a limit.
+            idle: names of layers that were not trained, as where they are frozen: they come down to their target, by
+                magnitude, and exchange and grow nothing.
+
+        Raises:
+            FloatingPointError: weights, what has been collected, or scores are NaN or infinite.
+        """
+        busy = [layer.name not in idle for layer in layers]
+        found = [x.not_finite() if of else x.not_finite_weights() for x, of in zip(layers, busy, strict=True)]
+        refuse_not_finite([f"{x.name}: {' and '.join(bad)}" for x, bad in zip(layers, found, strict=True) if bad], step)
+        scores = [self.prune(layer) if of else magnitude(layer) for layer, of in zip(layers, busy, strict=True)]
+        importance = self._importance(layers, busy)
+        ends = importance or [0.0] * len(layers)
+        unusable = [not (is_finite(s) and math.isfinite(r)) for s, r in zip(scores, ends, strict=True)]
+        refuse_not_finite([f"{x.name}: scores" for x, bad in zip(layers, unusable, strict=True) if bad], step)
+        active, numel = [layer.active for layer in layers], [layer.numel for layer in layers]
+        names = [layer.name for layer in layers]
+        request = PruneRequest(names, step, rate, active, numel, scores, importance)
+        pruned, grown = self._counts(layers, request, flops_left, busy)
+        chosen = [self._choose(step, *parts) for parts in zip(layers, scores, pruned, grown, strict=True)]
+        return [Move(layer, *sets, r) for layer, sets, r in zip(layers, chosen, ends, strict=True)]
+
+    @property
+    def falls(self) -> bool:
+        """Whether layers shall have other numbers of weights than they have, trained or not."""
+        return self.target is not keep_counts
+
+    def _importance(self, layers: Sequence[LayerView], busy: Sequence[bool]) -> list[float] | None:
+        if self.importance is None:
+            return None
+        raw = [self.importance(layer) if of else 0.0 for layer, of in zip(layers, busy, strict=True)]
+        total = math.fsum(raw)
+        return [0.0] * len(raw) if total == 0 else [r / total for r in raw]
+
+    def _counts(
+        self,
+        layers: Sequence[LayerView],
+        request: PruneRequest,
+        flops_left: Callable[[], float | None],
+        busy: Sequence[bool],
+    ) -> tuple[Sequence[int], Sequence[int]]:
+        """How many weights each layer prunes and grows."""
+        target, pruned = self._targets(request, busy)
+        kept = [m - k for m, k in zip(request.active, pruned, strict=True)]
+        if self.grow is None:
+            return pruned, [0] * len(pruned)
+        if request.importance is not None and not any(request.importance):
+            warnings.warn(
+                f"all importances are 0 at step {request.step}: every layer gets its own weights back", stacklevel=2
+            )
+            grown = [c - m for c, m in zip(target, kept, strict=True)]
+            return pruned, [g if of else 0 for g, of in zip(grown, busy, strict=True)]
+        limits = [max(math.floor(self.max_density * layer.numel), layer.active) for layer in layers]
+        free = [limit - m for limit, m in zip(limits, kept, strict=True)]
+        costs = [layer.flops_per_weight for layer in layers]
+        share = ShareRequest(
+            importance=list(compress(request.importance or [], busy)),
+            pruned=list(compress(pruned, busy)),
+            free=list(compress(free, busy)),
+            kept=list(compress(kept, busy)),
+            target=list(compress(target, busy)),
+            flops_per_weight=list(compress(costs, busy)),
+            flops_budget=flops_left(),
+        )
+        shares = iter(self.share(share))
+        return pruned, [next(shares) if of else 0 for of in busy]
+
+    def _targets(self, request: PruneRequest, busy: Sequence[bool]) -> tuple[Sequence[int], Sequence[int]]:
+        """How many weights layers shall have after the update, were nothing shared, and how many they prune."""
+        target = self.target(request)
+        if self.grow is None:
+            target = [min(c, m) for c, m in zip(target, request.active, strict=True)]
+        pruned = self.amount(replace(request, target=target))
+        if all(busy):
+            return target, pruned
+        calm_target, calm = self._targets(replace(request, rate=0.0), [True] * len(busy))
+        both = zip(target, pruned, calm_target, calm, busy, strict=True)
+        chosen = [(c, k) if of else (calm_c, calm_k) for c, k, calm_c, calm_k, of in both]
+        return [c for c, _ in chosen], [k for _, k in chosen]
+
+    def _choose(self, step: int, layer: LayerView, scores: Tensor, pruned: int, grown: int) -> tuple[Tensor, Tensor]:
+        """Positions that leave and positions that enter; what has just been pruned may enter again."""
+        gone = topology.smallest(scores, pruned)
+        leaving = layer.indices[gone]
+        if self.grow is None or grown == 0:
+            return leaving, leaving[:0]
+        wishes = self.grow(layer)
+        if not isinstance(wishes, Tensor):
+            if self.per_neuron:
+                raise ValueError(
+                    f"per_neuron=True: {layer.name} has too many positions to sum up the scores of neurons"
+                )
+            stays = torch.ones_like(layer.indices, dtype=torch.bool).index_fill_(0, gone, False)
+            return leaving, wishes.largest(grown, taken=layer.indices[stays])
+        refuse_not_finite([f"{layer.name}: scores to grow by"] if wishes.isnan().any() else [], step)
+        candidates = torch.ones(layer.numel, dtype=torch.bool, device=wishes.device)
+        candidates[layer.indices] = False
+        candidates[leaving] = True
+        wishes = torch.where(candidates, wishes, -math.inf)
+        if self.per_neuron:
+            return leaving, topology.largest_by_row(wishes.view(layer.shape[0], -1), grown)
+        return leaving, topology.largest(wishes, grown)
+
+
+def refuse_not_finite(bad: Sequence[str], step: int) -> None:
+    """Raises where anything is bad."""
+    if bad:
+        raise FloatingPointError(
+            f"{'; '.join(bad)} not finite at the topology update of step {step}; the topology was left as it "
+            "is. Lower the learning rate, clip gradients, or go back to an earlier checkpoint"
+        )

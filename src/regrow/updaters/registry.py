@@ -1,0 +1,16 @@
+"""The methods that move weights, one line each: public names, the command line and the tables follow from these."""
+
+from .acdc import ACDC as ACDC
+from .deep_rewiring import DeepRewiring as DeepRewiring
+from .dns import DNS as DNS
+from .dsr import DSR as DSR
+from .gmp import GMP as GMP
+from .granet import GraNet as GraNet
+from .han import Han as Han
+from .mest import MEST as MEST
+from .rigl import RigL as RigL
+from .rigl_itop import RigLITOP as RigLITOP
+from .set import SET as SET
+from .sparse_momentum import SparseMomentum as SparseMomentum
+from .static import Static as Static
+from .top_kast import TopKAST as TopKAST
