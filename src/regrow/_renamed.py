@@ -1,16 +1,20 @@
-"""Modules and arguments under the names that they had in version 0.1; they warn, and go in version 0.3."""
+"""Names that version 0.1 had for modules, arguments and values; they warn, and go in version 0.3."""
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["MODULES", "install"]
+__all__ = ["MODULES", "install", "names", "renamed_arguments", "renamed_value"]
+
+P, R = ParamSpec("P"), TypeVar("R")
 
 MODULES = {
     "allocation": "topology.distributions",
@@ -20,9 +24,14 @@ MODULES = {
     "report": "lab.report",
     "schedule": "schedules",
     "sharing": "redistribution",
-    "storage": "weights.compression",
+    "storage": "weights.storage",
 }
 """Old names of public modules, and where they are now, both below `regrow`."""
+
+
+def _warn(old: str, new: str, stacklevel: int) -> None:
+    text = f"{old} is {new} now; the old spelling goes in version 0.3"
+    warnings.warn(text, DeprecationWarning, stacklevel=stacklevel + 1)
 
 
 class _Finder(MetaPathFinder):
@@ -45,9 +54,7 @@ class _Loader(Loader):
         self._name = name
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        warnings.warn(
-            f"{spec.name} is {self._name} now; the old name goes in version 0.3", DeprecationWarning, stacklevel=2
-        )
+        _warn(spec.name, self._name, stacklevel=2)
         module = import_module(self._name)
         self._spec = module.__spec__
         return module
@@ -58,5 +65,46 @@ class _Loader(Loader):
 
 
 def install() -> None:
-    """Has imports of old names find the modules."""
+    """Has imports of old module names find the modules."""
     sys.meta_path.append(_Finder())
+
+
+def names(module: str, renamed: Mapping[str, str]) -> Callable[[str], Any]:
+    """Returns a `__getattr__` by which a module has its names under old spellings, too.
+
+    Args:
+        module: its `__name__`.
+        renamed: new names by the old ones.
+    """
+
+    def __getattr__(name: str) -> Any:
+        if name not in renamed:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        _warn(f"{module}.{name}", renamed[name], stacklevel=2)
+        return getattr(sys.modules[module], renamed[name])
+
+    return __getattr__
+
+
+def renamed_arguments(**renamed: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorates a function whose arguments have new names (values) for old ones (keys)."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+            for old in renamed.keys() & kwargs.keys():
+                _warn(f"{old}=", f"{renamed[old]}=", stacklevel=2)
+                kwargs.setdefault(renamed[old], kwargs.pop(old))
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    return decorate
+
+
+def renamed_value(argument: str, value: Any, renamed: Mapping[str, str]) -> Any:
+    """Returns the new spelling of an argument's value, and warns of an old one."""
+    if isinstance(value, str) and value in renamed:
+        _warn(f"{argument}={value!r}", f"{argument}={renamed[value]!r}", stacklevel=3)
+        return renamed[value]
+    return value

@@ -6,27 +6,18 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .distributed import GradientMean, leave_to_ddp, leave_to_us
+from .nn import SparseLayer
 from .topology.indices import check_dense
 from .topology.initial import active_sets
-from .weights import MaskedWeight, mask_parameter, sparse_weights, unmask_parameter, unwrapped
-from .weights.compression import (
-    Storage,
-    check_storage,
-    compress,
-    keep_blocked,
-    leave_blocked,
-    materialise,
-    on_meta,
-    replace_module,
-    used_elsewhere,
-    why_masked,
-)
-from .weights.extras import hand_over, keep_marks
-from .weights.prunable import Patterns, Prunable, select
+from .weights import sparse_weights, unwrapped
+from .weights.extras import keep_marks
+from .weights.meta import materialise, on_meta
+from .weights.prunable import Patterns, select
+from .weights.readers import used_elsewhere
+from .weights.storage import STORAGES, check_storage, choose
 from .weights.stray import refuse_stray
 
 __all__ = ["densify", "sparsify"]
@@ -39,7 +30,7 @@ def sparsify(
     distribution: str | Mapping[str, float] = "uniform",
     init: str | Mapping[str, Tensor] = "random",
     dense: Patterns = (),
-    storage: Storage = "auto",
+    storage: str = "auto",
     seed: int | None = None,
     rescale: bool = False,
     tune: bool = False,
@@ -99,33 +90,26 @@ def sparsify(
     active = active_sets(parameters, density, distribution, init, seed)
     root = unwrapped(model)
     elsewhere = used_elsewhere(root)
-    reasons = {name: _why_masked(elsewhere, place, active[name], storage) for name, place in chosen.items()}
-    compressed = [place.module for name, place in chosen.items() if reasons[name] is None]
-    materialise(on_meta(root, compressed))
+    storages = {
+        name: choose(storage, place.module, place.parameter, active[name].numel(), elsewhere)
+        for name, place in chosen.items()
+    }
+    made_anew = [place.module for name, place in chosen.items() if storages[name][0].makes_from_meta]
+    materialise(on_meta(root, made_anew))
     for name, place in chosen.items():
-        reason = reasons[name]
-        if reason is not None:
-            mask_parameter(place.module, place.attribute, _mask(place.parameter.shape, active[name]), reason)
-        else:
-            why = "compressed was asked for" if storage == "compressed" else "auto"
-            layer = compress(place.module, active[name], why)  # type: ignore[arg-type]
-            layer.tune = tune
-            model = replace_module(model, place.module, layer)
-    keep_blocked(unwrapped(model))
+        kind, why = storages[name]
+        model = kind.attach(model, place.module, place.attribute, active[name], why)
+    for kind in STORAGES.values():
+        kind.finish(unwrapped(model))
+    for module in model.modules():
+        if isinstance(module, SparseLayer):
+            module.tune = tune
     if rescale:
         for weight in sparse_weights(model).values():
             weight.write(weight.values * weight.density**-0.5)
     GradientMean.hang_on(model)
     leave_to_us(model)
     return model
-
-
-def _why_masked(elsewhere: Mapping[int, str], place: Prunable, active: Tensor, storage: Storage) -> str | None:
-    return why_masked(elsewhere, place.module, place.parameter, active.numel() / place.parameter.numel(), storage)
-
-
-def _mask(shape: torch.Size, positions: Tensor) -> Tensor:
-    return torch.zeros(shape.numel(), dtype=torch.bool).index_fill_(0, positions, True).view(shape)
 
 
 def densify(model: nn.Module, *, keep_inactive: bool = False) -> nn.Module:
@@ -152,13 +136,9 @@ def densify(model: nn.Module, *, keep_inactive: bool = False) -> nn.Module:
     leave_to_ddp(model)
     GradientMean.take_off(model)
     for weight in sparse_weights(model).values():
-        if isinstance(weight, MaskedWeight):
-            unmask_parameter(weight)
-        else:
-            dense = weight.module.to_dense()  # type: ignore[operator]
-            hand_over(weight.module, dense)
-            model = replace_module(model, weight.module, dense)
-    leave_blocked(unwrapped(model))
+        model = STORAGES[weight.storage].densify(model, weight)
+    for kind in STORAGES.values():
+        kind.leave(unwrapped(model))
     return model
 
 

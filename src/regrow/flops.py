@@ -211,7 +211,7 @@ def step_flops(model: nn.Module, flops: Mapping[str, float], window_share: float
         return 1.0
     spent = 0.0
     for name, weight in weights.items():
-        share = window_share if weight.storage == "compressed" else 1.0
+        share = 1.0 if weight.default_window is None else window_share
         active = weight.active
         spent += flops[name] * (3 * active + share * (weight.gradient_positions - active))
     return spent / dense

@@ -19,8 +19,8 @@ from .io.checked import load_checked, save_checked
 from .nn import SparseConv2d, SparseLinear
 from .nn.blocked import blocked_inputs, ordinary_outputs
 from .weights import GradientMask, Places, plain_name, sparse_weights, unwrapped
-from .weights.compression import Storage
 from .weights.masked import HOOKS
+from .weights.storage import STORAGES
 from .weights.stray import check
 
 __all__ = ["load", "read", "refuse_other_model", "safe_globals", "save"]
@@ -51,7 +51,7 @@ def save(path: str | os.PathLike[str], model: nn.Module) -> None:
         save_checked(content, temporary)
 
 
-def load(path: str | os.PathLike[str], model: nn.Module, *, storage: Storage | None = None) -> nn.Module:
+def load(path: str | os.PathLike[str], model: nn.Module, *, storage: str | None = None) -> nn.Module:
     """Reads what `save` or `export.save_safetensors` wrote into a model of the same kind; use the returned model.
 
     A sparse model takes over the active sets of the file, in whatever storage it has; a dense one is made sparse with
@@ -68,8 +68,9 @@ def load(path: str | os.PathLike[str], model: nn.Module, *, storage: Storage | N
         if fixed := sorted(shapes.keys() - prunable(model, also=shapes).keys()):
             raise ValueError(f"{fixed} are sparse in {os.fspath(path)}, but frozen here; freeze them after loading")
         dense = [name for name in prunable(model, also=shapes) if name not in shapes]
-        of_file: Storage = "masked" if all(f"{name}_mask" in state for name in shapes) else "compressed"
-        active = {name: _active(state, name) for name in shapes}
+        kept = {name: _kept(state, name) for name in shapes}
+        of_file, *_ = sorted({kind for kind, _ in kept.values()}, key=list(STORAGES).index)
+        active = {name: indices for name, (_, indices) in kept.items()}
         model = sparsify(model, None, init=active, dense=dense, storage=storage or of_file)
     target = unwrapped(model)
     wrapped_names = {plain_name(name): name for name in target.state_dict()}
@@ -80,14 +81,12 @@ def load(path: str | os.PathLike[str], model: nn.Module, *, storage: Storage | N
     return model
 
 
-def _active(state: Mapping[str, Any], name: str) -> Tensor:
-    """The active set of a weight as `sparsify` takes it, from the state of either storage."""
-    return state[f"{name}_mask"] if f"{name}_mask" in state else state[_beside(name, "indices")].long()
-
-
-def _beside(name: str, buffer: str) -> str:
-    """The name of a buffer of the module that holds a compressed weight."""
-    return name.removesuffix("weight") + buffer
+def _kept(state: Mapping[str, Any], name: str) -> tuple[str, Tensor]:
+    """The storage of a weight in a state dict, and its active set as `sparsify` takes it."""
+    found = (
+        (kind.name, indices) for kind in STORAGES.values() if (indices := kind.indices_in(state, name)) is not None
+    )
+    return next(found)
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -145,9 +144,7 @@ def refuse_other_model(
 
 def _without_storage(shapes: Mapping[str, Any], sparse: Iterable[str], places: Places) -> dict[str, Any]:
     """Shapes without the entries that depend on how sparse weights are stored, each once."""
-    entries = ("indices", "digest", "tuned")
-    buffers = {name: (f"{name}_mask", *(_beside(name, entry) for entry in entries)) for name in sparse}
-    stored = {part for name in sparse for part in (name, *buffers[name])}
+    stored = {part for name in sparse for kind in STORAGES.values() for part in (name, *kind.state_keys(name))}
     return {name: shape for name, shape in shapes.items() if name not in stored and not places.again(name)}
 
 

@@ -114,7 +114,7 @@ def test_gradients_that_do_not_reach_the_weights_do_not_count(make, between):
     assert histories[0] == histories[1]
     assert active[0] == active[1]
     assert {weight.storage for weight in updater._weights.values()} == {"compressed"}
-    assert not any(weight._passes for weight in updater._weights.values())
+    assert not any(collector.tap._passes for collector in updater._missing.values())
 
 
 class Recomputed(torch.autograd.Function):

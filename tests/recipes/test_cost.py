@@ -25,20 +25,29 @@ def two_layers(storage: str) -> nn.Module:
     return regrow.sparsify(model, 0.2, storage=storage, seed=0)
 
 
+class Listener:
+    def hear(self, gradient: torch.Tensor) -> None:
+        """Does nothing."""
+
+
+def collect(model: nn.Module, name: str) -> None:
+    regrow.sparse_weights(model)[name].tap(Listener().hear).collect(True)
+
+
 @pytest.mark.parametrize("storage", ["masked", "compressed"])
 def test_a_step_by_hand(storage: str):
     model = two_layers(storage)
     assert step_flops(model, FLOPS) == pytest.approx(3 * (10 * 8 + 2 * 2) / 1260)
-    regrow.sparse_weights(model)["1.weight"].collect(True)
+    collect(model, "1.weight")
     assert step_flops(model, FLOPS) == pytest.approx((10 * 3 * 8 + 2 * (2 * 2 + 10)) / 1260)
-    regrow.sparse_weights(model)["0.weight"].collect(True)
+    collect(model, "0.weight")
     assert step_flops(model, FLOPS) == pytest.approx((10 * (2 * 8 + 40) + 2 * (2 * 2 + 10)) / 1260)
 
 
 def test_part_of_a_batch_costs_a_part_in_compressed_storage_alone():
     for storage, gradients in (("compressed", 8 + 0.25 * 32), ("masked", 40)):
         model = two_layers(storage)
-        regrow.sparse_weights(model)["0.weight"].collect(True)
+        collect(model, "0.weight")
         assert step_flops(model, FLOPS, 0.25) == pytest.approx((10 * (2 * 8 + gradients) + 2 * 3 * 2) / 1260)
 
 

@@ -47,7 +47,7 @@ def _ours(model: nn.Module) -> set[str]:
     names: set[str] = set()
     for weight in sparse_weights(model).values():
         path = paths[id(weight.module)]
-        own = [*weight.buffers, *([weight.attribute] if weight.storage == "compressed" else [])]
+        own = [*weight.buffers, *([weight.attribute] if weight.reduces_own_gradient else [])]
         names |= {f"{path}.{name}" for name in own}
         names |= set(own if not path else [])  # of the root itself DDP asks for "weight" here, for ".weight" there
     return names

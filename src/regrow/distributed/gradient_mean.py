@@ -17,6 +17,7 @@ from torch.autograd import Variable
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
+from regrow.topology.indices import DTYPES
 from regrow.weights import SparseWeight, hook_gradients, unwrapped
 
 from .ddp import refuse_reducer
@@ -141,14 +142,14 @@ class GradientMean:
     def _end(self) -> None:
         self._queued = False
         if self._synchronises:
-            for dtype in (torch.float32, torch.float64):
+            for dtype in DTYPES:
                 _average([weight.parameter for weight in self._compressed() if weight.parameter.dtype == dtype])
         for one in self._then:
             if (then := one()) is not None:
                 then()
 
     def _compressed(self) -> list[SparseWeight]:
-        return [weight for weight in self._weights.values() if weight.storage == "compressed"]
+        return [weight for weight in self._weights.values() if weight.reduces_own_gradient]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return GradientMean, ()

@@ -83,8 +83,10 @@ def unpack_optimizer(
         name, _, key = path.rpartition("/")
         if path in about["active"]:
             weight = weights[name]
-            compressed = weight.storage == "compressed"
-            value = value.view(-1, 1) if compressed else spread(value, weight.indices.cpu(), weight.shape)
+            if weight.keeps_parameter_shape:
+                value = spread(value, weight.indices.cpu(), weight.shape)
+            else:
+                value = value.view(-1, 1)
         state.setdefault(order.index(name), {})[key] = value
     groups = [{**group, "params": [order.index(name) for name in group["params"]]} for group in about["groups"]]
     return {"state": state, "param_groups": groups}

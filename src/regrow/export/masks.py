@@ -9,13 +9,13 @@ from torch.nn.utils import prune
 
 from regrow._sparsify import sparsify
 from regrow.weights import plain_name, unwrapped
-from regrow.weights.compression import Storage, check_storage
 from regrow.weights.prunable import prunable
+from regrow.weights.storage import check_storage
 
 __all__ = ["from_masks", "from_prune"]
 
 
-def from_masks(model: nn.Module, masks: Mapping[str, Tensor], *, storage: Storage = "auto") -> nn.Module:
+def from_masks(model: nn.Module, masks: Mapping[str, Tensor], *, storage: str = "auto") -> nn.Module:
     """Makes a dense model sparse by masks, such as another tool's; use the returned model.
 
     Args:
@@ -43,7 +43,7 @@ def from_masks(model: nn.Module, masks: Mapping[str, Tensor], *, storage: Storag
     return sparsify(model, None, init={name: _bool(name, masks[name]) for name in masks}, dense=dense, storage=storage)
 
 
-def from_prune(model: nn.Module, *, storage: Storage = "auto") -> nn.Module:
+def from_prune(model: nn.Module, *, storage: str = "auto") -> nn.Module:
     """Makes a model that torch.nn.utils.prune has pruned sparse by its masks; use the returned model.
 
     The reparametrizations are removed: parameters have their own names and values again, and masks have become active

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from regrow.io.atomic import write_atomically
 from regrow.weights import Places, SparseWeight, plain_name, sparse_weights, unwrapped
+from regrow.weights.storage import STORAGES
 from regrow.weights.stray import refuse_stray
 
 from ._optimizer_state import pack_optimizer, unpack_optimizer
-from ._positions import decode, encode, spread
+from ._positions import decode, encode
 
 __all__ = ["is_safetensors", "load_optimizer", "read_sparse_file", "save_safetensors"]
 
@@ -75,8 +76,7 @@ def _write(path: str | os.PathLike[str], about: Mapping[str, Any], tensors: Mapp
 
 def _dense_entries(model: nn.Module, weights: Mapping[str, SparseWeight]) -> dict[str, Tensor]:
     """The entries of the state dict that do not belong to how sparse weights are stored, each once."""
-    beside = {f"{name.removesuffix('weight')}{buffer}" for name in weights for buffer in ("indices", "digest")}
-    stored = {part for name in weights for part in (name, f"{name}_mask")} | beside
+    stored = {part for name, weight in weights.items() for part in (name, *STORAGES[weight.storage].state_keys(name))}
     entries = {plain_name(name): value for name, value in unwrapped(model).state_dict().items()}
     places = Places(model)
     entries = {n: value for n, value in entries.items() if n not in stored and not places.again(n)}
@@ -107,11 +107,8 @@ def read_sparse_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     state = {name: t for name, t in tensors.items() if not name.startswith((_VALUES, _DELTAS, _OPTIMIZER))}
     for name, weight in about["sparse"].items():
         values, positions = tensors[_VALUES + name], tensors[_DELTAS + name]
-        if weight["storage"] == "compressed":
-            state[name], state[name.removesuffix("weight") + "indices"] = values.view(-1, 1), positions
-        else:
-            state[name] = spread(values, positions, weight["shape"])
-            state[f"{name}_mask"] = spread(torch.ones_like(positions, dtype=torch.bool), positions, weight["shape"])
+        kind = STORAGES.get(weight["storage"], STORAGES["masked"])
+        state |= kind.state_of(name, values, positions, weight["shape"])
     return {"sparse": {name: weight["shape"] for name, weight in about["sparse"].items()}, "state_dict": state}
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import swa_utils
 
-from regrow.weights import CompressedWeight, SparseWeight, among, sparse_weights
+from regrow.weights import SparseWeight, among, sparse_weights
 
 from .mean import average
 
@@ -75,8 +75,7 @@ class AveragedModel(swa_utils.AveragedModel):
             _follow(weight, theirs[name])
         super().update_parameters(model)
         for weight in ours.values():
-            if isinstance(weight, CompressedWeight):
-                weight.module.accept_values()  # they were averaged at the positions that they have
+            weight.accept_values()  # they were averaged at the positions that they have
 
 
 def _follow(average: SparseWeight, weight: SparseWeight) -> None:
@@ -86,9 +85,7 @@ def _follow(average: SparseWeight, weight: SparseWeight) -> None:
     if not torch.equal(before, after):
         pruned, grown = (here[~among(here, there)] for here, there in ((before, after), (after, before)))
         average.move(pruned, grown, state={}, grown_state={})
-    if isinstance(average, CompressedWeight) and isinstance(weight, CompressedWeight):
-        tuned = weight.module.tuned
-        average.module.tuned = None if tuned is None else tuned.clone()
+    average.copy_choices(weight)
 
 
 def _one_by_one(average: Callable[..., Tensor]) -> Callable[..., Tensor]:

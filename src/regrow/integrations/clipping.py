@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from regrow.optimizers.rows import clip_by_rows, scaled_down
-from regrow.weights import CompressedWeight, sparse_weights
+from regrow.weights import SparseWeight, sparse_weights
 
 __all__ = ["adaptive_clip_grad_"]
 
@@ -38,14 +38,14 @@ def adaptive_clip_grad_(model: nn.Module, clip_factor: float = 0.01, eps: float 
     for name, value in {"clip_factor": clip_factor, "eps": eps, "norm_type": norm_type}.items():
         if not value > 0:
             raise ValueError(f"adaptive_clip_grad_: {name}={value} must be above 0")
-    compressed = {id(w.parameter): w for w in sparse_weights(model).values() if isinstance(w, CompressedWeight)}
+    compressed = {id(w.parameter): w for w in sparse_weights(model).values() if not w.keeps_parameter_shape}
     for parameter in model.parameters():
         if parameter.grad is not None:
             _clip(parameter, parameter.grad.detach(), compressed.get(id(parameter)), clip_factor, eps, norm_type)
 
 
 def _clip(
-    parameter: Tensor, gradient: Tensor, weight: CompressedWeight | None, factor: float, eps: float, kind: float
+    parameter: Tensor, gradient: Tensor, weight: SparseWeight | None, factor: float, eps: float, kind: float
 ) -> None:
     if weight is not None:
         gradient.copy_(clip_by_rows(weight, gradient, factor, eps, kind))

@@ -94,7 +94,7 @@ def _refuse_averaging(trainer: Trainer, pl_module: LightningModule, moves: bool)
     Args:
         moves: whether the method changes active sets.
     """
-    compressed = any(weight.storage == "compressed" for weight in sparse_weights(pl_module).values())
+    compressed = any(not weight.keeps_parameter_shape for weight in sparse_weights(pl_module).values())
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if not _AVERAGING & {kind.__name__ for kind in type(callback).__mro__}:
             continue

@@ -25,10 +25,7 @@ from .factored import FactoredMoment
 from .rules import Rule
 from .step_watch import StepWatch
 
-__all__ = ["DEFAULT_WINDOW", "MissingMomentum", "keeps_factors", "window_of"]
-
-DEFAULT_WINDOW = 20
-"""Steps before an update in which compressed storage collects, unless told otherwise; docs/window.md says why."""
+__all__ = ["MissingMomentum", "keeps_factors", "window_of"]
 
 _SAMPLE = 64
 """Active positions whose gradients tell whether anything was done to it since backward."""
@@ -37,7 +34,7 @@ _SAMPLE = 64
 def window_of(weight: SparseWeight, window: int | str | None) -> int | None:
     """The window of one weight in steps; None for all steps."""
     if window is None:
-        return DEFAULT_WINDOW if weight.storage == "compressed" else None
+        return weight.default_window
     return None if isinstance(window, str) else window
 
 
@@ -91,7 +88,6 @@ class MissingMomentum:
         update_every: int | None = None,
     ):
         self.factored = factored
-        weight.window_batch = window_batch
         self.weight = weight
         self.rule = rule
         self.window = window
@@ -109,8 +105,16 @@ class MissingMomentum:
         self._before: Tensor | None = None
         self._source: weakref.ref[Tensor] | None = None
         self._version = 0
-        weight.listen(self._stage)
-        weight.collect(self.collecting)
+        self._window_batch = window_batch
+        self._open()
+
+    def _open(self) -> None:
+        self.tap = self.weight.tap(self._stage, self._window_batch)
+        self.tap.collect(self.collecting)
+
+    def close(self) -> None:
+        """Hears of no gradient any more."""
+        self.tap.close()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -129,14 +133,14 @@ class MissingMomentum:
         self._watch.arrived(self.weight)
         if not self.collecting:
             return
-        staged = self.weight.stage(self._staged, gradient, more=self._continues(gradient))
+        staged = self.tap.stage(self._staged, gradient, more=self._continues(gradient))
         if staged is None:
             self._source = None
             return
         self._staged = staged
-        self._before = self.weight.remembered(self._staged, gradient)
+        self._before = self.tap.remembered(self._staged, gradient)
         self._source = weakref.ref(gradient)
-        self._version = gradient._version + self.weight.writes_after_listener
+        self._version = gradient._version + self.tap.writes_after_listener
 
     def _continues(self, gradient: Tensor) -> bool:
         """Whether .grad is that of the last call, with one more micro-batch in it, and not of a new step."""
@@ -158,17 +162,17 @@ class MissingMomentum:
 
     def average_staged(self) -> None:
         """Makes what is staged the mean over ranks; all ranks call it, whatever they have."""
-        if not self.collecting or self.weight.averaged:
+        if not self.collecting or self.tap.averaged:
             return
         own = StagedGradient() if self._staged is None or self._source is None else self._staged
-        self._staged = StagedGradient(mean_(own.multiplied_out(1.0, like=self.weight.new_moment())))
+        self._staged = StagedGradient(mean_(own.multiplied_out(1.0, like=self.tap.new_moment())))
 
     def average_moments(self, steps: int) -> None:
         """Makes the moments means over ranks, where their rule allows it, after at most `steps` steps on any rank."""
         self.steps = steps
-        if self.rule is None or not self.rule.linear or self.weight.averaged or steps == 0:
+        if self.rule is None or not self.rule.linear or self.tap.averaged or steps == 0:
             return
-        self.moments = self.moments or {name: self.weight.new_moment() for name in self.rule.names}
+        self.moments = self.moments or {name: self.tap.new_moment() for name in self.rule.names}
         for moment in self.moments.values():
             mean_(moment)
 
@@ -214,8 +218,8 @@ class MissingMomentum:
         What comes by a backward pass and is replaced by its multiple, or by a tensor that knows active weights alone,
         stays staged as it came.
         """
-        staged = self.weight.stage_by_hand(gradient)
-        if self._arrived and (staged is None or not self.weight.knows_all(staged)):
+        staged = self.tap.stage_by_hand(gradient)
+        if self._arrived and (staged is None or not self.tap.knows_all(staged)):
             return
         self._arrived = bool(gradient.any())  # zeros are those of a layer that took no part
         if not self.collecting or not self._arrived:
@@ -223,7 +227,7 @@ class MissingMomentum:
         self.unknown |= staged is None
         if staged is not None:
             self._staged, self._source = staged, weakref.ref(gradient)
-            self._before, self._version = self.weight.remembered(staged, gradient), gradient._version
+            self._before, self._version = self.tap.remembered(staged, gradient), gradient._version
 
     def _is_as_staged(self, gradient: Tensor) -> bool:
         """Whether a sample of the active gradient, not all 0, is what it was: what is scaled is scaled as a whole."""
@@ -265,7 +269,7 @@ class MissingMomentum:
         kept = sum(m.size for m in self.moments.values() if isinstance(m, FactoredMoment))
         factored = self.factored and staged.tensor is None and kept + staged.factors < self.weight.numel
         if not self.moments:
-            make = self._new_factored if factored else self.weight.new_moment
+            make = self._new_factored if factored else self.tap.new_moment
             self.moments = {name: make() for name in self.rule.names}
         elif not factored:
             known = self.moments.items()
@@ -294,7 +298,7 @@ class MissingMomentum:
             return
         self.collecting = on
         self._source = None
-        self.weight.collect(on)
+        self.tap.collect(on)
 
     def release(self) -> None:
         """Gives the memory back: what has been collected will not be needed."""
@@ -336,13 +340,12 @@ class MissingMomentum:
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies: between backward and step there is nothing to copy, since .grad is not copied either."""
-        nothing = {"_staged": None, "_before": None, "_source": None, "_heard": None}
+        nothing = {"tap": None, "_staged": None, "_before": None, "_source": None, "_heard": None}
         return self.__dict__ | nothing | {"_arrived": False, "_stepped": (None, 0)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.weight.listen(self._stage)
-        self.weight.collect(self.collecting)
+        self._open()
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "saw_gradient": self.saw_gradient, "moments": self._moments_state()}
@@ -353,7 +356,7 @@ class MissingMomentum:
 
     def all_moments(self) -> dict[str, Any]:
         """The moments as `state_dict` has them; zeros where there are none yet."""
-        return {name: self.weight.pack(self.moments.get(name, self.weight.new_moment())) for name in self.names}
+        return {name: self.weight.pack(self.moments.get(name, self.tap.new_moment())) for name in self.names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         like = self.weight.parameter

@@ -408,7 +408,7 @@ class SparseLayer(nn.Module):
             probe = fn(self.weight.detach()[:0])
         except Exception as error:
             raise RuntimeError(f"{remedy}. (Moving it failed with: {error})") from error
-        if probe.device.type not in ("cpu", "meta") or probe.dtype not in (torch.float32, torch.float64):
+        if probe.device.type not in ("cpu", "meta") or probe.dtype not in check.DTYPES:
             raise RuntimeError(f"cannot move it to {probe.dtype} on {probe.device}: {remedy}")
 
     # -- describing

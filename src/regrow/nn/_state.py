@@ -16,6 +16,7 @@ from torch import Tensor
 
 __all__ = [
     "AVERAGE",
+    "ENTRIES",
     "LAST_UPDATE",
     "digest_of",
     "expand_compressed",
@@ -33,6 +34,9 @@ AVERAGE = (
     "averages of sparse models are made by regrow.integrations.averaging: AveragedModel for EMA, SWA and target "
     "networks, average(models) for federated means and the like"
 )
+
+ENTRIES = ("indices", "tuned", "digest")
+"""Buffers of a compressed layer that its state dict has beside the values."""
 
 _BITS = 20
 
@@ -82,7 +86,7 @@ def expand_compressed(state: dict[str, Any], prefix: str, shape: torch.Size) -> 
     """Makes the entries of a compressed layer those of a masked one of this dense shape."""
     indices = true_indices(state, prefix).long()
     values = state[prefix + "weight"]
-    for name in ("indices", "digest", "tuned"):
+    for name in ENTRIES:
         state.pop(prefix + name, None)
     dense, mask = values.new_zeros(shape.numel()), values.new_zeros(shape.numel(), dtype=torch.bool)
     dense[indices], mask[indices] = values.squeeze(1), True

@@ -103,7 +103,7 @@ class Alignment:
 
     def _check_state(self, weight: SparseWeight, before: torch.Tensor) -> None:
         state = state_of(self._optimizers, weight)
-        if weight.has_state_of_positions:
+        if weight.keeps_parameter_shape:
             if not self._state_loaded:
                 weight.realign(before, state)
             return

@@ -86,7 +86,8 @@ def _key(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], weight: Spa
         if name not in left_out and not name.endswith("_hooks")
     )
     parameter = weight.parameter
-    return (type(optimizer), settings, len(weight.shape), weight.storage, parameter.device, parameter.dtype)
+    seen = (len(weight.shape), weight.keeps_parameter_shape)
+    return (type(optimizer), settings, *seen, parameter.device, parameter.dtype)
 
 
 def _plain(value: Any, optimizer: torch.optim.Optimizer) -> Hashable:
@@ -112,7 +113,7 @@ def _probed(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], weight: 
 
 
 def _traits(run: Callable[[Pattern], Run], weight: SparseWeight) -> Traits:
-    small, large, compressed = _shape(_SMALL, weight), _shape(_LARGE, weight), weight.storage == "compressed"
+    small, large, compressed = _shape(_SMALL, weight), _shape(_LARGE, weight), not weight.keeps_parameter_shape
     dense, column, spread = run(Pattern(small)), run(Pattern((24, 1))), run(Pattern((72, 1), every=3))
     runs = [column if compressed else dense]
     reads_shapes = _differ(dense, column, run)

@@ -61,7 +61,7 @@ class RowWatch:
     """
 
     def __init__(self, weights: Mapping[str, SparseWeight]):
-        self._weights = {name: weight for name, weight in weights.items() if weight.storage == "compressed"}
+        self._weights = {name: weight for name, weight in weights.items() if not weight.keeps_parameter_shape}
         self._left = _STEPS
         self._factor: float | None = None
         self._came: dict[str, Tensor] = {}

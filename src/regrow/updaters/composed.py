@@ -251,8 +251,8 @@ class Updater(Updating):
 
     def remove(self) -> None:
         super().remove()
-        for weight in self._weights.values():
-            weight.listen(None)
+        for missing in self._missing.values():
+            missing.close()
         self._costs.close()
 
     def state_dict(self) -> dict[str, Any]:

@@ -119,8 +119,8 @@ class HiddenValues(Updating):
 
     def remove(self) -> None:
         super().remove()
-        for weight in self._weights.values():
-            weight.listen(None)
+        for one in self._gradients.values():
+            one.close()
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs beside the model's and the optimizer's state; tensors and plain values only."""

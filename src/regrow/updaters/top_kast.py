@@ -72,8 +72,8 @@ class TopKAST(HiddenValues):
         for name, hidden in list(self._hidden.items()):
             self._show(name, sets[name], hidden.clone())
         self._attach()
-        for name, weight in self._masked().items():
-            weight.need_gradients(self._trainable[name])
+        for name, collector in self._gradients.items():
+            collector.tap.need(self._trainable[name])
 
     def _active_after_update(self, values: Mapping[str, Tensor], active: Mapping[str, Tensor]) -> dict[str, Tensor]:
         before = self._trained

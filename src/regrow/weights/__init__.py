@@ -1,6 +1,8 @@
 """Sparse weights: what they are (`base`), how they are stored (`masked`, `compressed`), where they are (`find`), and
 the gradient of all their positions until the optimizer steps (`staged`)."""
 
+from . import compressed as compressed  # storages register themselves, the most special first
+from . import masked_storage as masked_storage
 from .base import SparseWeight, among, hook_gradients, is_sharded, local, put
 from .compressed import CompressedWeight
 from .find import Places, plain_name, sparse_weights, unwrapped

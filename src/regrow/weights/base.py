@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .staged import StagedGradient
+from .tap import GradientListener, GradientTap
 
 __all__ = [
-    "GradientListener",
     "SparseWeight",
     "among",
     "hook_gradients",
@@ -26,9 +25,6 @@ __all__ = [
     "put",
 ]
 
-GradientListener = Callable[[Tensor], None]
-"""Called with the parameter's .grad each time it has been accumulated, before inactive entries are zeroed."""
-
 
 class SparseWeight(ABC):
     """A weight of which only the active positions exist.
@@ -36,21 +32,19 @@ class SparseWeight(ABC):
     Attributes:
         name: of the parameter in the model, such as "fc1.weight".
         module, attribute: where the parameter is found.
-        storage: "masked" or "compressed".
+        storage: name of the storage, such as "masked" or "compressed".
         why: what decided the storage.
-        window_batch: examples of a batch from which `stage` has the dense gradient; None: all. Masked storage has it
-            from all at no cost.
-        writes_after_listener: how often the storage itself writes to .grad after a listener has seen it.
-        averaged: whether a listener sees means over ranks; else it sees what its own rank has.
-        has_state_of_positions: whether optimizers keep state of all positions, so that it never is another weight's.
+        keeps_parameter_shape: whether the parameter has the dense shape, so that optimizers see it, and keep state of
+            it, as of a dense one; if not, it is a column of the active values.
+        reduces_own_gradient: whether regrow averages its gradient over ranks, because the parameter changes its length.
+        default_window: steps before an update in which gradients of all positions are collected; None: all steps.
     """
 
     storage: str
     why: str
-    writes_after_listener: int
-    window_batch: int | None = None
-    averaged: bool = False
-    has_state_of_positions: bool = False
+    keeps_parameter_shape = True
+    reduces_own_gradient = False
+    default_window: int | None = None
 
     def __init__(self, name: str, module: nn.Module, attribute: str):
         self.name = name
@@ -176,6 +170,12 @@ class SparseWeight(ABC):
     def check(self) -> None:
         """Raises RuntimeError where values and active set do not belong together any more."""
 
+    def accept_values(self) -> None:  # noqa: B027 (only a storage with an identity of values has to be told)
+        """Takes the values as those of the active set, after other code has written them to its positions."""
+
+    def copy_choices(self, other: SparseWeight) -> None:  # noqa: B027 (most storages choose nothing)
+        """Takes over what the storage of another weight has chosen for its computation, such as measured kernels."""
+
     def stray(self) -> int:
         """How many inactive weights are not 0, as a dense checkpoint, a merge or an init function leaves them."""
         return 0
@@ -184,22 +184,24 @@ class SparseWeight(ABC):
         """Whether one of about `size` inactive weights, evenly spread, is not 0."""
         return False
 
-    @abstractmethod
-    def listen(self, listener: GradientListener | None) -> None:
-        """Has a bound method called at every gradient for as long as its object lives; None ends it."""
-
-    @abstractmethod
-    def collect(self, on: bool) -> None:
-        """Says whether `stage` will be asked for gradients; compressed storage computes dense ones only then."""
-
     @property
     @abstractmethod
     def collecting(self) -> bool:
-        """Whether `collect` is on."""
+        """Whether a tap collects gradients of all positions."""
+
+    @abstractmethod
+    def tap(self, listener: GradientListener, window_batch: int | None = None) -> GradientTap:
+        """Returns a tap of the weight's gradients, which calls a bound method for as long as its object lives.
+
+        Args:
+            listener: a bound method.
+            window_batch: examples of a batch from which the tap has the gradient of all positions; None: all. Storages
+                that have it from all at no cost take all.
+        """
 
     @property
     def stages_products(self) -> bool:
-        """Whether what `stage` returns is a product of thin factors, while these are smaller than the weight."""
+        """Whether what a tap stages is a product of thin factors, while these are smaller than the weight."""
         return False
 
     @property
@@ -207,50 +209,21 @@ class SparseWeight(ABC):
         """Positions of which a training step needs the gradient: all while collecting, else the active ones."""
         return self.numel if self.collecting else self.active
 
-    @abstractmethod
-    def new_moment(self) -> Tensor:
-        """Zeros of the dense shape, as far as this process holds it."""
-
     def whole(self, moment: Tensor) -> Tensor:
-        """A tensor like `new_moment` at all positions, shape (numel,)."""
+        """A tensor of the parameter's dense shape at all positions, shape (numel,)."""
         return moment.reshape(-1)
 
     def pick(self, moment: Tensor, positions: Tensor) -> Tensor:
-        """A tensor like `new_moment` at some positions."""
+        """A tensor of the dense shape at some positions."""
         return moment.take(positions)
 
     def place(self, moment: Tensor, positions: Tensor, values: Tensor | float | bool) -> None:
-        """Writes to some positions of a tensor like `new_moment`."""
+        """Writes to some positions of a tensor of the dense shape."""
         put(moment, positions, values)
 
     def pack(self, moment: Tensor) -> Any:
-        """A tensor like `new_moment` for a checkpoint."""
+        """A tensor of the dense shape for a checkpoint."""
         return moment
-
-    @abstractmethod
-    def stage(self, staged: StagedGradient | None, gradient: Tensor, more: bool) -> StagedGradient | None:
-        """The gradient of all positions, inactive ones included; called by a listener. None where it is not known.
-
-        Args:
-            staged: what the last call returned, to be used again. gradient: the parameter's .grad, which the listener
-                was called with.
-            more: whether `staged` holds earlier micro-batches of the same step, to which this one is added.
-        """
-
-    def stage_by_hand(self, gradient: Tensor) -> StagedGradient | None:
-        """The gradient of all positions from a .grad that no backward pass has made; None where it is not known.
-
-        What is inactive becomes 0 in `gradient`, as it does behind a backward pass.
-        """
-        return None
-
-    def knows_all(self, staged: StagedGradient) -> bool:
-        """Whether what was staged by hand has entries of inactive weights that are not 0, or there are no such."""
-        return False
-
-    @abstractmethod
-    def remembered(self, staged: StagedGradient, gradient: Tensor) -> Tensor:
-        """The gradient as it is now, of .grad's shape, to be compared later; only entries of active weights count."""
 
     @abstractmethod
     def sample(self, size: int) -> Tensor:

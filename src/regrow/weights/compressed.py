@@ -8,34 +8,41 @@ for: by one dense weight-gradient pass beside the sparse one.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from regrow.nn import SparseLayer, SparseLinear
+from regrow.nn import SparseConv2d, SparseLayer, SparseLinear
+from regrow.nn._state import ENTRIES
+from regrow.nn.blocked import blocked_inputs, ordinary_outputs
+from regrow.nn.conv2d import resolve_padding
+from regrow.topology.indices import DTYPES
 
-from .base import GradientListener, SparseWeight, among, hook_gradients, per_element_state
+from .base import SparseWeight, among, hook_gradients, per_element_state
+from .extras import hand_over, irreplaceable
 from .staged import StagedGradient
+from .storage import Storage, register, replace_module
+from .tap import GradientListener, GradientTap
 
-__all__ = ["CompressedWeight"]
+__all__ = ["DEFAULT_WINDOW", "CompressedStorage", "CompressedWeight", "leave_blocked"]
+
+DEFAULT_WINDOW = 20
+"""Steps before an update in which compressed storage collects, unless told otherwise; docs/window.md says why."""
 
 
 class CompressedWeight(SparseWeight):
     """A sparse weight in compressed storage: the `weight` of a SparseLinear or SparseConv2d, shape (active, 1)."""
 
     storage = "compressed"
-    writes_after_listener = 0
+    keeps_parameter_shape = False
+    reduces_own_gradient = True
+    default_window = DEFAULT_WINDOW
     module: Any
 
     def __init__(self, name: str, module: SparseLayer, attribute: str = "weight"):
         super().__init__(name, module, attribute)
-        self.window_batch: int | None = None
-        self._listener: GradientListener | None = None
-        self._handle: Any = None
-        self._passes: dict[int, StagedGradient] = {}
-        """What backward passes under way have added up, by their number; .grad has not been accumulated yet."""
 
     @property
     def why(self) -> str:  # type: ignore[override]
@@ -43,7 +50,7 @@ class CompressedWeight(SparseWeight):
 
     @property
     def buffers(self) -> tuple[str, ...]:
-        return "indices", "tuned", "digest"
+        return ENTRIES
 
     @property
     def shape(self) -> torch.Size:
@@ -114,26 +121,6 @@ class CompressedWeight(SparseWeight):
                 moved[new] = tensor.reshape(-1)[old]
                 tensor.set_(moved.view(-1, 1))  # type: ignore[call-overload]
 
-    def listen(self, listener: GradientListener | None) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
-        self.collect(False)
-        if listener is None:
-            return
-        weak = weakref.WeakMethod(listener)  # type: ignore[arg-type]
-
-        def hook(parameter: Tensor) -> None:
-            alive = weak()
-            if alive is not None and parameter.grad is not None:
-                alive(parameter.grad.detach() if parameter.grad.requires_grad else parameter.grad)
-
-        self._handle = hook_gradients(self.parameter, hook)
-
-    def collect(self, on: bool) -> None:
-        self.module.on_backward = self._dense_pass if on else None
-        self._passes = {}
-
     @property
     def collecting(self) -> bool:
         return self.module.on_backward is not None
@@ -142,21 +129,71 @@ class CompressedWeight(SparseWeight):
     def stages_products(self) -> bool:
         return isinstance(self.module, SparseLinear)
 
+    def tap(self, listener: GradientListener, window_batch: int | None = None) -> GradientTap:
+        return CompressedTap(self, listener, window_batch)
+
+    def sample(self, size: int) -> Tensor:
+        return torch.arange(0, self.active, max(1, self.active // size))
+
+    def accept_values(self) -> None:
+        self.module.accept_values()
+
+    def copy_choices(self, other: SparseWeight) -> None:
+        if isinstance(other, CompressedWeight):
+            tuned = other.module.tuned
+            self.module.tuned = None if tuned is None else tuned.clone()
+
+    def check(self) -> None:
+        self.module._check_identity()
+
+    def enforce(self) -> None:
+        """There is nothing inactive."""
+
+
+class CompressedTap(GradientTap):
+    """A tap of compressed storage: while it collects, a dense weight-gradient pass runs beside the sparse one."""
+
+    def __init__(self, weight: CompressedWeight, listener: GradientListener, window_batch: int | None):
+        self._weight, self._window_batch = weight, window_batch
+        self._passes: dict[int, StagedGradient] = {}
+        """What backward passes under way have added up, by their number; .grad has not been accumulated yet."""
+        self.collect(False)
+        weak = weakref.WeakMethod(listener)  # type: ignore[arg-type]
+
+        def hook(parameter: Tensor) -> None:
+            alive = weak()
+            if alive is not None and parameter.grad is not None:
+                alive(parameter.grad.detach() if parameter.grad.requires_grad else parameter.grad)
+
+        self._handle = hook_gradients(weight.parameter, hook)
+
+    def close(self) -> None:
+        self._handle.remove()
+        self.collect(False)
+
+    @property
+    def collecting(self) -> bool:
+        return self._weight.collecting
+
+    def collect(self, on: bool) -> None:
+        self._weight.module.on_backward = self._dense_pass if on else None
+        self._passes = {}
+
     @torch.no_grad()
     def _dense_pass(self, input: Tensor, grad_output: Tensor) -> None:
         """The gradient of all positions, from `window_batch` examples of the batch and scaled up to it."""
-        if not self.parameter.requires_grad:
+        if not self._weight.parameter.requires_grad:
             return
-        linear = self.stages_products
+        linear = self._weight.stages_products
         if linear:
             input, grad_output = (tensor.reshape(-1, tensor.size(-1)) for tensor in (input, grad_output))
-        batch, part = input.size(0), self.window_batch
+        batch, part = input.size(0), self._window_batch
         if part is not None and part < batch:
             input, grad_output = input[:part], grad_output[:part] * (batch / part)
         if linear:
             self._of_this_pass().add_product(grad_output, input)
         else:
-            self._of_this_pass().add(self.module.dense_weight_grad(input, grad_output))
+            self._of_this_pass().add(self._weight.module.dense_weight_grad(input, grad_output))
 
     def _of_this_pass(self) -> StagedGradient:
         """What the backward pass under way has added up; it ends with the pass, which need not reach the parameter."""
@@ -171,7 +208,7 @@ class CompressedWeight(SparseWeight):
         return self._passes[number]
 
     def new_moment(self) -> Tensor:
-        return torch.zeros(self.shape, dtype=self.parameter.dtype)
+        return torch.zeros(self._weight.shape, dtype=self._weight.parameter.dtype)
 
     def stage(self, staged: StagedGradient | None, gradient: Tensor, more: bool) -> StagedGradient | None:
         added = self._passes.pop(torch._C._current_graph_task_id(), None)
@@ -184,15 +221,105 @@ class CompressedWeight(SparseWeight):
     def remembered(self, staged: StagedGradient, gradient: Tensor) -> Tensor:
         return gradient.clone()  # the dense pass rounds differently, and a sub-batch has another gradient
 
-    def sample(self, size: int) -> Tensor:
-        return torch.arange(0, self.active, max(1, self.active // size))
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies, which listen by themselves."""
-        return self.__dict__ | {"_listener": None, "_handle": None, "_passes": {}}
+class CompressedStorage(Storage):
+    """Layers of `regrow.nn` in the place of nn.Linear and nn.Conv2d on the CPU."""
 
-    def check(self) -> None:
-        self.module._check_identity()
+    name = "compressed"
+    densest_by_itself = 0.3
+    makes_from_meta = True
 
-    def enforce(self) -> None:
-        """There is nothing inactive."""
+    def refuses(self, module: nn.Module, parameter: nn.Parameter, elsewhere: Mapping[int, str]) -> str | None:
+        """Refuses all but modules of exactly the type nn.Linear or nn.Conv2d (groups 1, zero padding), on the CPU or
+        the meta device, in float32 or float64, that nobody else reads and whose replacement loses nothing."""
+        kind = type(module)
+        if kind not in (nn.Linear, nn.Conv2d):
+            own = isinstance(module, nn.Linear | nn.Conv2d)  # a subclass may bear the same name, and compute otherwise
+            return f"{kind.__module__ + '.' if own else ''}{kind.__name__} has no compressed form"
+        if parameter.device.type not in ("cpu", "meta"):
+            return f"on {parameter.device.type}, compressed runs on the CPU"
+        if parameter.dtype not in DTYPES:
+            return f"{parameter.dtype} has no compressed form".replace("torch.", "")
+        if isinstance(module, nn.Conv2d) and (reason := _unserved(module)):
+            return reason
+        if reason := elsewhere.get(id(parameter)) or elsewhere.get(id(module)):
+            return reason
+        return irreplaceable(module, parameter)  # type: ignore[arg-type]
+
+    def attach(self, model: nn.Module, module: Any, attribute: str, indices: Tensor, why: str) -> nn.Module:
+        kind: Any = SparseLinear if isinstance(module, nn.Linear) else SparseConv2d
+        layer = kind.from_dense(module, positions=indices)
+        layer.why = why
+        hand_over(module, layer)
+        return replace_module(model, module, layer)
+
+    def densify(self, model: nn.Module, weight: SparseWeight) -> nn.Module:
+        dense = weight.module.to_dense()  # type: ignore[operator]
+        hand_over(weight.module, dense)
+        return replace_module(model, weight.module, dense)
+
+    def attributes(self, module: nn.Module) -> Iterable[str]:
+        return ("weight",) if isinstance(module, SparseLayer) else ()
+
+    def weight(self, name: str, module: Any, attribute: str) -> SparseWeight:
+        return CompressedWeight(name, module, attribute)
+
+    def state_keys(self, name: str) -> tuple[str, ...]:
+        return tuple(f"{name.removesuffix('weight')}{entry}" for entry in ENTRIES)
+
+    def indices_in(self, state: Mapping[str, Any], name: str) -> Tensor | None:
+        indices = state.get(f"{name.removesuffix('weight')}indices")
+        return None if indices is None else indices.long()
+
+    def state_of(self, name: str, values: Tensor, indices: Tensor, shape: Iterable[int]) -> dict[str, Tensor]:
+        return {name: values.view(-1, 1), f"{name.removesuffix('weight')}indices": indices}
+
+    def finish(self, model: nn.Module) -> None:
+        keep_blocked(model)
+
+    def leave(self, model: nn.Module) -> None:
+        leave_blocked(model)
+
+
+def _unserved(module: nn.Conv2d) -> str | None:
+    if module.groups != 1:
+        return "grouped"
+    if module.padding_mode != "zeros":
+        return f"padding_mode {module.padding_mode}"
+    try:
+        resolve_padding(module.padding, module.kernel_size, module.stride, module.dilation)  # type: ignore[arg-type]
+    except ValueError:
+        return f"padding {module.padding}"
+    return None
+
+
+def keep_blocked(model: nn.Module) -> None:
+    """Lets activations stay in the kernels' layout from the first sparse convolution or batch norm of a network on.
+
+    Its outputs are ordinary tensors all the same: a forward hook sees to that. A root that is itself a convolution has
+    nothing behind it, and is left alone.
+    """
+    inside = [module for module in model.modules() if module is not model]
+    convolutions = [module for module in inside if isinstance(module, SparseConv2d)]
+    if not convolutions:
+        return
+    for layer in convolutions:
+        layer.blocked_output = True
+    for module in inside:
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_pre_hook(blocked_inputs)
+    model.register_forward_hook(ordinary_outputs)
+
+
+def leave_blocked(model: nn.Module) -> None:
+    """Takes back what `keep_blocked` did."""
+    for module in model.modules():
+        if isinstance(module, SparseConv2d):
+            module.blocked_output = False
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key, hook in list(hooks.items()):
+                if hook in (blocked_inputs, ordinary_outputs):
+                    del hooks[key]
+
+
+register(CompressedStorage())

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
-from regrow.nn import SparseLayer
-
-from .base import SparseWeight, is_sharded
-from .compressed import CompressedWeight
-from .gradient_mask import MARK
-from .masked import MaskedWeight, adopt_masks
-from .sharded import ShardedWeight
+from .base import SparseWeight
+from .masked import adopt_masks
+from .storage import STORAGES, Storage
 
 __all__ = ["Places", "plain_name", "sparse_weights", "unwrapped"]
 
@@ -34,10 +30,10 @@ def sparse_weights(model: nn.Module) -> dict[str, SparseWeight]:
     weights: dict[str, SparseWeight] = {}
     adopt_masks(unwrapped(model).modules())
     for path, module in unwrapped(model).named_modules():
-        for attribute in ["weight"] if isinstance(module, SparseLayer) else module.__dict__.get(MARK, {}):
+        for storage, attribute in _kept(module):
             name = plain_name(f"{path}.{attribute}" if path else attribute)
             if name not in weights:
-                weights[name] = _weight(name, module, attribute)
+                weights[name] = storage.weight(name, module, attribute)
     return weights
 
 
@@ -76,11 +72,14 @@ def _further(named: Iterable[tuple[str, Any]]) -> dict[str, str]:
     return {name: one for name, one in known if name != one}
 
 
-def _weight(name: str, module: nn.Module, attribute: str) -> SparseWeight:
-    if isinstance(module, SparseLayer):
-        return CompressedWeight(name, module)
-    kind = ShardedWeight if is_sharded(module._buffers[f"{attribute}_mask"]) else MaskedWeight
-    return kind(name, module, attribute)
+def _kept(module: nn.Module) -> Iterator[tuple[Storage, str]]:
+    """The sparse parameters of a module, and the storage of each; special storages are asked before general ones."""
+    seen: set[str] = set()
+    for storage in STORAGES.values():
+        for attribute in storage.attributes(module):
+            if attribute not in seen:
+                seen.add(attribute)
+                yield storage, attribute
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import GradientListener, hook_gradients, is_sharded, local
+from .base import hook_gradients, is_sharded, local
+from .tap import GradientListener
 
 __all__ = ["MARK", "GradientMask", "take_left_behind"]
 

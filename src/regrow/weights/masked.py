@@ -13,19 +13,18 @@ from torch import Tensor, nn
 
 from regrow.nn._state import LAST_UPDATE, expand_compressed, is_compressed_state, warn_dense_state
 
-from .base import GradientListener, SparseWeight, among, is_sharded, local, per_element_state
+from .base import SparseWeight, among, is_sharded, local, per_element_state
 from .gradient_mask import MARK, GradientMask, take_left_behind
 from .staged import StagedGradient
+from .tap import GradientListener, GradientTap
 
-__all__ = ["MaskedWeight", "adopt_masks", "mask_parameter", "unmask_parameter"]
+__all__ = ["MaskedTap", "MaskedWeight", "adopt_masks", "mask_parameter", "unmask_parameter"]
 
 
 class MaskedWeight(SparseWeight):
     """A sparse weight in masked storage."""
 
     storage = "masked"
-    writes_after_listener = 1
-    has_state_of_positions = True
 
     @property
     def _gradient_mask(self) -> GradientMask:
@@ -122,56 +121,17 @@ class MaskedWeight(SparseWeight):
         sample = self._gradient_mask.inactive_sample(size)
         return bool(local(self.parameter).detach().take(sample).any())
 
-    def listen(self, listener: GradientListener | None) -> None:
-        self._gradient_mask.listen(listener)
-        self._gradient_mask.needed = None
-        self.collect(False)
-
-    def collect(self, on: bool) -> None:
-        """Notes it; autograd computes dense gradients all the time."""
-        self._gradient_mask.collecting = on
-
     @property
     def collecting(self) -> bool:
         return self._gradient_mask.collecting
-
-    def need_gradients(self, positions: int) -> None:
-        """Says of how many positions, active ones included, the listener needs gradients; all, if nothing is said."""
-        self._gradient_mask.needed = positions
 
     @property
     def gradient_positions(self) -> int:
         needed = self._gradient_mask.needed
         return super().gradient_positions if needed is None or not self.collecting else needed
 
-    def new_moment(self) -> Tensor:
-        return torch.zeros_like(local(self.parameter))
-
-    def stage(self, staged: StagedGradient | None, gradient: Tensor, more: bool) -> StagedGradient:
-        """Inactive entries of .grad are this micro-batch's alone, active ones the sum of all micro-batches."""
-        if staged is None or staged.tensor is None or staged.tensor.dtype != gradient.dtype:
-            return StagedGradient(gradient.clone())
-        if more:
-            bits = self._gradient_mask.bits(gradient.dtype)
-            staged.tensor.view(bits.dtype).bitwise_and_(~bits)
-            staged.tensor.add_(gradient)
-        else:
-            staged.tensor.copy_(gradient)
-        return staged
-
-    @torch.no_grad()
-    def stage_by_hand(self, gradient: Tensor) -> StagedGradient:
-        staged = StagedGradient(gradient.detach().clone())
-        self._gradient_mask.zero_inactive(gradient)
-        return staged
-
-    def knows_all(self, staged: StagedGradient) -> bool:
-        mask, tensor = self.mask, staged.tensor
-        return tensor is not None and bool(mask.all() or tensor.masked_fill(mask, 0).any())
-
-    def remembered(self, staged: StagedGradient, gradient: Tensor) -> Tensor:
-        assert staged.tensor is not None
-        return staged.tensor
+    def tap(self, listener: GradientListener, window_batch: int | None = None) -> GradientTap:
+        return MaskedTap(self, self._gradient_mask, listener)
 
     def sample(self, size: int) -> Tensor:
         indices = self.indices
@@ -181,6 +141,62 @@ class MaskedWeight(SparseWeight):
     def enforce(self) -> None:
         marker = self._gradient_mask
         marker.zero_inactive(marker.parameter)
+
+
+class MaskedTap(GradientTap):
+    """A tap of masked storage: autograd computes dense gradients all the time."""
+
+    writes_after_listener = 1
+
+    def __init__(self, weight: MaskedWeight, mask: GradientMask, listener: GradientListener):
+        self._weight, self._mask = weight, mask
+        mask.listen(listener)
+        mask.needed = None
+        mask.collecting = False
+
+    def close(self) -> None:
+        self._mask.listen(None)
+        self._mask.needed = None
+        self._mask.collecting = False
+
+    @property
+    def collecting(self) -> bool:
+        return self._mask.collecting
+
+    def collect(self, on: bool) -> None:
+        self._mask.collecting = on
+
+    def need(self, positions: int) -> None:
+        self._mask.needed = positions
+
+    def new_moment(self) -> Tensor:
+        return torch.zeros_like(local(self._weight.parameter))
+
+    def stage(self, staged: StagedGradient | None, gradient: Tensor, more: bool) -> StagedGradient:
+        """Inactive entries of .grad are this micro-batch's alone, active ones the sum of all micro-batches."""
+        if staged is None or staged.tensor is None or staged.tensor.dtype != gradient.dtype:
+            return StagedGradient(gradient.clone())
+        if more:
+            bits = self._mask.bits(gradient.dtype)
+            staged.tensor.view(bits.dtype).bitwise_and_(~bits)
+            staged.tensor.add_(gradient)
+        else:
+            staged.tensor.copy_(gradient)
+        return staged
+
+    @torch.no_grad()
+    def stage_by_hand(self, gradient: Tensor) -> StagedGradient:
+        staged = StagedGradient(gradient.detach().clone())
+        self._mask.zero_inactive(gradient)
+        return staged
+
+    def knows_all(self, staged: StagedGradient) -> bool:
+        mask, tensor = self._mask.mask, staged.tensor
+        return tensor is not None and bool(mask.all() or tensor.masked_fill(mask, 0).any())
+
+    def remembered(self, staged: StagedGradient, gradient: Tensor) -> Tensor:
+        assert staged.tensor is not None
+        return staged.tensor
 
 
 def mask_parameter(module: nn.Module, attribute: str, mask: Tensor, why: str) -> None:

@@ -12,6 +12,7 @@ import ast
 import inspect
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, cached_property
 from types import CodeType, FunctionType
@@ -19,7 +20,10 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["Path", "readers", "reads"]
+__all__ = ["Path", "readers", "reads", "used_elsewhere"]
+
+_MEMBERS = frozenset(vars(nn.Module()))
+"""What torch keeps in every module; members are looked at where they are."""
 
 Path = tuple[str, ...]
 """From a module to another: names of attributes, and "*" for any child."""
@@ -179,3 +183,24 @@ def _within(node: ast.AST | None, names: dict[str, list[Path]]) -> list[Path]:
     if paths := _paths(node, names):
         return paths
     return [path for child in ast.iter_child_nodes(node) for path in _within(child, names)]
+
+
+def used_elsewhere(model: nn.Module) -> dict[int, str]:
+    """Who else has a parameter or a module, by its id: modules that share it, read its weight, or keep it in a list."""
+    holders = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
+    found = {key: "tied" for key, times in holders.items() if times > 1}
+    found |= {key: f"{reader} reads its weight" for key, reader in readers(model).items()}
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name not in _MEMBERS:
+                found |= {key: f"{type(module).__name__} keeps it in {name}, too" for key in _ids(value)}
+    return found
+
+
+def _ids(value: Any, depth: int = 3) -> Iterator[int]:
+    """The ids of parameters and modules in an attribute, which may be a list, dict, … of them."""
+    if isinstance(value, nn.Parameter | nn.Module):
+        yield id(value)
+    elif depth and isinstance(value, list | tuple | set | dict):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _ids(one, depth - 1)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from .base import is_sharded, local, put
 from .gradient_mask import MARK
-from .masked import MaskedWeight
+from .masked import MaskedTap, MaskedWeight
+from .tap import GradientListener, GradientTap
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -23,8 +24,6 @@ __all__ = ["ShardedWeight", "shard_masks"]
 
 class ShardedWeight(MaskedWeight):
     """A sparse weight in masked storage, sharded along its first dimension."""
-
-    averaged = True
 
     @property
     def shape(self) -> torch.Size:
@@ -37,6 +36,9 @@ class ShardedWeight(MaskedWeight):
     @property
     def indices(self) -> Tensor:
         return self.whole(self._mask).nonzero().squeeze(1)
+
+    def tap(self, listener: GradientListener, window_batch: int | None = None) -> GradientTap:
+        return ShardedTap(self, self._gradient_mask, listener)
 
     @property
     def _mask(self) -> DTensor:
@@ -74,6 +76,12 @@ class ShardedWeight(MaskedWeight):
     def sample(self, size: int) -> Tensor:
         indices = self._gradient_mask.indices
         return indices[:: max(1, indices.numel() // max(size, 1))]
+
+
+class ShardedTap(MaskedTap):
+    """A tap of a sharded parameter, whose gradients FSDP2 has averaged."""
+
+    averaged = True
 
 
 def shard_masks(model: nn.Module) -> None:

@@ -22,7 +22,7 @@ from regrow.flops import flop_density, flops_per_weight
 from regrow.lab import models
 from regrow.lab.machine import computes_bf16, peak_memory_mib
 from regrow.lab.training.topology_file import left_dense
-from regrow.weights.compression import leave_blocked
+from regrow.weights.compressed import leave_blocked
 
 from .timing import bench_place, noise, times_in_turn, working
 

@@ -14,7 +14,7 @@ import regrow
 from regrow.lab import models
 from regrow.lab.errors import UsageError
 from regrow.lab.training.loss import mean_loss
-from regrow.weights.compression import materialise, on_meta
+from regrow.weights.meta import materialise, on_meta
 from regrow.weights.prunable import select
 
 from .recipe import SPARSE_ONLY, Recipe
