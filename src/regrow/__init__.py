@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .serialization import load as load
     from .serialization import safe_globals as safe_globals
     from .serialization import save as save
+    from .updaters import ComposedUpdater as ComposedUpdater
     from .updaters import Updater as Updater
     from .updaters.registry import *  # noqa: F403
     from .weights import SparseWeight as SparseWeight
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     __all__: list[str]
 
 _HOME = {
+    "ComposedUpdater": "updaters",
     "SparseWeight": "weights",
     "Summary": "_summary",
     "Updater": "updaters",

@@ -12,9 +12,10 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["MODULES", "install", "names", "renamed_arguments", "renamed_value"]
+__all__ = ["MODULES", "install", "names", "renamed_arguments", "renamed_property", "renamed_value"]
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MODULES = {
     "allocation": "topology.distributions",
@@ -108,3 +109,13 @@ def renamed_value(argument: str, value: Any, renamed: Mapping[str, str]) -> Any:
         _warn(f"{argument}={value!r}", f"{argument}={renamed[value]!r}", stacklevel=3)
         return renamed[value]
     return value
+
+
+def renamed_property(old: str, new: str) -> Any:
+    """Returns a property that gives what another one gives, and warns."""
+
+    def get(self: Any) -> Any:
+        _warn(old, new, stacklevel=2)
+        return getattr(self, new)
+
+    return property(get)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .distributed import GradientMean, leave_to_ddp, leave_to_us
+from .distributed import GradientMean, exclude_from_ddp, restore_to_ddp
 from .nn import SparseLayer
 from .topology.indices import check_dense
 from .topology.initial import active_sets
@@ -18,7 +18,7 @@ from .weights.meta import materialise, on_meta
 from .weights.prunable import Patterns, select
 from .weights.readers import used_elsewhere
 from .weights.storage import STORAGES, check_storage, choose
-from .weights.stray import refuse_stray
+from .weights.stray import check_no_stray
 
 __all__ = ["densify", "sparsify"]
 
@@ -51,7 +51,7 @@ def sparsify(
         density: share of active positions over all sparse weights, in (0, 1]. None where `init` gives masks.
         distribution: how the weights are shared among layers at first: "uniform", "er" or "erk" (see
             `regrow.topology.distributions.initial_counts`), or a mapping from name patterns to densities; layers that
-            match no pattern get `density`. "network", with scores or "magnitude" as `init`: the largest of the whole
+            match no pattern get `density`. "global", with scores or "magnitude" as `init`: the largest of the whole
             network, wherever they are, at least one a layer.
         init: which positions are active: "random", "magnitude" (the largest weights of each layer), a mapping from
             parameter names to scores (the largest are active), or to boolean masks or ascending positions (int64, shape
@@ -108,7 +108,7 @@ def sparsify(
         for weight in sparse_weights(model).values():
             weight.write(weight.values * weight.density**-0.5)
     GradientMean.hang_on(model)
-    leave_to_us(model)
+    exclude_from_ddp(model)
     return model
 
 
@@ -130,10 +130,10 @@ def densify(model: nn.Module, *, keep_inactive: bool = False) -> nn.Module:
     for name, weight in sparse_weights(model).items():
         check_dense(name, weight.numel)
     if not keep_inactive:
-        refuse_stray(model, "a dense copy")
+        check_no_stray(model, "a dense copy")
     model, original = copy.deepcopy(model), model
     keep_marks(original, model)
-    leave_to_ddp(model)
+    restore_to_ddp(model)
     GradientMean.take_off(model)
     for weight in sparse_weights(model).values():
         model = STORAGES[weight.storage].densify(model, weight)

@@ -16,6 +16,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from regrow._renamed import names
+
 from .topology.lazy import LARGEST_TENSOR, LazyScores, RandomScores
 
 __all__ = [
@@ -24,13 +26,13 @@ __all__ = [
     "Layer",
     "PruneScore",
     "active_weights",
+    "inactive_gradient",
+    "inactive_momentum",
     "magnitude",
     "magnitude_and_gradient",
     "mean_gradient",
     "mean_magnitude",
     "mean_momentum",
-    "missing_gradient",
-    "missing_momentum",
     "random",
     "rank_among_sign",
 ]
@@ -69,15 +71,15 @@ class Layer(Protocol):
         """The last step's gradient of the active weights, shape (active,); uses_gradient=True."""
 
     @property
-    def missing_momentum(self) -> Tensor | LazyScores:
+    def inactive_momentum(self) -> Tensor | LazyScores:
         """|M| of every position were it missing, shape (numel,); made anew each time; collect="momentum".
 
         Of a layer with more than `lazy.LARGEST_TENSOR` positions it is no tensor, and only says where it is largest.
         """
 
     @property
-    def missing_gradient(self) -> Tensor | LazyScores:
-        """|g| of every position in the last step; collect="gradient". As `missing_momentum` in all else."""
+    def inactive_gradient(self) -> Tensor | LazyScores:
+        """|g| of every position in the last step; collect="gradient". As `inactive_momentum` in all else."""
 
 
 PruneScore = Callable[[Layer], Tensor]
@@ -115,14 +117,14 @@ def magnitude_and_gradient(gradient_weight: float = 1.0) -> PruneScore:
     return score
 
 
-def missing_momentum(layer: Layer) -> Tensor | LazyScores:
+def inactive_momentum(layer: Layer) -> Tensor | LazyScores:
     """Grow score |M|, shape (numel,): the largest come (sparse momentum, section 3)."""
-    return layer.missing_momentum
+    return layer.inactive_momentum
 
 
-def missing_gradient(layer: Layer) -> Tensor | LazyScores:
+def inactive_gradient(layer: Layer) -> Tensor | LazyScores:
     """Grow score |g| of the last step, shape (numel,): the largest come (RigL, arXiv:1911.11134, section 3)."""
-    return layer.missing_gradient
+    return layer.inactive_gradient
 
 
 def random(layer: Layer) -> Tensor | LazyScores:
@@ -150,3 +152,6 @@ def mean_magnitude(layer: Layer) -> float:
 def active_weights(layer: Layer) -> float:
     """Importance of a layer: how many weights it has, "non-zeros" in the ablation of sparse momentum."""
     return float(layer.active)
+
+
+__getattr__ = names(__name__, {"missing_gradient": "inactive_gradient", "missing_momentum": "inactive_momentum"})

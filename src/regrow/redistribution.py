@@ -11,23 +11,26 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from regrow._renamed import names, renamed_value
+
 from . import topology
 from .topology.distributions import initial_counts
 
 __all__ = [
-    "SHARE_RULES",
+    "RULES",
     "Amount",
     "PruneRequest",
-    "ShareRequest",
-    "ShareRule",
+    "RedistributionRequest",
+    "RedistributionRule",
     "Target",
+    "by_importance",
+    "by_importance_per_flop",
     "by_rate",
+    "by_survivors",
+    "check_scope",
     "globally",
     "keep_counts",
-    "share_by_importance",
-    "share_by_importance_per_flop",
-    "share_by_survivors",
-    "share_none",
+    "keep_own",
     "to_density",
 ]
 
@@ -64,21 +67,32 @@ def keep_counts(request: PruneRequest) -> Sequence[int]:
     return request.active
 
 
-def to_density(schedule: Callable[[int], float], scope: str = "layer") -> Target:
+def check_scope(scope: str) -> str:
+    """Returns where weights compete: "local", in each layer, or "global", in the whole network.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    scope = renamed_value("scope", scope, {"layer": "local", "network": "global"})
+    if scope not in ("local", "global"):
+        raise ValueError(f"scope={scope!r} is unknown; use 'local' or 'global'")
+    return scope
+
+
+def to_density(schedule: Callable[[int], float], scope: str = "local") -> Target:
     """Target: the density that a schedule gives for the step, in (0, 1].
 
     Args:
         schedule: step -> density of all sparse weights together; round(density * positions) are kept, in layers that
             are frozen as well.
-        scope: "layer": each layer has this density; "network": the largest scores of all layers are kept, at least
+        scope: "local": each layer has this density; "global": the largest scores of all layers are kept, at least
             one a layer.
     """
-    if scope not in ("layer", "network"):
-        raise ValueError(f"scope={scope!r} is unknown; use 'layer' or 'network'")
+    scope = check_scope(scope)
 
     def target(request: PruneRequest) -> Sequence[int]:
         counts, have = initial_counts([(n, 1) for n in request.numel], schedule(request.step)), sum(request.active)
-        if scope == "layer" or sum(counts) > have:
+        if scope == "local" or sum(counts) > have:
             return counts
         return topology.counts_of_largest(request.scores, sum(counts))
 
@@ -103,7 +117,7 @@ def globally(request: PruneRequest) -> Sequence[int]:
 
 
 @dataclass(frozen=True)
-class ShareRequest:
+class RedistributionRequest:
     """What a share rule knows: one entry a layer."""
 
     importance: Sequence[float]
@@ -126,16 +140,16 @@ class ShareRequest:
         return sum(self.target) - sum(self.kept)
 
 
-ShareRule = Callable[[ShareRequest], Sequence[int]]
+RedistributionRule = Callable[[RedistributionRequest], Sequence[int]]
 """How many weights each layer grows; they sum to `request.total`."""
 
 
-def share_none(request: ShareRequest) -> Sequence[int]:
+def keep_own(request: RedistributionRequest) -> Sequence[int]:
     """Each layer gets its own weights back."""
     return [c - kept for c, kept in zip(request.target, request.kept, strict=True)]
 
 
-def share_by_importance(request: ShareRequest) -> Sequence[int]:
+def by_importance(request: RedistributionRequest) -> Sequence[int]:
     """The freed weights go to layers in proportion to importance (sparse momentum, section 3), within the budget."""
     if request.flops_budget is None:
         return topology.redistribute(request.total, request.importance, request.free)
@@ -144,20 +158,34 @@ def share_by_importance(request: ShareRequest) -> Sequence[int]:
     )
 
 
-def share_by_importance_per_flop(request: ShareRequest) -> Sequence[int]:
-    """As `share_by_importance`, importance divided by the FLOPs of one weight of the layer."""
+def by_importance_per_flop(request: RedistributionRequest) -> Sequence[int]:
+    """As `by_importance`, importance divided by the FLOPs of one weight of the layer."""
     cheapest = min((flops for flops in request.flops_per_weight if flops > 0), default=1.0)
     worth = [r / max(c, cheapest) for r, c in zip(request.importance, request.flops_per_weight, strict=True)]
     return topology.redistribute(request.total, worth, request.free)
 
 
-def share_by_survivors(request: ShareRequest) -> Sequence[int]:
+def by_survivors(request: RedistributionRequest) -> Sequence[int]:
     """The freed weights go to layers in proportion to those that survived (DSR, arXiv:1902.05967, algorithm 1)."""
     return topology.redistribute(request.total, request.kept, request.free)
 
 
-SHARE_RULES: dict[str, ShareRule] = {
-    "momentum": share_by_importance,
-    "none": share_none,
-    "momentum-per-flop": share_by_importance_per_flop,
+RULES: dict[str, RedistributionRule] = {
+    "momentum": by_importance,
+    "none": keep_own,
+    "momentum-per-flop": by_importance_per_flop,
 }
+
+
+__getattr__ = names(
+    __name__,
+    {
+        "SHARE_RULES": "RULES",
+        "ShareRequest": "RedistributionRequest",
+        "ShareRule": "RedistributionRule",
+        "share_by_importance": "by_importance",
+        "share_by_importance_per_flop": "by_importance_per_flop",
+        "share_by_survivors": "by_survivors",
+        "share_none": "keep_own",
+    },
+)

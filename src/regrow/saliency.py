@@ -1,7 +1,7 @@
 """Saliency at initialisation: scores for `sparsify(init=...)` from which weights of a dense network are worth keeping.
 
 Each function takes a dense model and gives scores by parameter name, larger for weights to keep. The papers compare
-weights of all layers: `sparsify(model, density, init=scores, distribution="network")`; other distributions take the
+weights of all layers: `sparsify(model, density, init=scores, distribution="global")`; other distributions take the
 best of each layer. The model stays as it is, its buffers and torch's random state included.
 """
 
@@ -42,7 +42,7 @@ def snip(model: nn.Module, batches: Batches, *, loss: Loss = cross_entropy, dens
     Example:
         >>> dense = make_model()
         >>> scores = regrow.snip(dense, [(batch, torch.tensor([0, 1]))])
-        >>> regrow.summary(regrow.sparsify(dense, 0.05, init=scores, distribution="network")).active
+        >>> regrow.summary(regrow.sparsify(dense, 0.05, init=scores, distribution="global")).active
         1191
     """
     weights = _weights(model, dense)
@@ -74,7 +74,7 @@ def grasp(
     Example:
         >>> dense = make_model()
         >>> scores = regrow.grasp(dense, [(batch, torch.tensor([0, 1]))])
-        >>> dense = regrow.sparsify(dense, 0.05, init=scores, distribution="network")
+        >>> dense = regrow.sparsify(dense, 0.05, init=scores, distribution="global")
     """
     if not temperature > 0:
         raise ValueError(f"temperature={temperature} must be above 0")
@@ -113,7 +113,7 @@ def obd(model: nn.Module, batches: Batches, *, loss: Loss = cross_entropy, dense
     Example:
         >>> dense = make_model()
         >>> scores = regrow.obd(dense, [(batch, torch.tensor([0, 1]))])
-        >>> dense = regrow.sparsify(dense, 0.05, init=scores, distribution="network")
+        >>> dense = regrow.sparsify(dense, 0.05, init=scores, distribution="global")
     """
     weights = _weights(model, dense)
     squares, examples = [torch.zeros_like(w) for w in weights.values()], 0
@@ -155,7 +155,7 @@ def synflow(
     Example:
         >>> dense = make_model()
         >>> scores = regrow.synflow(dense, batch, density=0.05, rounds=10)
-        >>> dense = regrow.sparsify(dense, 0.05, init=scores, distribution="network")
+        >>> dense = regrow.sparsify(dense, 0.05, init=scores, distribution="global")
     """
     if not 0 < density <= 1:
         raise ValueError(f"density={density} must be above 0 and at most 1")

@@ -23,7 +23,7 @@ from .weights.masked import HOOKS
 from .weights.storage import STORAGES
 from .weights.stray import check
 
-__all__ = ["load", "read", "refuse_other_model", "safe_globals", "save"]
+__all__ = ["check_same_model", "load", "read", "safe_globals", "save"]
 
 _FORMAT = "regrow sparse model 2"
 _WITHOUT_CHECKSUM = "regrow sparse model 1"
@@ -63,7 +63,7 @@ def load(path: str | os.PathLike[str], model: nn.Module, *, storage: str | None 
     content = read(path)
     state: dict[str, Any] = content["state_dict"]
     shapes = content["sparse"]
-    refuse_other_model(path, model, state, shapes)
+    check_same_model(path, model, state, shapes)
     if shapes and not sparse_weights(model):
         if fixed := sorted(shapes.keys() - prunable(model, also=shapes).keys()):
             raise ValueError(f"{fixed} are sparse in {os.fspath(path)}, but frozen here; freeze them after loading")
@@ -113,7 +113,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     return content
 
 
-def refuse_other_model(
+def check_same_model(
     path: str | os.PathLike[str], model: nn.Module, state: Mapping[str, Any], sparse: Mapping[str, Iterable[int]]
 ) -> None:
     """Raises where a file holds the state of another model, however its sparse weights are stored; changes nothing.
@@ -126,7 +126,7 @@ def refuse_other_model(
         ValueError: names and shapes of what differs.
 
     Example:
-        >>> refuse_other_model("model.pt", make_model(), make_model().state_dict(), {})
+        >>> check_same_model("model.pt", make_model(), make_model().state_dict(), {})
     """
     place, ours = os.fspath(path), sparse_weights(model)
     if ours and sorted(ours) != sorted(sparse):

@@ -10,7 +10,7 @@ import regrow
 from core.helpers import fed, feed, indices
 from regrow import criteria, topology
 from regrow import redistribution as sharing
-from regrow.redistribution import PruneRequest, ShareRequest
+from regrow.redistribution import PruneRequest, RedistributionRequest
 from regrow.topology.random import draw_distinct
 from regrow.updaters.dsr import AdaptiveThreshold
 
@@ -81,10 +81,12 @@ def test_dsr_doubles_and_halves_its_threshold():
 
 
 def test_survivors_share():
-    asked = ShareRequest([], pruned=[4, 2], free=[20, 20], kept=[6, 3], target=[10, 5], flops_per_weight=[1, 1])
-    assert sharing.share_by_survivors(asked) == [4, 2]
-    asked = ShareRequest([], pruned=[4, 2], free=[20, 20], kept=[1, 5], target=[5, 7], flops_per_weight=[1, 1])
-    assert sharing.share_by_survivors(asked) == [1, 5]
+    asked = RedistributionRequest(
+        [], pruned=[4, 2], free=[20, 20], kept=[6, 3], target=[10, 5], flops_per_weight=[1, 1]
+    )
+    assert sharing.by_survivors(asked) == [4, 2]
+    asked = RedistributionRequest([], pruned=[4, 2], free=[20, 20], kept=[1, 5], target=[5, 7], flops_per_weight=[1, 1])
+    assert sharing.by_survivors(asked) == [1, 5]
 
 
 def test_growth_by_neuron():
@@ -192,13 +194,13 @@ def test_deep_rewiring_draws_layers_by_their_dormant_positions():
 
 def test_a_criterion_that_asks_for_what_is_not_collected_is_told_the_remedy():
     def attach(grow):
-        return lambda model, optimizer, **more: regrow.Updater(
+        return lambda model, optimizer, **more: regrow.ComposedUpdater(
             model, optimizer, schedule=lambda step: 0.5, grow=grow, **more
         )
 
     for grow, remedy in [
-        (criteria.missing_gradient, 'collect="gradient"'),
-        (criteria.missing_momentum, 'collect="momentum"'),
+        (criteria.inactive_gradient, 'collect="gradient"'),
+        (criteria.inactive_momentum, 'collect="momentum"'),
         (lambda view: view.gradient, "uses_gradient=True"),
     ]:
         with pytest.raises(RuntimeError, match=f"{remedy}, before the step"):

@@ -115,7 +115,7 @@ def test_modules_with_parameters_of_their_own_may_return_anything(wrap):
     model = regrow.sparsify(Position(wrap), 0.5, seed=0)
     assert flops_per_weight(model, torch.randn(B, 7, 4))["layer.weight"] == 14
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    regrow.SparseMomentum(model, optimizer, total_steps=3, update_every=1, share="momentum-per-flop")
+    regrow.SparseMomentum(model, optimizer, total_steps=3, update_every=1, redistribution="momentum-per-flop")
     model(torch.randn(B, 7, 4))
 
 
@@ -161,7 +161,7 @@ def test_checkpointing_counts_a_forward_pass_once(reentrant):
 
     model = regrow.sparsify(Net(), 0.5, seed=0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    updater = regrow.SparseMomentum(model, optimizer, total_steps=9, update_every=5, share="momentum-per-flop")
+    updater = regrow.SparseMomentum(model, optimizer, total_steps=9, update_every=5, redistribution="momentum-per-flop")
     model(X4.clone().requires_grad_()).sum().backward()
     optimizer.step()
     assert updater.state_dict()["flops"] == {"a.weight": 2, "b.weight": 2, "c.weight": 2}

@@ -321,7 +321,7 @@ def test_compiled_models(backend, share, warm):
         loss_at(compiled, 0).backward()
     for model in (plain, compiled):
         trained = SGD(model.parameters(), lr=0.05, momentum=0.9)
-        updater = regrow.SparseMomentum(model, trained, total_steps=100, update_every=2, share=share)
+        updater = regrow.SparseMomentum(model, trained, total_steps=100, update_every=2, redistribution=share)
         train(model, trained, range(5))
         assert_inactive_are_zero(model, trained)
     assert len(updater.history) == 4

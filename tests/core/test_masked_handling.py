@@ -206,7 +206,7 @@ def test_remove_ends_everything():
     model = sparse_mlp()
     before = hooks(model)
     trained = SGD(model.parameters(), lr=0.1, momentum=0.9)
-    updater = regrow.SparseMomentum(model, trained, total_steps=9, update_every=1, share="momentum-per-flop")
+    updater = regrow.SparseMomentum(model, trained, total_steps=9, update_every=1, redistribution="momentum-per-flop")
     updater.remove()
     assert hooks(model) == before
     topology = indices(model)

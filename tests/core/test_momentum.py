@@ -253,8 +253,10 @@ def test_float64_weights_converted_after_sparsify_collect_in_float64():
 
 def held(updater):
     """Bytes of dense size that an updater keeps for missing weights."""
-    staged = [m._staged.tensor for m in updater._missing.values() if m._staged is not None]
-    tensors = [t for m in updater._missing.values() for t in m.moments.values()] + [t for t in staged if t is not None]
+    staged = [m._staged.tensor for m in updater._collectors.values() if m._staged is not None]
+    tensors = [t for m in updater._collectors.values() for t in m.moments.values()] + [
+        t for t in staged if t is not None
+    ]
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
@@ -389,9 +391,9 @@ def test_just_pruned_and_missing_weights_compete_on_one_scale(optimizer, setting
     for _ in range(4):
         g = torch.rand(4, generator=generator, dtype=torch.float64) * 1e-3
         feed(model, trained, a=torch.cat([g, g])[None])
-    layer = updater._view(updater._weights["a"], updater._missing["a"])
-    torch.testing.assert_close(layer.missing_momentum[:4], layer.missing_momentum[4:], rtol=1e-6, atol=0)
-    torch.testing.assert_close(layer.momentum.abs(), layer.missing_momentum[:4], rtol=1e-6, atol=0)
+    layer = updater._view(updater._weights["a"], updater._collectors["a"])
+    torch.testing.assert_close(layer.inactive_momentum[:4], layer.inactive_momentum[4:], rtol=1e-6, atol=0)
+    torch.testing.assert_close(layer.momentum.abs(), layer.inactive_momentum[:4], rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize(("optimizer", "settings"), [(torch.optim.RMSprop, {"momentum": 0.9}), (torch.optim.Muon, {})])
@@ -408,8 +410,8 @@ def test_an_updater_made_after_the_optimizer_has_trained_scores_on_one_scale():
     updater = regrow.SparseMomentum(model, trained, total_steps=999, update_every=None)
     for _ in range(50):
         feed(model, trained, a=[[1.0] * 8])
-    layer = updater._view(updater._weights["a"], updater._missing["a"])
-    torch.testing.assert_close(layer.missing_momentum, torch.ones(8, dtype=torch.float64), rtol=1e-6, atol=0)
+    layer = updater._view(updater._weights["a"], updater._collectors["a"])
+    torch.testing.assert_close(layer.inactive_momentum, torch.ones(8, dtype=torch.float64), rtol=1e-6, atol=0)
 
 
 def test_dense_parameters_do_not_disturb():

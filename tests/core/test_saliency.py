@@ -62,7 +62,7 @@ def test_synflow_keeps_what_carries_the_most_and_never_cuts_all_paths():
     assert len(set(flat.tolist())) == 72
     survivors = round(0.2 * 72)
     assert int((flat >= 99).sum()) == round(0.2**0.99 * 72)
-    model = regrow.sparsify(copy.deepcopy(net), 0.2, init=scores, distribution="network")
+    model = regrow.sparsify(copy.deepcopy(net), 0.2, init=scores, distribution="global")
     active = {name: weight.indices.tolist() for name, weight in regrow.sparse_weights(model).items()}
     assert sum(map(len, active.values())) == survivors
     entered, left = ({p // 6 for p in active["0.weight"]}, {p % 8 for p in active["2.weight"]})
@@ -107,12 +107,12 @@ def test_the_model_and_the_random_state_stay_as_they_are(judge):
 def test_the_largest_of_the_network():
     net = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 2, bias=False))
     scores = {"0.weight": torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), "1.weight": torch.zeros(2, 2)}
-    model = regrow.sparsify(copy.deepcopy(net), 0.4, init=scores, distribution="network")
+    model = regrow.sparsify(copy.deepcopy(net), 0.4, init=scores, distribution="global")
     assert [w.indices.tolist() for w in regrow.sparse_weights(model).values()] == [[3, 4, 5], [0]]
     scores["1.weight"][1, 1] = 5.5
-    model = regrow.sparsify(copy.deepcopy(net), 0.4, init=scores, distribution="network")
+    model = regrow.sparsify(copy.deepcopy(net), 0.4, init=scores, distribution="global")
     assert [w.indices.tolist() for w in regrow.sparse_weights(model).values()] == [[3, 4, 5], [3]]
-    magnitude = regrow.sparsify(copy.deepcopy(net), 0.4, init="magnitude", distribution="network")
+    magnitude = regrow.sparsify(copy.deepcopy(net), 0.4, init="magnitude", distribution="global")
     assert regrow.summary(magnitude).active == 4
 
 
@@ -140,7 +140,7 @@ def test_attention_is_judged_and_what_is_not_used_counts_nothing(judge):
 
 
 REFUSED = [
-    (lambda net: regrow.sparsify(net, 0.5, distribution="network"), ValueError, "distribution='network' goes with"),
+    (lambda net: regrow.sparsify(net, 0.5, distribution="global"), ValueError, "distribution='network' goes with"),
     (lambda net: regrow.synflow(net, torch.zeros(1, 6), 0.0), ValueError, r"density=0\.0"),
     (lambda net: regrow.synflow(net, torch.zeros(1, 6), 0.5, rounds=0), ValueError, "rounds=0"),
     (lambda net: regrow.grasp(net, BATCHES, temperature=0.0), ValueError, r"temperature=0\.0"),

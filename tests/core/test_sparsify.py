@@ -143,7 +143,7 @@ def test_every_kind_of_weight_trains_and_moves(kind, share):
     torch.manual_seed(0)
     model = regrow.sparsify(KINDS[kind][0](), 0.4, seed=0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    updater = regrow.SparseMomentum(model, optimizer, total_steps=9, update_every=2, share=share)
+    updater = regrow.SparseMomentum(model, optimizer, total_steps=9, update_every=2, redistribution=share)
     before = {name: w.active for name, w in regrow.sparse_weights(model).items()}, indices(model)
     for _ in range(3):
         optimizer.zero_grad()

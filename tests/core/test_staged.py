@@ -87,7 +87,7 @@ def test_a_linear_layer_stages_products_and_a_caller_may_use_its_batch_again():
     moments = []
     for reuse in (False, True):
         updater = train(copy.deepcopy(dense), batches, reuse)
-        (missing,) = updater._missing.values()
+        (missing,) = updater._collectors.values()
         assert missing._staged.tensor is None
         moments.append(missing.moments["momentum_buffer"])
     assert torch.equal(*moments)

@@ -114,7 +114,7 @@ def test_gradients_that_do_not_reach_the_weights_do_not_count(make, between):
     assert histories[0] == histories[1]
     assert active[0] == active[1]
     assert {weight.storage for weight in updater._weights.values()} == {"compressed"}
-    assert not any(collector.tap._passes for collector in updater._missing.values())
+    assert not any(collector.tap._passes for collector in updater._collectors.values())
 
 
 class Recomputed(torch.autograd.Function):
@@ -153,7 +153,7 @@ def test_a_layer_whose_dense_gradient_is_not_known_keeps_its_topology(storage):
 def test_nothing_of_dense_size_lives_outside_the_window():
     model = both(mlp)["compressed"]
     updater, _ = train(model, "sgd", steps=EVERY + 1, window=2)
-    assert not any(missing.moments or missing._staged is not None for missing in updater._missing.values())
+    assert not any(missing.moments or missing._staged is not None for missing in updater._collectors.values())
     assert all(layer.on_backward is None for layer in model.modules() if isinstance(layer, SparseLinear))
 
 

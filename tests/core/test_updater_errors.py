@@ -103,7 +103,7 @@ def test_an_overflow_in_inactive_positions_alone_is_left_out(window):
 def test_scores_to_grow_by_that_are_no_numbers_change_nothing():
     model = sparse_mlp()
     optimizer = sgd(model)
-    regrow.Updater(
+    regrow.ComposedUpdater(
         model,
         optimizer,
         total_steps=9,

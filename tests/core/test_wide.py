@@ -206,10 +206,10 @@ def test_factored_equals_dense(growth):
 
 
 def test_factors_live_in_the_window_and_are_multiplied_out_when_they_are_no_smaller():
-    kinds = {batch: trained(True, batch=batch, steps=15)[2]._missing for batch in (4, 20)}
+    kinds = {batch: trained(True, batch=batch, steps=15)[2]._collectors for batch in (4, 20)}
     assert type(kinds[4]["2.weight"].moments["momentum_buffer"]).__name__ == "FactoredMoment"
     assert isinstance(kinds[20]["2.weight"].moments["momentum_buffer"], torch.Tensor)
-    assert not trained(True, steps=12)[2]._missing["2.weight"].moments
+    assert not trained(True, steps=12)[2]._collectors["2.weight"].moments
     (dense, *_), (factored, *_) = trained(False, batch=20), trained(True, batch=20)
     torch.testing.assert_close(dense[2].weight, factored[2].weight, rtol=0, atol=1e-12)
 
@@ -218,7 +218,7 @@ def test_large_layers_are_factored_and_drawn_lazily_by_themselves(monkeypatch):
     for module in ("criteria", "momentum.collector", "topology.initial"):
         monkeypatch.setattr(f"regrow.{module}.LARGEST_TENSOR", 1_000)
     updater = trained(None, steps=14)[2]
-    kinds = {name: type(m.moments["momentum_buffer"]).__name__ for name, m in updater._missing.items()}
+    kinds = {name: type(m.moments["momentum_buffer"]).__name__ for name, m in updater._collectors.items()}
     assert kinds == {"0.weight": "FactoredMoment", "2.weight": "FactoredMoment", "4.weight": "Tensor"}
     model, _, updater = trained(None, growth="random", steps=14)
     assert len({row["step"] for row in updater.history}) == 3

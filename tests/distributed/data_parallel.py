@@ -217,11 +217,11 @@ def a_nested_net_is_refused_with_the_remedy_that_works(rank, folder):
     network = DistributedDataParallel(outer)
     optimizer = sgd(outer)
     momentum(outer.net, optimizer)
-    with pytest.raises(RuntimeError, match=r"averages 0\.weight.*leave_to_us.*Nested"):
+    with pytest.raises(RuntimeError, match=r"averages 0\.weight.*exclude_from_ddp.*Nested"):
         network(batch(0, (8,), 4, rank)[0])
     for handed_over in (lambda outer: outer, lambda outer: outer.net):
         outer = Nested(regrow.sparsify(small(), 0.2, storage="compressed", seed=0))
-        regrow.distributed.leave_to_us(outer)
+        regrow.distributed.exclude_from_ddp(outer)
         network = DistributedDataParallel(outer)
         optimizer = sgd(outer)
         momentum(handed_over(outer), optimizer)

@@ -76,7 +76,7 @@ WRONG = {
         IMAGES,
         r"1 positional argument \(Tensor\), and Keywords cannot .* keyword arguments a dict",
     ),
-    "several": (Plain, (IMAGES, 2, 3), r"3 positional arguments \(Tensor, int, int\)"),
+    "is_distributed": (Plain, (IMAGES, 2, 3), r"3 positional arguments \(Tensor, int, int\)"),
     "list": (Plain, [IMAGES, 2], r"1 positional argument \(list\).*several arguments are a tuple"),
 }
 

@@ -358,7 +358,7 @@ class NaiveLayer:
                 state, count = optimizer.fold(state, gradient[position]), count + 1
         return state, count
 
-    def missing_momentum(self, position, optimizer, window):
+    def inactive_momentum(self, position, optimizer, window):
         """M of one inactive position."""
         if window == "all":
             return optimizer.score(self.missing[position], self.steps)
@@ -376,7 +376,7 @@ class NaiveLayer:
 
     def grow(self, q, pruned, optimizer, window, newcomer=None):
         """Put q weights in, at 0. A regrown just-pruned one has its own state back, unless all enter as newcomers."""
-        candidates = {i: self.missing_momentum(i, optimizer, window) for i in self.missing}
+        candidates = {i: self.inactive_momentum(i, optimizer, window) for i in self.missing}
         for i in choose_grow(candidates, q):
             missing = self.missing.pop(i)
             self.weights[i] = 0.0
@@ -524,7 +524,7 @@ class NaiveSparseMomentum:
         """
         found = {}
         for a in self.layers:
-            missing = {i: a.missing_momentum(i, self.optimizer, self.window) for i in a.missing}
+            missing = {i: a.inactive_momentum(i, self.optimizer, self.window) for i in a.missing}
             found[a.name] = a.dense(missing | a.active_momenta(self.optimizer))
         return found
 

@@ -12,18 +12,18 @@ from regrow.nn._state import scrambled
 from regrow.weights import SparseWeight, among, is_sharded, unwrapped
 
 from .gradient_mean import GradientMean
-from .ranks import broadcast_, gather, several
+from .ranks import broadcast_, gather, is_distributed
 
-__all__ = ["refuse_differing", "same_generator", "start_alike"]
+__all__ = ["assert_ranks_agree", "broadcast_state", "same_generator"]
 
 
-def start_alike(model: nn.Module, weights: Mapping[str, SparseWeight], after_backward: Callable[[], None]) -> None:
+def broadcast_state(model: nn.Module, weights: Mapping[str, SparseWeight], after_backward: Callable[[], None]) -> None:
     """Gives all ranks rank 0's topology and values, and keeps compressed gradients alike from now on; alone, nothing.
 
     Args:
         weights: the sparse weights of the model. after_backward: a bound method, see `GradientMean.start`.
     """
-    if not several():
+    if not is_distributed():
         return
     mean = GradientMean.hang_on(model)
     for weight in weights.values():
@@ -48,14 +48,16 @@ def _take_over(weight: SparseWeight) -> None:
 
 def same_generator(generator: torch.Generator, device: torch.device) -> torch.Generator:
     """The generator, in the state that rank 0's has."""
-    if several():
+    if is_distributed():
         generator.set_state(broadcast_(generator.get_state().to(device)).cpu())
     return generator
 
 
-def refuse_differing(weights: Mapping[str, SparseWeight], step: int, generator: torch.Generator | None = None) -> None:
+def assert_ranks_agree(
+    weights: Mapping[str, SparseWeight], step: int, generator: torch.Generator | None = None
+) -> None:
     """Raises RuntimeError, on all ranks, where they differ in topology, in values or in the state of a generator."""
-    if not several():
+    if not is_distributed():
         return
     digests = {name: _digest(scrambled(w.indices) ^ _bits(w.values)) for name, w in weights.items()}
     if generator is not None:

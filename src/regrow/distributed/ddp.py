@@ -11,13 +11,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from regrow.weights import sparse_weights, unwrapped
 
-__all__ = ["leave_to_ddp", "leave_to_us", "refuse_reducer"]
+__all__ = ["check_reducer", "exclude_from_ddp", "restore_to_ddp"]
 
 _LIST = "_ddp_params_and_buffers_to_ignore"
 """Where DistributedDataParallel looks for names, in the module that it wraps and in no other."""
 
 
-def leave_to_us(model: nn.Module) -> None:
+def exclude_from_ddp(model: nn.Module) -> None:
     """Has DistributedDataParallel leave compressed weights, their indices and all masks of `model` alone.
 
     `sparsify` does so for the model that it is given. Where that is part of another module, and the other one is what
@@ -28,14 +28,14 @@ def leave_to_us(model: nn.Module) -> None:
         ...     def __init__(self):
         ...         super().__init__()
         ...         self.net = regrow.sparsify(make_model(), density=0.05)
-        ...         regrow.distributed.leave_to_us(self)
+        ...         regrow.distributed.exclude_from_ddp(self)
     """
     model = unwrapped(model)
     setattr(model, _LIST, sorted({*getattr(model, _LIST, ()), *_ours(model)}))
 
 
-def leave_to_ddp(model: nn.Module) -> None:
-    """Takes back what `leave_to_us` has done."""
+def restore_to_ddp(model: nn.Module) -> None:
+    """Takes back what `exclude_from_ddp` has done."""
     if rest := sorted(set(getattr(model, _LIST, ())) - _ours(model)):
         setattr(model, _LIST, rest)
     elif hasattr(model, _LIST):
@@ -53,7 +53,7 @@ def _ours(model: nn.Module) -> set[str]:
     return names
 
 
-def refuse_reducer(reducer: DistributedDataParallel, parameters: dict[str, nn.Parameter]) -> None:
+def check_reducer(reducer: DistributedDataParallel, parameters: dict[str, nn.Parameter]) -> None:
     """Raises RuntimeError where the reducer of a wrapper has taken one of these compressed parameters."""
     taken = {id(parameter) for parameter in reducer._module_parameters}
     for name, parameter in parameters.items():
@@ -61,5 +61,5 @@ def refuse_reducer(reducer: DistributedDataParallel, parameters: dict[str, nn.Pa
             kind = type(reducer.module).__name__
             raise RuntimeError(
                 f"DistributedDataParallel averages {name}, whose length changes at topology updates; call "
-                f"regrow.distributed.leave_to_us(module) with the {kind} that is wrapped, before it is wrapped"
+                f"regrow.distributed.exclude_from_ddp(module) with the {kind} that is wrapped, before it is wrapped"
             )

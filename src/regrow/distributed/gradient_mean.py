@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_leaves
 from regrow.topology.indices import DTYPES
 from regrow.weights import SparseWeight, hook_gradients, unwrapped
 
-from .ddp import refuse_reducer
-from .ranks import mean_, several
+from .ddp import check_reducer
+from .ranks import is_distributed, mean_
 
 __all__ = ["GradientMean"]
 
@@ -107,7 +107,7 @@ class GradientMean:
         self._weights, self._handles = {}, []
 
     def _before_forward(self, module: nn.Module, inputs: Any) -> None:
-        if torch.compiler.is_compiling() or not several() or not torch.is_grad_enabled():
+        if torch.compiler.is_compiling() or not is_distributed() or not torch.is_grad_enabled():
             return
         if not self._weights and module.training:
             raise RuntimeError(
@@ -118,7 +118,7 @@ class GradientMean:
         reducer = DistributedDataParallel._get_active_ddp_module()
         self._synchronises = reducer is None or reducer.require_backward_grad_sync
         if reducer is not None and (self._seen is None or self._seen() is not reducer):
-            refuse_reducer(reducer, {weight.name: weight.parameter for weight in self._compressed()})
+            check_reducer(reducer, {weight.name: weight.parameter for weight in self._compressed()})
             self._seen = weakref.ref(reducer)
 
     def _after_forward(self, module: nn.Module, inputs: Any, output: Any) -> None:

@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["broadcast_", "gather", "gather_objects", "largest", "mean_", "own_of", "several"]
+__all__ = ["broadcast_", "gather", "gather_objects", "is_distributed", "largest", "mean_", "own_of"]
 
 
-def several() -> bool:
+def is_distributed() -> bool:
     """Whether this process trains together with others."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
@@ -51,7 +51,7 @@ def gather(numbers: Sequence[int], device: torch.device) -> Tensor:
 
 def gather_objects(value: Any) -> list[Any]:
     """What every rank has, in their order, on rank 0; nothing elsewhere. Also in a single process."""
-    if not several():
+    if not is_distributed():
         return [value]
     values = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
     dist.gather_object(value, values)
@@ -60,7 +60,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 def own_of(values: Sequence[Any]) -> Any:
     """This rank's of what `gather_objects` gave. Raises ValueError if there are more or fewer ranks by now."""
-    number, rank = (dist.get_world_size(), dist.get_rank()) if several() else (1, 0)
+    number, rank = (dist.get_world_size(), dist.get_rank()) if is_distributed() else (1, 0)
     if len(values) != number:
         raise ValueError(
             f"the checkpoint was saved by {len(values)} processes, each with a state of its own, and is loaded by "

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from regrow.io.atomic import write_atomically
 from regrow.weights import Places, SparseWeight, plain_name, sparse_weights, unwrapped
 from regrow.weights.storage import STORAGES
-from regrow.weights.stray import refuse_stray
+from regrow.weights.stray import check_no_stray
 
 from ._optimizer_state import pack_optimizer, unpack_optimizer
 from ._positions import decode, encode
@@ -50,7 +50,7 @@ def save_safetensors(
         >>> regrow.export.save_safetensors("model.safetensors", model)
         >>> model = regrow.load("model.safetensors", make_model())
     """
-    refuse_stray(model, "a sparse file")
+    check_no_stray(model, "a sparse file")
     weights = sparse_weights(model)
     tensors = _dense_entries(model, weights)
     sparse = {}

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regrow.distributed import mean_, several
+from regrow.distributed import is_distributed, mean_
 from regrow.topology.indices import LIMIT
 from regrow.topology.lazy import LARGEST_TENSOR, LazyScores
 from regrow.weights import SparseWeight, StagedGradient, local
@@ -25,7 +25,7 @@ from .factored import FactoredMoment
 from .rules import Rule
 from .step_watch import StepWatch
 
-__all__ = ["MissingMomentum", "keeps_factors", "window_of"]
+__all__ = ["MomentumCollector", "keeps_factors", "window_of"]
 
 _SAMPLE = 64
 """Active positions whose gradients tell whether anything was done to it since backward."""
@@ -49,7 +49,11 @@ def keeps_factors(weight: SparseWeight, rule: Rule | None, window: int | None, a
         ValueError: a tensor would have 2^31 elements or more.
     """
     possible = (
-        not several() and weight.stages_products and window is not None and rule is not None and rule.keeps_products
+        not is_distributed()
+        and weight.stages_products
+        and window is not None
+        and rule is not None
+        and rule.keeps_products
     )
     factored = possible and (weight.numel > LARGEST_TENSOR if asked is None else asked)
     if rule is not None and not factored and weight.numel > LIMIT:
@@ -61,7 +65,7 @@ def keeps_factors(weight: SparseWeight, rule: Rule | None, window: int | None, a
     return factored
 
 
-class MissingMomentum:
+class MomentumCollector:
     """Collects the momentum that the missing weights of one layer would have.
 
     Args:

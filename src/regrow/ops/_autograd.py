@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._gradients import Arguments, Product, gradients, is_ordinary, plus, refuse_batched, transformed, watched
+from ._gradients import Arguments, Product, check_not_batched, gradients, is_ordinary, plus, transformed, watched
 from ._layout import conv_output_shape
 from ._schemas import library
 
@@ -69,7 +69,7 @@ def _linear_reference(grad, input, weight, indices, plan, out_features, *want):
 
 
 def _conv2d_gradients(grad, input, weight, arguments: Arguments, want):
-    refuse_batched(grad, input)
+    check_not_batched(grad, input)
     with _below():
         return _ops.sparse_conv2d_backward.default(grad, input, weight, *arguments, *want)
 
@@ -123,7 +123,7 @@ class SparseConv2d(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, input, weight, bias, arguments: Arguments, observer):
-        refuse_batched(input)
+        check_not_batched(input)
         ctx.save_for_backward(input, weight)
         ctx.arguments, ctx.observer = arguments, observer
         with _below():

@@ -18,7 +18,7 @@ from ._layout import Shape, blocked_size, conv_output_shape
 library = torch.library.Library("regrow", "DEF")
 
 _CONV = "int[] shape, int lanes, int[] weight_shape, int[] stride, int[] padding, int[] dilation"
-_WANT = "bool want_input, bool want_weight, bool want_bias"
+_WANT = "bool check_input, bool check_weight, bool check_bias"
 _LAYER = "Tensor weight, Tensor? bias, Tensor indices, Tensor plan"
 _BACK = "Tensor grad_output, Tensor input, Tensor weight, Tensor indices, Tensor plan"
 _TRIPLE = "(Tensor, Tensor, Tensor)"
@@ -46,7 +46,7 @@ SCHEMAS = {
     "blocked_norm": "(Tensor input, Tensor? weight, Tensor? bias, Tensor(a!)? running_mean, Tensor(b!)? running_var, "
     f"bool training, float momentum, float eps, {_SHAPE}) -> (Tensor, Tensor, Tensor, Tensor)",
     "blocked_norm_backward": f"({_MADE_OF}, Tensor? weight, Tensor mean, Tensor invstd, bool training, "
-    f"{_LINE}, bool relu, Tensor? windows, int[] out_size, {_SHAPE}, bool want_input) -> {_TRIPLE}",
+    f"{_LINE}, bool relu, Tensor? windows, int[] out_size, {_SHAPE}, bool check_input) -> {_TRIPLE}",
 }
 
 
@@ -66,11 +66,11 @@ def _fake_linear(input: Tensor, weight: Tensor, bias, indices, plan, out_feature
     return input.new_empty(input.shape[0], out_features)
 
 
-def _fake_gradients(x_shape, input, weight, channels, want_input, want_weight, want_bias):
+def _fake_gradients(x_shape, input, weight, channels, check_input, check_weight, check_bias):
     return (
-        input.new_empty(x_shape if want_input else 0),
-        weight.new_empty(weight.shape if want_weight else 0),
-        weight.new_empty(channels if want_bias else 0),
+        input.new_empty(x_shape if check_input else 0),
+        weight.new_empty(weight.shape if check_weight else 0),
+        weight.new_empty(channels if check_bias else 0),
     )
 
 
@@ -111,8 +111,8 @@ def _fake_norm(input: Tensor, *arguments):
 
 
 def _fake_norm_backward(grad_output: Tensor, input: Tensor, *arguments):
-    shape, _, want_input = arguments[-3:]
-    dx = input.new_empty(input.numel() if want_input else 0)
+    shape, _, check_input = arguments[-3:]
+    dx = input.new_empty(input.numel() if check_input else 0)
     return dx, input.new_empty(shape[1]), input.new_empty(shape[1])
 
 

@@ -198,7 +198,7 @@ def blocked_norm_backward(
     out_size: Shape,
     shape: Shape,
     lanes: int,
-    want_input: bool,
+    check_input: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of input, weight and bias; `grad_output` comes back through a relu of the line and a max pool."""
     if windows is not None:
@@ -209,7 +209,7 @@ def blocked_norm_backward(
     grad = from_blocked(grad_output, shape, lanes)
     normal = (from_blocked(input, shape, lanes) - _per_channel(mean)) * _per_channel(invstd)
     dbias, dweight = grad.sum((0, 2, 3)), (grad * normal).sum((0, 2, 3))
-    if not want_input:
+    if not check_input:
         return input.new_empty(0), dweight, dbias
     count = shape[0] * shape[2] * shape[3]
     if training:

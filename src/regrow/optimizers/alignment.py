@@ -118,7 +118,7 @@ class Alignment:
             )
 
     def realign(self) -> list[str]:
-        """Has the optimizer's state follow active sets that were loaded; their names. See `Attached.realign`."""
+        """Has the optimizer's state follow active sets that were loaded; their names. See `Updater.realign`."""
         loaded = self._changed()
         for name in loaded:
             weight = self._weights[name]

@@ -15,6 +15,7 @@ from regrow.weights import SparseWeight, is_sharded, sparse_weights
 __all__ = [
     "after_wrapper_step",
     "before_step",
+    "check_only_updater",
     "elements_of",
     "grad_scale_of",
     "group_of",
@@ -24,7 +25,6 @@ __all__ = [
     "is_stepping",
     "keeps_history",
     "nested",
-    "refuse_second",
     "restart_history",
     "trained_weights",
     "was_skipped",
@@ -182,7 +182,7 @@ def after_wrapper_step(wrapper: Any, action: Callable[..., None]) -> list[Remova
     return [wrapper.register_step_post_hook(action)]
 
 
-def refuse_second(optimizer: torch.optim.Optimizer, kind: type) -> None:
+def check_only_updater(optimizer: torch.optim.Optimizer, kind: type) -> None:
     """Raises if an updater hangs on the optimizer already."""
     for hook in optimizer._optimizer_step_post_hooks.values():
         owner = getattr(hook, "__self__", None)

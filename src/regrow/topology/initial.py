@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from regrow import topology
+from regrow._renamed import renamed_value
 
 from .distributions import initial_counts
 from .indices import check_positions
@@ -31,7 +32,8 @@ def active_sets(
         if all(tensor.dtype == torch.bool or _are_positions(tensor) for tensor in init.values()):
             return _given(parameters, init, density)
     scores = None if init == "random" else {name: _scores(name, p, init) for name, p in parameters.items()}
-    if distribution == "network":
+    distribution = renamed_value("distribution", distribution, {"network": "global"})
+    if distribution == "global":
         counts = _counts_of_network(scores, density)
     else:
         counts = _counts(parameters, density, distribution)
@@ -62,7 +64,7 @@ def _counts_of_network(scores: Mapping[str, Tensor] | None, density: float | Non
     """How many of the largest scores of all layers lie in each."""
     if scores is None or density is None:
         raise ValueError(
-            "distribution='network' goes with a density and with scores, such as init=regrow.snip(...) or 'magnitude', "
+            "distribution='global' goes with a density and with scores, such as init=regrow.snip(...) or 'magnitude', "
             f"got density={density} and " + ("init='random'" if scores is None else "scores")
         )
     total = sum(initial_counts([layer.shape for layer in scores.values()], density))

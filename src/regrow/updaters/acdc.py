@@ -11,13 +11,13 @@ import regrow.criteria as criteria
 from regrow.redistribution import to_density
 from regrow.schedules import Schedule, step_at
 
-from .composed import Updater
+from .composed import ComposedUpdater
 from .final_density import final_step, never
 
 __all__ = ["ACDC"]
 
 
-class ACDC(Updater):
+class ACDC(ComposedUpdater):
     """Alternating compressed and decompressed training (Peste et al. 2021, arXiv:2106.12379, section 3).
 
     Starts dense. After a dense warm-up, phases in which only the largest weights of the network are trained alternate
@@ -31,10 +31,10 @@ class ACDC(Updater):
         density: of the sparse phases, in (0, 1).
         warmup, phase, final: fractions of T: the dense start, each phase, the last (sparse) one. The phase before the
             last is dense, and twice as long as others. Defaults: the paper's 10, 5 and 15 of 100 epochs.
-        scope: "network" (the paper: the largest weights of all layers) or "layer" (each layer has this density).
+        scope: "global" (the paper: the largest weights of all layers) or "local" (each layer has this density).
 
     Raises:
-        ValueError: as `Updater`, and where no update comes in the last phase; nothing is changed.
+        ValueError: as `ComposedUpdater`, and where no update comes in the last phase; nothing is changed.
 
     Example:
         >>> model = regrow.sparsify(make_model(), 1.0, storage="masked")
@@ -53,7 +53,7 @@ class ACDC(Updater):
         warmup: float = 0.1,
         phase: float = 0.05,
         final: float = 0.15,
-        scope: str = "network",
+        scope: str = "global",
     ):
         final_step(model, density, total_steps, update_every, 1 - final)
         super().__init__(

@@ -1,26 +1,28 @@
-"""What all updaters share: they hang on an optimizer's step hook, and keep inactive weights exactly 0."""
+"""What all updaters redistribution: they hang on an optimizer's step hook, and keep inactive weights exactly 0."""
 
 from __future__ import annotations
 
+import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from regrow.distributed import start_alike
+from regrow.distributed import broadcast_state
 from regrow.optimizers.alignment import Alignment
 from regrow.optimizers.entering import move_weights
 from regrow.optimizers.fitting import check_movable, check_steps_of
 from regrow.optimizers.hooks import (
     after_wrapper_step,
     before_step,
+    check_only_updater,
     group_of,
     is_nested_step,
     is_stepping,
     keeps_history,
     nested,
-    refuse_second,
     restart_history,
     trained_weights,
     was_skipped,
@@ -28,23 +30,49 @@ from regrow.optimizers.hooks import (
 from regrow.optimizers.rows import RowWatch
 from regrow.weights import SparseWeight, shard_masks
 
-__all__ = ["Attached", "Updating", "check_steps", "row_of"]
+__all__ = ["MovingUpdater", "Updater", "check_steps", "row_of"]
 
 
-class Attached:
-    """Hangs on the optimizer that trains a sparse model; in several processes, gives all of them rank 0's model.
+class Updater(ABC):
+    """Keeps a sparse model as its method says while an optimizer trains it: the base of all updaters.
+
+    It hangs on the optimizer, keeps inactive weights exactly 0, and in several processes gives all of them rank 0's
+    model. `ComposedUpdater` makes a method of scores and rules; `Static` changes nothing.
+
+    Args:
+        model: a model from `sparsify`.
+        optimizer: trains all sparse weights of the model; it may be wrapped, as by SAM or Lookahead.
+        alone: whether the optimizer may have no other updater that changes active sets.
 
     Attributes:
         step: optimizer steps seen; steps that the optimizer skipped do not count.
         history: list of dicts, one per update and layer, with step, prune_rate, name, pruned, grown, active (after the
             update) and importance.
+
+    Example:
+        >>> updater = regrow.SET(model, torch.optim.SGD(model.parameters(), lr=0.1), total_steps=9, update_every=3)
+        >>> isinstance(updater, regrow.Updater)
+        True
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, *, alone: bool = True):
+    def __new__(cls, *args: Any, **kwargs: Any) -> Updater:
+        if cls is not Updater or not kwargs:
+            return super().__new__(cls)
+        from .composed import ComposedUpdater  # version 0.1 had that class under this name
+
+        text = "regrow.Updater(...) is regrow.ComposedUpdater(...) now; the old spelling goes in version 0.3"
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
+        return super().__new__(ComposedUpdater)
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, *, alone: bool = True, **parts: Any):
+        if parts:
+            raise TypeError(
+                f"regrow.Updater takes no {', '.join(parts)}; a method of parts is a subclass of regrow.ComposedUpdater"
+            )
         self._optimizers = nested(optimizer)
         optimizer = self._optimizers[-1]
         if alone:
-            refuse_second(optimizer, Updating)
+            check_only_updater(optimizer, MovingUpdater)
         self.optimizer = optimizer
         self.step = 0
         self.history: list[dict[str, Any]] = []
@@ -54,12 +82,36 @@ class Attached:
         self._hooks: list[Any] = []
         self._ended: Any = None
         self._alignment = Alignment(self._weights, self._optimizers)
-        start_alike(model, self._weights, self._after_backward)
+        broadcast_state(model, self._weights, self._after_backward)
+
+    @abstractmethod
+    def update(self) -> list[dict[str, Any]]:
+        """Updates the topology now; called by itself where `update_every` is given.
+
+        Returns:
+            The rows added to `history`, one a layer; empty where nothing changes.
+        """
+
+    @abstractmethod
+    def expect_update(self, after: int) -> None:
+        """Says that the next update by hand will come after so many more optimizer steps."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs beside the model's and the optimizer's state; tensors and plain values only."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from a `state_dict()`; load the model and the optimizer first.
+
+        Raises:
+            ValueError: the state is that of another model or method; nothing is changed.
+        """
 
     def _hang(self) -> None:
         """Hangs on the optimizer; the last thing that a constructor does, so that a refusal changes nothing."""
         self._alignment.settle()
-        self._alignment.moves = isinstance(self, Updating)
+        self._alignment.moves = isinstance(self, MovingUpdater)
         self._row_watch = RowWatch(self._weights)
         self._hooks += [
             before_step(self.optimizer, self._before_step),
@@ -85,7 +137,7 @@ class Attached:
         for name in self._alignment.realign():
             self._follow(name)
 
-    def _after_backward(self) -> None:
+    def _after_backward(self) -> None:  # noqa: B027 (most updaters need no such call)
         """Called in several processes when a backward pass has ended, and gradients are means over ranks."""
 
     def _before_step(self) -> None:
@@ -94,7 +146,7 @@ class Attached:
         for name in self._alignment.restore(self.step):
             self._follow(name)
 
-    def _follow(self, name: str) -> None:
+    def _follow(self, name: str) -> None:  # noqa: B027
         """Called where a layer's active set was loaded since the last step, by others than this updater."""
 
     def _after_hooked_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -177,7 +229,7 @@ class Attached:
         self._row_watch.close()
 
 
-class Updating(Attached):
+class MovingUpdater(Updater):
     """An updater that changes active sets; an optimizer has one of these at most."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
@@ -187,8 +239,8 @@ class Updating(Attached):
     def _move(
         self,
         weight: SparseWeight,
-        leaving: Tensor,
-        entering: Tensor,
+        pruned: Tensor,
+        grown: Tensor,
         inherited: Mapping[str, Tensor] | None = None,
         restart: bool = True,
     ) -> None:
@@ -196,8 +248,8 @@ class Updating(Attached):
 
         State that runs through all weights, as that of LBFGS does, cannot follow: the optimizer begins anew.
         """
-        goes_stale = keeps_history(self.optimizer) and bool(leaving.numel() or entering.numel())
-        move_weights(self._optimizers, weight, leaving, entering, inherited or {}, restart)
+        goes_stale = keeps_history(self.optimizer) and bool(pruned.numel() or grown.numel())
+        move_weights(self._optimizers, weight, pruned, grown, inherited or {}, restart)
         if goes_stale:
             restart_history(self.optimizer)
 

@@ -1,4 +1,4 @@
-"""Updater: when and how the active sets of a model change. Methods are a few lines that choose its parts."""
+"""ComposedUpdater: when and how the active sets of a model change. Methods are a few lines that choose its parts."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from regrow._renamed import renamed_arguments
 from regrow.criteria import GrowScore, Importance, PruneScore, magnitude
-from regrow.distributed import largest, refuse_differing, same_generator, several
-from regrow.momentum.collector import MissingMomentum, keeps_factors, window_of
+from regrow.distributed import assert_ranks_agree, is_distributed, largest, same_generator
+from regrow.momentum.collector import MomentumCollector, keeps_factors, window_of
 from regrow.momentum.rules import LastGradient, Rule, optimizer_rule
 from regrow.optimizers.hooks import grad_scale_of, groups_of, was_skipped
-from regrow.redistribution import Amount, ShareRule, Target, by_rate, keep_counts, share_by_importance, share_none
+from regrow.redistribution import Amount, RedistributionRule, Target, by_importance, by_rate, keep_counts, keep_own
 from regrow.schedules import Schedule, step_at
 from regrow.topology.random import seeded_generator
 from regrow.weights import SparseWeight
 
 from .active_gradients import ActiveGradients
-from .base import Updating, check_steps, row_of
+from .base import MovingUpdater, check_steps, row_of
 from .costs import Costs
 from .layer_view import LayerView
-from .plan import Exchange, Move
+from .plan import LayerUpdate, UpdatePlan
 
-__all__ = ["Collect", "Updater"]
+__all__ = ["Collect", "ComposedUpdater"]
 
 Collect = Literal["momentum", "gradient"]
 
 
-class Updater(Updating):
+class ComposedUpdater(MovingUpdater):
     """Prunes, shares out and regrows weights every so many optimizer steps.
 
     One update: each layer gives away its lowest-scored active weights (`schedule` and `prune`), the share rule says how
@@ -47,9 +48,9 @@ class Updater(Updating):
         prune: layer -> scores of active weights, shape (active,); the smallest go. See `criteria`.
         grow: layer -> scores of all positions, shape (numel,), or `lazy.LazyScores`; the largest missing ones come.
             None: nothing grows.
-        share: layer -> its importance, a number >= 0; freed weights go to layers in proportion to it. None: each layer
-            gets its own back.
-        share_rule: how importance becomes counts, see `sharing`; default in proportion.
+        redistribution: layer -> its importance, a number >= 0; freed weights go to layers in proportion to it. None:
+            each layer gets its own back.
+        redistribution_rule: how importance becomes counts, see `regrow.redistribution`; default in proportion.
         amount: how many weights each layer prunes, see `sharing`.
         target: how many weights each layer shall have after the update, see `sharing`; default as many as before.
         collect: what is collected before an update for criteria to see: "momentum" (of missing weights, by the
@@ -82,12 +83,13 @@ class Updater(Updating):
     Example:
         >>> from regrow import criteria, schedule
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> updater = regrow.Updater(  # SET with plain magnitude
+        >>> updater = regrow.ComposedUpdater(  # SET with plain magnitude
         ...     model, optimizer, total_steps=1_000, update_every=100, prune=criteria.magnitude,
         ...     grow=criteria.random, schedule=schedule.cosine_decay(0.3, end=1_000),
         ... )
     """
 
+    @renamed_arguments(share="redistribution", share_rule="redistribution_rule")
     def __init__(
         self,
         model: nn.Module,
@@ -98,8 +100,8 @@ class Updater(Updating):
         schedule: Schedule,
         prune: PruneScore = magnitude,
         grow: GrowScore | None,
-        share: Importance | None = None,
-        share_rule: ShareRule | None = None,
+        redistribution: Importance | None = None,
+        redistribution_rule: RedistributionRule | None = None,
         amount: Amount = by_rate,
         target: Target = keep_counts,
         collect: Collect | None = None,
@@ -127,8 +129,10 @@ class Updater(Updating):
         self.update_every = update_every
         self._end = step_at(stop_fraction, total_steps)
         self._schedule, self._flops_budget = schedule, flops_budget
-        share_rule = share_rule or (share_none if share is None else share_by_importance)
-        self._exchange = Exchange(prune, grow, share, share_rule, amount, target, per_neuron, max_density)
+        redistribution_rule = redistribution_rule or (keep_own if redistribution is None else by_importance)
+        self._plan = UpdatePlan(
+            prune, grow, redistribution, redistribution_rule, amount, target, per_neuron, max_density
+        )
         rules = self._rules(collect, uses_momentum)
         weights = self._weights
         windows = {n: window_of(weight, window) if collect == "momentum" else 1 for n, weight in weights.items()}
@@ -140,8 +144,8 @@ class Updater(Updating):
         self._costs = Costs(model, needs_flops)
         self._gradients = ActiveGradients(self._weights) if uses_gradient else None
         self._needs_gradient = grow is not None or collect is not None or uses_gradient or uses_momentum
-        self._missing = {
-            name: MissingMomentum(weight, rules[name], windows[name], window_batch, products[name], update_every)
+        self._collectors = {
+            name: MomentumCollector(weight, rules[name], windows[name], window_batch, products[name], update_every)
             for name, weight in weights.items()
         }
         self._set_collecting()
@@ -180,29 +184,29 @@ class Updater(Updating):
             return []
         if self.step == 0:
             raise RuntimeError("update() before the first optimizer step: nothing has been learnt yet")
-        if several():
+        if is_distributed():
             self._agree()
         rate = self._schedule(self.step)
         taking_part = self._taking_part()
         if not taking_part:
             return self._nobody_took_part()
-        chosen = self._weights if self._exchange.falls else taking_part
-        layers = [self._view(self._weights[name], self._missing[name]) for name in chosen]
+        chosen = self._weights if self._plan.falls else taking_part
+        layers = [self._view(self._weights[name], self._collectors[name]) for name in chosen]
         idle = {name for name in chosen if name not in taking_part}
-        moves = self._exchange.plan(layers, self.step, rate, lambda: self._flops_left(layers), idle)
-        for move in moves:
-            layer = move.layer
-            state = layer.missing.grown_state(move.entering, layer.state, layer.group) if self._inherits else {}
-            self._move(layer.weight, move.leaving, move.entering, state, restart=not self._inherits)
-        rows = self._rows(rate, {move.layer.name: move for move in moves})
+        changes = self._plan.plan(layers, self.step, rate, lambda: self._flops_left(layers), idle)
+        for change in changes:
+            layer = change.layer
+            state = layer.collector.grown_state(change.grown, layer.state, layer.group) if self._inherits else {}
+            self._move(layer.weight, change.pruned, change.grown, state, restart=not self._inherits)
+        rows = self._rows(rate, {change.layer.name: change for change in changes})
         self._note_update(rows)
-        for missing in self._missing.values():
-            missing.after_update()
+        for collector in self._collectors.values():
+            collector.after_update()
         if self._gradients:
             self._gradients.drop()
         if self._expected is not None and self._expected <= self.step:
             self._expected = None
-        refuse_differing(self._weights, self.step, self._generator)
+        assert_ranks_agree(self._weights, self.step, self._generator)
         return rows
 
     def _taking_part(self) -> list[str]:
@@ -212,9 +216,9 @@ class Updater(Updating):
         """
         if not self._needs_gradient:
             return list(self._weights)
-        trained = [name for name, missing in self._missing.items() if missing.saw_gradient]
+        trained = [name for name, collector in self._collectors.items() if collector.saw_gradient]
         known = trained if self._gradients is None else [name for name in trained if name in self._gradients.values]
-        ready = [name for name in known if self._missing[name].is_ready]
+        ready = [name for name in known if self._collectors[name].is_ready]
         if len(ready) < len(trained) and not self._is_due():
             raise RuntimeError(
                 f"update() at step {self.step}, but nothing was collected of {', '.join(sorted({*trained} - {*ready}))}"
@@ -228,7 +232,7 @@ class Updater(Updating):
         again = bool(self.history) and self.history[-1]["step"] == self.step
         if again or not any(weight.parameter.requires_grad for weight in self._weights.values()):
             return []
-        by_hand = any(missing.unknown for missing in self._missing.values())
+        by_hand = any(collector.unknown for collector in self._collectors.values())
         why = (
             "gradients were set by hand (p.grad = ..., torch.autograd.grad), and of a compressed weight those know "
             "nothing of inactive weights. Use storage='masked', or a method that grows at random, such as regrow.SET"
@@ -241,18 +245,18 @@ class Updater(Updating):
 
     def _agree(self) -> None:
         """Takes together what ranks have collected apart, before anything is chosen."""
-        collected = list(self._missing.values())
-        numbers = [number for missing in collected for number in (missing.saw_gradient, missing.steps)]
+        collected = list(self._collectors.values())
+        numbers = [number for collector in collected for number in (collector.saw_gradient, collector.steps)]
         agreed = iter(largest(numbers, self._device))
-        for missing in collected:
-            missing.saw_gradient = bool(next(agreed))
-            missing.average_moments(next(agreed))
+        for collector in collected:
+            collector.saw_gradient = bool(next(agreed))
+            collector.average_moments(next(agreed))
         self._costs.agree(self._device)
 
     def remove(self) -> None:
         super().remove()
-        for missing in self._missing.values():
-            missing.close()
+        for collector in self._collectors.values():
+            collector.close()
         self._costs.close()
 
     def state_dict(self) -> dict[str, Any]:
@@ -266,7 +270,7 @@ class Updater(Updating):
             "history": [dict(row) for row in self.history],
             "generator": self._generator.get_state(),
             "flops": dict(self._costs.per_weight),
-            "missing": {name: missing.state_dict() for name, missing in self._missing.items()},
+            "missing": {name: collector.state_dict() for name, collector in self._collectors.items()},
         }
         if self._gradients:
             state["gradients"] = self._gradients.state_dict()
@@ -285,8 +289,8 @@ class Updater(Updating):
         self._expected = state.get("expected", of_first_format)
         self.history = [dict(row) for row in state["history"]]
         self._costs.per_weight = dict(state["flops"])
-        for name, missing in self._missing.items():
-            missing.load_state_dict(state["missing"][name])
+        for name, collector in self._collectors.items():
+            collector.load_state_dict(state["missing"][name])
         if self._gradients:
             self._gradients.load_state_dict(state["gradients"])
         self._load_own_state(state)
@@ -302,10 +306,10 @@ class Updater(Updating):
     def _check_state(self, state: Mapping[str, Any]) -> None:
         own = self._own_state().keys() | ({"gradients"} if self._gradients else set())
         self._check_origin(state, {"step", "history", "generator", "flops", "missing", *own})
-        for name, missing in state["missing"].items():
-            if absent := {"steps", "saw_gradient", "moments"} - missing.keys():
+        for name, collected in state["missing"].items():
+            if absent := {"steps", "saw_gradient", "moments"} - collected.keys():
                 raise ValueError(f"this updater state is damaged: {name} lacks {sorted(absent)}")
-            theirs, ours = set(missing["moments"]), self._missing[name].names
+            theirs, ours = set(collected["moments"]), self._collectors[name].names
             if theirs and theirs != set(ours):
                 raise ValueError(
                     f"this updater state has {sorted(theirs)} of {name}, and here {sorted(ours) or 'nothing'} is "
@@ -313,17 +317,17 @@ class Updater(Updating):
                 )
 
     def _after_backward(self) -> None:
-        for missing in self._missing.values():
-            missing.backward_ended()
+        for collector in self._collectors.values():
+            collector.backward_ended()
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if was_skipped(optimizer):
-            for missing in self._missing.values():
-                missing.drop()
+            for collector in self._collectors.values():
+                collector.drop()
             return
         groups = groups_of(optimizer, self._weights)
         for name, weight in self._weights.items():
-            self._missing[name].fold(groups[name], self._common_factor, self._unscale)
+            self._collectors[name].fold(groups[name], self._common_factor, self._unscale)
             weight.enforce()
         self.step += 1
         self._alignment.note()
@@ -335,11 +339,11 @@ class Updater(Updating):
     def _before_step(self) -> None:
         """Sees what was done to the gradients since backward; a layer that cannot tell takes another's word for it."""
         super()._before_step()
-        if several():
-            for missing in self._missing.values():
-                if missing.rule is not None and not missing.rule.linear:
-                    missing.average_staged()
-        factors = [factor for missing in self._missing.values() if (factor := missing.measure()) is not None]
+        if is_distributed():
+            for collector in self._collectors.values():
+                if collector.rule is not None and not collector.rule.linear:
+                    collector.average_staged()
+        factors = [factor for collector in self._collectors.values() if (factor := collector.measure()) is not None]
         self._common_factor = factors[0] if factors else 1.0
         self._unscale = 1 / grad_scale_of(self.optimizer)
         if self._gradients and self._is_near(1):
@@ -370,27 +374,27 @@ class Updater(Updating):
     def _set_collecting(self) -> None:
         """Opens the windows `window` steps before the next update."""
         done = self._is_done()
-        for missing in self._missing.values():
-            missing.collect(not done and (missing.window is None or self._is_near(missing.window)))
+        for collector in self._collectors.values():
+            collector.collect(not done and (collector.window is None or self._is_near(collector.window)))
             if done:
-                missing.release()
+                collector.release()
 
-    def _view(self, weight: SparseWeight, missing: MissingMomentum) -> LayerView:
+    def _view(self, weight: SparseWeight, collector: MomentumCollector) -> LayerView:
         gradient = self._gradients.values.get(weight.name) if self._gradients else None
         flops = self._costs.of(weight.name)
-        return LayerView(weight, missing, self.optimizer, flops, self._generator, self.step, gradient)
+        return LayerView(weight, collector, self.optimizer, flops, self._generator, self.step, gradient)
 
     def _flops_left(self, layers: Sequence[LayerView]) -> float | None:
         if self._flops_budget is None:
             return None
         return self._costs.left(self._flops_budget, self._weights, [layer.name for layer in layers])
 
-    def _rows(self, rate: float, moves: Mapping[str, Move]) -> list[dict[str, Any]]:
+    def _rows(self, rate: float, changes: Mapping[str, LayerUpdate]) -> list[dict[str, Any]]:
         rows = []
         for name, weight in self._weights.items():
             pruned, grown, importance = 0, 0, 0.0
-            if move := moves.get(name):
-                pruned, grown, importance = move.leaving.numel(), move.entering.numel(), move.importance
+            if change := changes.get(name):
+                pruned, grown, importance = change.pruned.numel(), change.grown.numel(), change.importance
             rows.append(row_of(self.step, rate, name, pruned, grown, weight.active, importance))
         return rows
 

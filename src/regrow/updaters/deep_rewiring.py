@@ -8,18 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regrow.distributed import refuse_differing, same_generator
+from regrow.distributed import assert_ranks_agree, same_generator
 from regrow.optimizers.hooks import was_skipped
+from regrow.redistribution import check_scope
 from regrow.topology.random import draw_distinct, draw_missing, seeded_generator
 from regrow.weights import SparseWeight
 
-from .base import Updating, check_steps, row_of
-from .plan import refuse_not_finite
+from .base import MovingUpdater, check_steps, row_of
+from .plan import check_finite
 
 __all__ = ["DeepRewiring"]
 
 
-class DeepRewiring(Updating):
+class DeepRewiring(MovingUpdater):
     """Deep rewiring, DEEP R (Bellec et al. 2018, arXiv:1711.05136, section 2 and algorithm 1).
 
     A weight is a sign times a strength, w = s * theta. After each optimizer step theta loses lr * l1 and gains
@@ -34,11 +35,11 @@ class DeepRewiring(Updating):
         total_steps: optimizer steps T of the whole training; after it nothing changes.
         update_every: optimizer steps that a row of `history` sums up, 1 to T; None: `update()` makes rows.
         l1: alpha, at least 0. noise: at least 0.
-        scope: "network" (the paper) or "layer": each layer keeps its number of weights.
+        scope: "global" (the paper) or "local": each layer keeps its number of weights.
         seed: of noise, signs and positions; None draws one from torch's global generator.
 
     Attributes:
-        step: optimizer steps seen. history: as of `Updater`; prune_rate is the share of weights that died.
+        step: optimizer steps seen. history: as of `ComposedUpdater`; prune_rate is the share of weights that died.
 
     Raises:
         ValueError: the model is not sparse, the optimizer lacks a sparse weight, or a value is out of range; nothing is
@@ -58,15 +59,14 @@ class DeepRewiring(Updating):
         update_every: int | None,
         l1: float = 1e-5,
         noise: float = 1e-5,
-        scope: str = "network",
+        scope: str = "global",
         seed: int | None = None,
     ):
         check_steps(total_steps, update_every)
         for name, value in (("l1", l1), ("noise", noise)):
             if not value >= 0:
                 raise ValueError(f"{name}={value} must be at least 0")
-        if scope not in ("network", "layer"):
-            raise ValueError(f"scope={scope!r} is unknown; use 'network' or 'layer'")
+        scope = check_scope(scope)
         super().__init__(model, optimizer)
         self.total_steps, self.update_every = total_steps, update_every
         self._l1, self._noise, self._scope = l1, noise, scope
@@ -93,7 +93,7 @@ class DeepRewiring(Updating):
         ]
         self._rewired, self._steps = dict.fromkeys(self._weights, (0, 0)), 0
         self._note_update(rows)
-        refuse_differing(self._weights, self.step, self._generator)
+        assert_ranks_agree(self._weights, self.step, self._generator)
         return rows
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -119,7 +119,7 @@ class DeepRewiring(Updating):
 
     def _rewire(self) -> None:
         strengths = {name: self._walk(name) for name in self._weights}
-        refuse_not_finite([f"{n}: weights" for n, s in strengths.items() if not torch.isfinite(s).all()], self.step)
+        check_finite([f"{n}: weights" for n, s in strengths.items() if not torch.isfinite(s).all()], self.step)
         dead = {name: _dead(strength) for name, strength in strengths.items()}
         born = self._births({name: int(d.sum()) for name, d in dead.items()})
         for name, weight in self._weights.items():
@@ -139,7 +139,7 @@ class DeepRewiring(Updating):
 
     def _births(self, died: Mapping[str, int]) -> dict[str, int]:
         """How many connections come to life in each layer: each dormant position of the network is as likely."""
-        if self._scope == "layer":
+        if self._scope == "local":
             return dict(died)
         free = [weight.numel - weight.active + died[name] for name, weight in self._weights.items()]
         chosen = draw_distinct(sum(died.values()), sum(free), self._generator)
@@ -148,11 +148,11 @@ class DeepRewiring(Updating):
 
     def _replace(self, weight: SparseWeight, dead: Tensor, born: int) -> None:
         before = weight.indices
-        leaving, kept = before[dead], before[~dead]
-        entering = draw_missing(born, weight.numel, kept, self._generator)
+        pruned, kept = before[dead], before[~dead]
+        grown = draw_missing(born, weight.numel, kept, self._generator)
         signs = torch.randint(2, (born,), generator=self._generator).bool().to(before.device)
-        self._move(weight, leaving, entering)
-        ascending = torch.cat([kept, entering]).argsort()
+        self._move(weight, pruned, grown)
+        ascending = torch.cat([kept, grown]).argsort()
         self._signs[weight.name] = torch.cat([self._signs[weight.name][~dead], signs])[ascending]
 
     def state_dict(self) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from regrow.topology.distributions import initial_counts
 from regrow.topology.random import seeded_generator
 
 from .final_density import final_step
-from .shadow_weights import HiddenValues, largest_mask
+from .shadow_weights import ShadowWeightUpdater, largest_mask
 
 __all__ = ["DNS"]
 
 
-class DNS(HiddenValues):
+class DNS(ShadowWeightUpdater):
     """Dynamic network surgery (Guo et al. 2016, arXiv:1608.04493, sections 3.1 and 3.2).
 
     Starts dense. At an update each layer keeps its largest weights, inactive ones included, which have gone on being

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import regrow.criteria as criteria
-from regrow.redistribution import PruneRequest, share_by_survivors
+from regrow.redistribution import PruneRequest, by_survivors
 from regrow.schedules import prune_rate_schedule
 
-from .composed import Updater
+from .composed import ComposedUpdater
 
 __all__ = ["DSR"]
 
@@ -46,7 +46,7 @@ class AdaptiveThreshold:
         return counts
 
 
-class DSR(Updater):
+class DSR(ComposedUpdater):
     """Dynamic sparse reparameterization (Mostafa & Wang 2019, arXiv:1902.05967, algorithm 1).
 
     At an update all weights of the network below a threshold go. The threshold doubles after an update that pruned too
@@ -67,7 +67,7 @@ class DSR(Updater):
         threshold: as it is now.
 
     Raises:
-        ValueError: as `Updater`; nothing is changed.
+        ValueError: as `ComposedUpdater`; nothing is changed.
 
     Example:
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -99,7 +99,7 @@ class DSR(Updater):
             prune=criteria.magnitude,
             amount=self._threshold,
             grow=criteria.random,
-            share_rule=share_by_survivors,
+            redistribution_rule=by_survivors,
             max_density=max_density,
             seed=seed,
         )

@@ -9,13 +9,13 @@ import regrow.criteria as criteria
 from regrow.redistribution import to_density
 from regrow.schedules import cubic_density
 
-from .composed import Updater
+from .composed import ComposedUpdater
 from .final_density import final_step, never
 
 __all__ = ["GMP"]
 
 
-class GMP(Updater):
+class GMP(ComposedUpdater):
     """Gradual magnitude pruning (Zhu & Gupta 2017, arXiv:1710.01878, section 3).
 
     Starts dense. At an update each layer prunes its weights of smallest magnitude, down to a density that falls as a
@@ -28,10 +28,10 @@ class GMP(Updater):
         density: at the end, in (0, 1).
         begin, end: fractions of T between which the density falls, 0 <= begin < end < 1. The final density is there
             from the first update on that comes at or after `end`.
-        scope: "layer" (the paper: each layer has this density) or "network" (the smallest weights of all layers go).
+        scope: "local" (the paper: each layer has this density) or "global" (the smallest weights of all layers go).
 
     Raises:
-        ValueError: as `Updater`, and where no update comes after `end`; nothing is changed.
+        ValueError: as `ComposedUpdater`, and where no update comes after `end`; nothing is changed.
 
     Example:
         >>> model = regrow.sparsify(make_model(), 1.0, storage="masked")
@@ -49,7 +49,7 @@ class GMP(Updater):
         density: float,
         begin: float = 0.0,
         end: float = 0.75,
-        scope: str = "layer",
+        scope: str = "local",
     ):
         last = final_step(model, density, total_steps, update_every, end)
         falling = cubic_density(1.0, density, begin * total_steps, last)

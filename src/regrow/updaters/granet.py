@@ -14,13 +14,13 @@ from regrow.schedules import cosine_decay, cubic_density
 from regrow.topology.distributions import initial_counts
 from regrow.weights import sparse_weights
 
-from .composed import Updater
+from .composed import ComposedUpdater
 from .final_density import final_step
 
 __all__ = ["GraNet"]
 
 
-class GraNet(Updater):
+class GraNet(ComposedUpdater):
     """Gradual pruning with zero-cost neuroregeneration (Liu et al. 2021, arXiv:2106.10404, section 4).
 
     At an update the smallest weights of the network go, down to a density that falls as a cubic from that of the model
@@ -35,11 +35,12 @@ class GraNet(Updater):
         density: at the end, in (0, 1), at most that of the model.
         prune_rate: share exchanged at first, in [0, 1); it falls as half a cosine to 0 at T.
         begin, end: fractions of T between which the density falls, 0 <= begin < end < 1.
-        scope: "network" (the authors': the smallest weights of all layers go) or "layer".
+        scope: "global" (the authors': the smallest weights of all layers go) or "local".
         window_batch: examples of a batch from which compressed weights have their dense gradient; None: all.
 
     Raises:
-        ValueError: as `Updater`; no update comes after `end`; the model is sparser than `density`. Nothing is changed.
+        ValueError: as `ComposedUpdater`; no update comes after `end`; or the model is sparser than `density`. Nothing
+            is changed.
 
     Example:
         >>> model = regrow.sparsify(make_model(), 0.5, storage="masked")
@@ -58,7 +59,7 @@ class GraNet(Updater):
         prune_rate: float = 0.5,
         begin: float = 0.0,
         end: float = 0.75,
-        scope: str = "network",
+        scope: str = "global",
         window_batch: int | None = None,
     ):
         last = final_step(model, density, total_steps, update_every, end)
@@ -76,7 +77,7 @@ class GraNet(Updater):
             schedule=cosine_decay(prune_rate, end=max(total_steps, 1)),
             prune=criteria.magnitude,
             target=to_density(falling, scope),
-            grow=criteria.missing_gradient,
+            grow=criteria.inactive_gradient,
             collect="gradient",
             window_batch=window_batch,
             seed=0,

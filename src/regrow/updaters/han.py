@@ -9,7 +9,7 @@ import regrow.criteria as criteria
 from regrow.redistribution import to_density
 from regrow.schedules import piecewise, step_at
 
-from .composed import Updater
+from .composed import ComposedUpdater
 from .final_density import final_step, never
 
 __all__ = ["Han"]
@@ -21,7 +21,7 @@ def _magnitude_in_deviations(layer: criteria.Layer) -> Tensor:
     return layer.values.abs() / deviation
 
 
-class Han(Updater):
+class Han(ComposedUpdater):
     """Prune and retrain (Han et al. 2015, arXiv:1506.02626, section 3).
 
     Starts dense. After a part of the training all weights go that are smaller than a quality parameter times the
@@ -37,7 +37,7 @@ class Han(Updater):
         rounds: how often is pruned, at least 1. begin, end: fractions of T of the first and the last round.
 
     Raises:
-        ValueError: as `Updater`, and where no update comes after `end`; nothing is changed.
+        ValueError: as `ComposedUpdater`, and where no update comes after `end`; nothing is changed.
 
     Example:
         >>> model = regrow.sparsify(make_model(), 1.0, storage="masked")
@@ -73,7 +73,7 @@ class Han(Updater):
             update_every=update_every,
             schedule=never,
             prune=_magnitude_in_deviations,
-            target=to_density(piecewise({0: 1.0} | steps), "network"),
+            target=to_density(piecewise({0: 1.0} | steps), "global"),
             grow=None,
             seed=0,
         )

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regrow.momentum.collector import MissingMomentum
+from regrow._renamed import renamed_property
+from regrow.momentum.collector import MomentumCollector
 from regrow.momentum.rules import LastGradient, momentum_of_state, optimizer_rule
 from regrow.optimizers.hooks import group_of
 from regrow.topology.lazy import LazyScores
@@ -23,14 +24,14 @@ class LayerView:
     """One layer at an update, as criteria see it (see `criteria.Layer`): a snapshot taken before anything is pruned.
 
     Args:
-        missing: what has been collected of missing weights.
+        collector: what has been collected of missing weights.
         gradient: the last step's gradient of the active weights, where that was kept.
     """
 
     def __init__(
         self,
         weight: SparseWeight,
-        missing: MissingMomentum,
+        collector: MomentumCollector,
         optimizer: torch.optim.Optimizer,
         flops_per_weight: float,
         generator: torch.Generator,
@@ -38,11 +39,11 @@ class LayerView:
         gradient: Tensor | None = None,
     ):
         self.weight = weight
-        self.missing = missing
+        self.collector = collector
         self.optimizer = optimizer
         self.group: Mapping[str, Any] = group_of(optimizer, weight)
         self.state = optimizer.state.get(weight.parameter, {})
-        missing.sync(self.state, self.group)
+        collector.sync(self.state, self.group)
         self.name = weight.name
         self.shape = weight.shape
         self.numel = weight.numel
@@ -60,7 +61,7 @@ class LayerView:
 
     @cached_property
     def momentum(self) -> Tensor:
-        rule = self.missing.rule
+        rule = self.collector.rule
         if rule is None or rule is LastGradient:
             rule = optimizer_rule(self.optimizer, self.group, self.weight)
         return momentum_of_state(self.weight, self.state, self.group, rule)
@@ -72,17 +73,20 @@ class LayerView:
         raise self._not_collected("gradient", "uses_gradient=True")
 
     @property
-    def missing_momentum(self) -> Tensor | LazyScores:
+    def inactive_momentum(self) -> Tensor | LazyScores:
         """Made when asked for, so that this exists for one layer at a time."""
-        if self.missing.rule is None or self.missing.rule is LastGradient:
-            raise self._not_collected("missing_momentum", 'collect="momentum"')
-        return self.missing.scores(self.group)
+        if self.collector.rule is None or self.collector.rule is LastGradient:
+            raise self._not_collected("inactive_momentum", 'collect="momentum"')
+        return self.collector.scores(self.group)
 
     @property
-    def missing_gradient(self) -> Tensor | LazyScores:
-        if self.missing.rule is not LastGradient:
-            raise self._not_collected("missing_gradient", 'collect="gradient"')
-        return self.missing.scores(self.group)
+    def inactive_gradient(self) -> Tensor | LazyScores:
+        if self.collector.rule is not LastGradient:
+            raise self._not_collected("inactive_gradient", 'collect="gradient"')
+        return self.collector.scores(self.group)
+
+    missing_momentum = renamed_property("missing_momentum", "inactive_momentum")
+    missing_gradient = renamed_property("missing_gradient", "inactive_gradient")
 
     def _not_collected(self, what: str, remedy: str) -> RuntimeError:
         return RuntimeError(
@@ -95,10 +99,10 @@ class LayerView:
         parts: dict[str, Tensor | LazyScores] = {}
         if self._gradient is not None:
             parts["gradient"] = self._gradient
-        if self.missing.rule is LastGradient:
-            parts["gradient of missing weights"] = self.missing_gradient
-        elif self.missing.rule is not None:
-            parts |= {"momentum": self.momentum, "momentum of missing weights": self.missing_momentum}
+        if self.collector.rule is LastGradient:
+            parts["gradient of missing weights"] = self.inactive_gradient
+        elif self.collector.rule is not None:
+            parts |= {"momentum": self.momentum, "momentum of missing weights": self.inactive_momentum}
         return [*self.not_finite_weights(), *(what for what, tensor in parts.items() if not is_finite(tensor))]
 
     def not_finite_weights(self) -> list[str]:

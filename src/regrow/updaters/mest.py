@@ -14,7 +14,7 @@ from regrow.redistribution import PruneRequest, by_rate, keep_counts
 from regrow.schedules import piecewise, step_at
 
 from .base import check_steps
-from .composed import Updater
+from .composed import ComposedUpdater
 
 __all__ = ["MEST"]
 
@@ -37,7 +37,7 @@ class SoftBound:
         return [max(m - self.bound[name], 0) for m, name in zip(request.active, request.names, strict=True)]
 
 
-class MEST(Updater):
+class MEST(ComposedUpdater):
     """Memory-economic sparse training (Yuan et al. 2021, arXiv:2110.14032, section 3: elastic mutation, EM and EM&S).
 
     At an update each layer prunes the weights of smallest |w| + lambda |g| (g: the last step's gradient) and grows as
@@ -56,7 +56,7 @@ class MEST(Updater):
         seed: of the random growth; None draws one from torch's global generator.
 
     Raises:
-        ValueError: as `Updater`, and where no update would come back to the bound; nothing is changed.
+        ValueError: as `ComposedUpdater`, and where no update would come back to the bound; nothing is changed.
 
     Example:
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

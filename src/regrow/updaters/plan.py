@@ -1,4 +1,4 @@
-"""Exchange: which weights an update takes away and which it puts in. It decides, and changes nothing."""
+"""UpdatePlan: which weights an update prunes and grows. It decides, and changes nothing."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from torch import Tensor
 
 import regrow.topology as topology
 from regrow.criteria import GrowScore, Importance, PruneScore, magnitude
-from regrow.redistribution import Amount, PruneRequest, ShareRequest, ShareRule, Target, keep_counts
+from regrow.redistribution import Amount, PruneRequest, RedistributionRequest, RedistributionRule, Target, keep_counts
 
 from .layer_view import LayerView, is_finite
 
-__all__ = ["Exchange", "Move", "refuse_not_finite"]
+__all__ = ["LayerUpdate", "UpdatePlan", "check_finite"]
 
 
 @dataclass(frozen=True)
-class Move:
+class LayerUpdate:
     """What an update does to one layer: positions that leave and that enter, ascending."""
 
     layer: LayerView
-    leaving: Tensor
-    entering: Tensor
+    pruned: Tensor
+    grown: Tensor
     importance: float
 
 
 @dataclass(frozen=True)
-class Exchange:
-    """The parts of a method; see `Updater`."""
+class UpdatePlan:
+    """The parts of a method; see `ComposedUpdater`."""
 
     prune: PruneScore
     grow: GrowScore | None
     importance: Importance | None
-    share: ShareRule
+    redistribution_rule: RedistributionRule
     amount: Amount
     target: Target
     per_neuron: bool
@@ -50,7 +50,7 @@ class Exchange:
         rate: float,
         flops_left: Callable[[], float | None],
         idle: Collection[str] = (),
-    ) -> list[Move]:
+    ) -> list[LayerUpdate]:
         """The moves of one update, one a layer.
 
         Args:
@@ -64,18 +64,18 @@ class Exchange:
         """
         busy = [layer.name not in idle for layer in layers]
         found = [x.not_finite() if of else x.not_finite_weights() for x, of in zip(layers, busy, strict=True)]
-        refuse_not_finite([f"{x.name}: {' and '.join(bad)}" for x, bad in zip(layers, found, strict=True) if bad], step)
+        check_finite([f"{x.name}: {' and '.join(bad)}" for x, bad in zip(layers, found, strict=True) if bad], step)
         scores = [self.prune(layer) if of else magnitude(layer) for layer, of in zip(layers, busy, strict=True)]
         importance = self._importance(layers, busy)
         ends = importance or [0.0] * len(layers)
         unusable = [not (is_finite(s) and math.isfinite(r)) for s, r in zip(scores, ends, strict=True)]
-        refuse_not_finite([f"{x.name}: scores" for x, bad in zip(layers, unusable, strict=True) if bad], step)
+        check_finite([f"{x.name}: scores" for x, bad in zip(layers, unusable, strict=True) if bad], step)
         active, numel = [layer.active for layer in layers], [layer.numel for layer in layers]
         names = [layer.name for layer in layers]
         request = PruneRequest(names, step, rate, active, numel, scores, importance)
         pruned, grown = self._counts(layers, request, flops_left, busy)
         chosen = [self._choose(step, *parts) for parts in zip(layers, scores, pruned, grown, strict=True)]
-        return [Move(layer, *sets, r) for layer, sets, r in zip(layers, chosen, ends, strict=True)]
+        return [LayerUpdate(layer, *sets, r) for layer, sets, r in zip(layers, chosen, ends, strict=True)]
 
     @property
     def falls(self) -> bool:
@@ -110,7 +110,7 @@ class Exchange:
         limits = [max(math.floor(self.max_density * layer.numel), layer.active) for layer in layers]
         free = [limit - m for limit, m in zip(limits, kept, strict=True)]
         costs = [layer.flops_per_weight for layer in layers]
-        share = ShareRequest(
+        asked = RedistributionRequest(
             importance=list(compress(request.importance or [], busy)),
             pruned=list(compress(pruned, busy)),
             free=list(compress(free, busy)),
@@ -119,11 +119,11 @@ class Exchange:
             flops_per_weight=list(compress(costs, busy)),
             flops_budget=flops_left(),
         )
-        shares = iter(self.share(share))
-        return pruned, [next(shares) if of else 0 for of in busy]
+        regrown = iter(self.redistribution_rule(asked))
+        return pruned, [next(regrown) if of else 0 for of in busy]
 
     def _targets(self, request: PruneRequest, busy: Sequence[bool]) -> tuple[Sequence[int], Sequence[int]]:
-        """How many weights layers shall have after the update, were nothing shared, and how many they prune."""
+        """How many weights layers shall have after the update, were nothing redistributed, and how many they prune."""
         target = self.target(request)
         if self.grow is None:
             target = [min(c, m) for c, m in zip(target, request.active, strict=True)]
@@ -135,12 +135,12 @@ class Exchange:
         chosen = [(c, k) if of else (calm_c, calm_k) for c, k, calm_c, calm_k, of in both]
         return [c for c, _ in chosen], [k for _, k in chosen]
 
-    def _choose(self, step: int, layer: LayerView, scores: Tensor, pruned: int, grown: int) -> tuple[Tensor, Tensor]:
-        """Positions that leave and positions that enter; what has just been pruned may enter again."""
-        gone = topology.smallest(scores, pruned)
-        leaving = layer.indices[gone]
-        if self.grow is None or grown == 0:
-            return leaving, leaving[:0]
+    def _choose(self, step: int, layer: LayerView, scores: Tensor, prune: int, grow: int) -> tuple[Tensor, Tensor]:
+        """Positions that are pruned and positions that are grown; what has just been pruned may be grown again."""
+        gone = topology.smallest(scores, prune)
+        pruned = layer.indices[gone]
+        if self.grow is None or grow == 0:
+            return pruned, pruned[:0]
         wishes = self.grow(layer)
         if not isinstance(wishes, Tensor):
             if self.per_neuron:
@@ -148,18 +148,18 @@ class Exchange:
                     f"per_neuron=True: {layer.name} has too many positions to sum up the scores of neurons"
                 )
             stays = torch.ones_like(layer.indices, dtype=torch.bool).index_fill_(0, gone, False)
-            return leaving, wishes.largest(grown, taken=layer.indices[stays])
-        refuse_not_finite([f"{layer.name}: scores to grow by"] if wishes.isnan().any() else [], step)
+            return pruned, wishes.largest(grow, taken=layer.indices[stays])
+        check_finite([f"{layer.name}: scores to grow by"] if wishes.isnan().any() else [], step)
         candidates = torch.ones(layer.numel, dtype=torch.bool, device=wishes.device)
         candidates[layer.indices] = False
-        candidates[leaving] = True
+        candidates[pruned] = True
         wishes = torch.where(candidates, wishes, -math.inf)
         if self.per_neuron:
-            return leaving, topology.largest_by_row(wishes.view(layer.shape[0], -1), grown)
-        return leaving, topology.largest(wishes, grown)
+            return pruned, topology.largest_by_row(wishes.view(layer.shape[0], -1), grow)
+        return pruned, topology.largest(wishes, grow)
 
 
-def refuse_not_finite(bad: Sequence[str], step: int) -> None:
+def check_finite(bad: Sequence[str], step: int) -> None:
     """Raises where anything is bad."""
     if bad:
         raise FloatingPointError(

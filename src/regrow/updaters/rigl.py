@@ -8,12 +8,12 @@ from torch import nn
 import regrow.criteria as criteria
 from regrow.schedules import cosine_decay
 
-from .composed import Updater
+from .composed import ComposedUpdater
 
 __all__ = ["RigL"]
 
 
-class RigL(Updater):
+class RigL(ComposedUpdater):
     """RigL, the rigged lottery (Evci et al. 2020, arXiv:1911.11134, section 3 and algorithm 1).
 
     At an update each layer prunes its weights of smallest magnitude and grows as many where the gradient of the last
@@ -32,7 +32,7 @@ class RigL(Updater):
         seed: RigL draws nothing at random; kept for interface's sake.
 
     Raises:
-        ValueError: as `Updater`; nothing is changed.
+        ValueError: as `ComposedUpdater`; nothing is changed.
 
     Example:
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -58,7 +58,7 @@ class RigL(Updater):
             update_every=update_every,
             schedule=cosine_decay(prune_rate, end=max(stop_fraction * total_steps, 1)),
             prune=criteria.magnitude,
-            grow=criteria.missing_gradient,
+            grow=criteria.inactive_gradient,
             collect="gradient",
             stop_fraction=stop_fraction,
             window_batch=window_batch,

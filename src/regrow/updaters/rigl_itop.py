@@ -11,12 +11,12 @@ from torch import Tensor, nn
 import regrow.criteria as criteria
 from regrow.schedules import prune_rate_schedule
 
-from .composed import Updater
+from .composed import ComposedUpdater
 
 __all__ = ["RigLITOP"]
 
 
-class RigLITOP(Updater):
+class RigLITOP(ComposedUpdater):
     """RigL in the schedule of in-time over-parameterisation (Liu et al. 2021, arXiv:2102.02887, section 4).
 
     RigL with long intervals, so that grown weights have time to become large, half of the weights exchanged at first,
@@ -33,7 +33,7 @@ class RigLITOP(Updater):
         seed: nothing is drawn at random; kept for interface's sake.
 
     Raises:
-        ValueError: as `Updater`; nothing is changed.
+        ValueError: as `ComposedUpdater`; nothing is changed.
 
     Example:
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -61,7 +61,7 @@ class RigLITOP(Updater):
             update_every=update_every,
             schedule=prune_rate_schedule(schedule, prune_rate, max(total_steps, 1)),
             prune=criteria.magnitude,
-            grow=criteria.missing_gradient,
+            grow=criteria.inactive_gradient,
             collect="gradient",
             window_batch=window_batch,
             seed=0 if seed is None else seed,

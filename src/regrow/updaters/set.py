@@ -8,12 +8,12 @@ from torch import nn
 import regrow.criteria as criteria
 from regrow.schedules import prune_rate_schedule
 
-from .composed import Updater
+from .composed import ComposedUpdater
 
 __all__ = ["SET"]
 
 
-class SET(Updater):
+class SET(ComposedUpdater):
     """Sparse evolutionary training (Mocanu et al. 2018, arXiv:1707.04780, algorithm 1).
 
     At an update each layer prunes the same share of its smallest positive and of its largest (nearest to 0) negative
@@ -29,7 +29,7 @@ class SET(Updater):
         seed: of the random growth; None draws one from torch's global generator.
 
     Raises:
-        ValueError: as `Updater`; nothing is changed.
+        ValueError: as `ComposedUpdater`; nothing is changed.
 
     Example:
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -15,25 +15,25 @@ import torch
 from torch import Tensor, nn
 
 import regrow.topology as topology
-from regrow.distributed import refuse_differing, several
-from regrow.momentum.collector import MissingMomentum
+from regrow.distributed import assert_ranks_agree, is_distributed
+from regrow.momentum.collector import MomentumCollector
 from regrow.momentum.rules import LastGradient
 from regrow.optimizers.hooks import grad_scale_of, was_skipped
 from regrow.weights import MaskedWeight, ShardedWeight
 
-from .base import Updating, check_steps, row_of
+from .base import MovingUpdater, check_steps, row_of
 from .layer_view import is_finite
-from .plan import refuse_not_finite
+from .plan import check_finite
 
-__all__ = ["HiddenValues", "largest_mask"]
+__all__ = ["ShadowWeightUpdater", "largest_mask"]
 
 
-class HiddenValues(Updating):
+class ShadowWeightUpdater(MovingUpdater):
     """An updater with hidden values; methods say which positions are active after an update.
 
     Args:
         model: masked; the values that it has in inactive positions when the updater is made are their hidden ones.
-        optimizer, total_steps, update_every: as of `Updater`.
+        optimizer, total_steps, update_every: as of `ComposedUpdater`.
     """
 
     def __init__(
@@ -56,13 +56,13 @@ class HiddenValues(Updating):
             )
         self.total_steps, self.update_every = total_steps, update_every
         self._common_factor = 1.0
-        self._hidden = {name: weight.parameter.detach().clone() for name, weight in self._weights.items()}
+        self._shadow = {name: weight.parameter.detach().clone() for name, weight in self._weights.items()}
 
     def _attach(self) -> None:
         """Hangs on the model and the optimizer; the last thing that a constructor does."""
         every = self.update_every
         self._gradients = {
-            name: MissingMomentum(weight, LastGradient, None, update_every=every)
+            name: MomentumCollector(weight, LastGradient, None, update_every=every)
             for name, weight in self._weights.items()
         }
         self._alignment.keeps_inactive = True
@@ -108,13 +108,13 @@ class HiddenValues(Updating):
         if self.step == 0:
             raise RuntimeError("update() before the first optimizer step: nothing has been learnt yet")
         values = {name: self._values(name) for name in self._weights}
-        refuse_not_finite([f"{name}: weights" for name, v in values.items() if not is_finite(v)], self.step)
+        check_finite([f"{name}: weights" for name, v in values.items() if not is_finite(v)], self.step)
         chosen = self._active_after_update(values, {name: w.mask for name, w in self._masked().items()})
         if chosen is None:
             return []
         rows = [self._show(name, chosen[name], values[name]) for name in self._weights]
         self._note_update(rows)
-        refuse_differing(self._weights, self.step)
+        assert_ranks_agree(self._weights, self.step)
         return rows
 
     def remove(self) -> None:
@@ -124,7 +124,7 @@ class HiddenValues(Updating):
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs beside the model's and the optimizer's state; tensors and plain values only."""
-        state = {"step": self.step, "history": [dict(row) for row in self.history], "hidden": dict(self._hidden)}
+        state = {"step": self.step, "history": [dict(row) for row in self.history], "hidden": dict(self._shadow)}
         return self._origin() | state | self._own_state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -136,7 +136,7 @@ class HiddenValues(Updating):
         self._check_origin(state, {"step", "history", "hidden", *self._own_state()})
         self.step = state["step"]
         self.history = [dict(row) for row in state["history"]]
-        for name, hidden in self._hidden.items():
+        for name, hidden in self._shadow.items():
             hidden.copy_(state["hidden"][name])
         self._load_own_state(state)
 
@@ -153,13 +153,13 @@ class HiddenValues(Updating):
     def _values(self, name: str) -> Tensor:
         """The values of all positions: those of the parameter where it is active, hidden ones elsewhere."""
         weight = self._masked()[name]
-        return torch.where(weight.mask, weight.parameter.detach(), self._hidden[name])
+        return torch.where(weight.mask, weight.parameter.detach(), self._shadow[name])
 
     @torch.no_grad()
     def _before_step(self) -> None:
         """Puts hidden values and their gradients into the parameters."""
         super()._before_step()
-        if several():
+        if is_distributed():
             for one in self._gradients.values():
                 one.average_staged()
         factors = [f for one in self._gradients.values() if (f := one.measure()) is not None]
@@ -183,9 +183,9 @@ class HiddenValues(Updating):
         for name, weight in self._masked().items():
             parameter = weight.parameter
             if not skipped:
-                after = self._after(name, self._hidden[name], parameter.detach())
+                after = self._after(name, self._shadow[name], parameter.detach())
                 parameter.copy_(after)
-                self._hidden[name].copy_(after)
+                self._shadow[name].copy_(after)
             weight.enforce()
             if parameter.grad is not None:
                 parameter.grad.masked_fill_(~weight.mask, 0)
@@ -201,12 +201,12 @@ class HiddenValues(Updating):
     def _show(self, name: str, chosen: Tensor, values: Tensor) -> dict[str, Any]:
         """Makes the chosen positions the active ones of a layer."""
         weight = self._masked()[name]
-        leaving = (weight.mask & ~chosen).reshape(-1).nonzero().squeeze(1)
-        entering = (chosen & ~weight.mask).reshape(-1).nonzero().squeeze(1)
-        self._hidden[name].copy_(values)
-        weight.move(leaving, entering, {}, {})  # the optimizer's state of hidden weights stays as it is
+        pruned = (weight.mask & ~chosen).reshape(-1).nonzero().squeeze(1)
+        grown = (chosen & ~weight.mask).reshape(-1).nonzero().squeeze(1)
+        self._shadow[name].copy_(values)
+        weight.move(pruned, grown, {}, {})  # the optimizer's state of hidden weights stays as it is
         weight.write(values.take(weight.indices))
-        return row_of(self.step, 0.0, name, leaving.numel(), entering.numel(), weight.active, 0.0)
+        return row_of(self.step, 0.0, name, pruned.numel(), grown.numel(), weight.active, 0.0)
 
 
 def largest_mask(scores: Tensor, count: int) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .composed import Updater
+from .composed import ComposedUpdater
 
 __all__ = ["ShardedState"]
 
@@ -31,12 +31,12 @@ class ShardedState:
         >>> future = checkpoint.save(state, checkpoint_id="begun")
     """
 
-    def __init__(self, updater: Updater):
+    def __init__(self, updater: ComposedUpdater):
         self._updater = updater
 
     def state_dict(self) -> dict[str, Any]:
         rest, moments = self._updater.state_dict(), {}
-        for name, missing in self._updater._missing.items():
+        for name, missing in self._updater._collectors.items():
             rest["missing"][name] = rest["missing"][name] | {"moments": {}}
             moments[name] = missing.all_moments()
         stream = io.BytesIO()

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 import regrow.criteria as criteria
-from regrow.redistribution import SHARE_RULES, share_by_importance
+from regrow._renamed import renamed_arguments
+from regrow.redistribution import RULES, by_importance
 from regrow.schedules import prune_rate_schedule
 
-from .composed import Collect, Updater
+from .composed import Collect, ComposedUpdater
 
 __all__ = ["SparseMomentum"]
 
@@ -26,13 +27,13 @@ _IMPORTANCE: dict[str, criteria.Importance] = {
 }
 
 _GROWTH: dict[str, tuple[criteria.GrowScore, Collect | None]] = {
-    "momentum": (criteria.missing_momentum, "momentum"),
-    "gradient": (criteria.missing_gradient, "gradient"),
+    "momentum": (criteria.inactive_momentum, "momentum"),
+    "gradient": (criteria.inactive_gradient, "gradient"),
     "random": (criteria.random, None),
 }
 
 
-class SparseMomentum(Updater):
+class SparseMomentum(ComposedUpdater):
     """Sparse momentum (Dettmers & Zettlemoyer 2019, arXiv:1907.04840, section 3 and algorithm 1).
 
     At an update each layer prunes its active weights of smallest magnitude, the freed weights are shared among layers
@@ -46,17 +47,17 @@ class SparseMomentum(Updater):
         update_every: optimizer steps between updates, 1 to T; None: by hand, with `update()`.
         prune_rate: p0, share of a layer's active weights pruned at the first update, in [0, 1).
         schedule: "cosine" (to 0.005), "linear" (to 0) or "constant".
-        share: "momentum" (the paper), "none" (each layer keeps its number of weights), "momentum-per-flop"; for the
-            ablation also "gradient" or "magnitude" (means of the last step's |g| or of |w| over active weights) or
-            "non-zeros" (their number).
+        redistribution: "momentum" (the paper), "none" (each layer keeps its number of weights), "momentum-per-flop";
+            for the ablation also "gradient" or "magnitude" (means of the last step's |g| or of |w| over active
+            weights) or "non-zeros" (their number).
         growth: "momentum" (the paper); for the ablation "gradient" (of the last step) or "random", with which grown
             weights enter with momentum 0 and their layer's mean second moment.
         inherit_momentum: grown weights enter with the momentum they have (the paper); False: with momentum 0,
-            which is calmer (docs/decisions/0012-entering-momentum.md).
+            which is calmer (docs/decisions/0012-grown-momentum.md).
         per_neuron: growth is shared among the neurons of a layer by their sums of grow scores, as the reference
             implementation can ("momentum_neuron"), not over the layer as a whole.
         max_density: no layer grows above this density, or the one it starts with if that is more; in (0, 1].
-        flops_budget: share by momentum so that the FLOP density of the sparse weights stays within this, in (0, 1].
+        flops_budget: redistribution by momentum keeps the FLOP density of the sparse weights within this, in (0, 1].
         window: steps before an update in which the momentum of missing weights is collected, at least 1; "all": in all
             steps, as published; None: "all" for masked weights, `momentum.DEFAULT_WINDOW` for compressed ones.
         window_batch: examples of a batch (for Linear vectors: N * T of an (N, T, F) input) from which compressed
@@ -75,6 +76,7 @@ class SparseMomentum(Updater):
         >>> updater = regrow.SparseMomentum(model, optimizer, total_steps=54_000, update_every=540)
     """
 
+    @renamed_arguments(share="redistribution")
     def __init__(
         self,
         model: nn.Module,
@@ -84,7 +86,7 @@ class SparseMomentum(Updater):
         update_every: int | None,
         prune_rate: float = 0.5,
         schedule: str = "cosine",
-        share: str = "momentum",
+        redistribution: str = "momentum",
         growth: str = "momentum",
         inherit_momentum: bool = True,
         per_neuron: bool = False,
@@ -95,10 +97,12 @@ class SparseMomentum(Updater):
         factored: bool | None = None,
         seed: int | None = None,
     ):
-        _check("share", share, _IMPORTANCE)
+        _check("redistribution", redistribution, _IMPORTANCE)
         _check("growth", growth, _GROWTH)
-        if flops_budget is not None and share != "momentum":
-            raise ValueError(f"flops_budget={flops_budget} goes with share='momentum', got share={share!r}")
+        if flops_budget is not None and redistribution != "momentum":
+            raise ValueError(
+                f"flops_budget={flops_budget} goes with redistribution='momentum', and got {redistribution!r}"
+            )
         if flops_budget is not None and not 0 < flops_budget <= 1:
             raise ValueError(f"flops_budget={flops_budget} is a FLOP density and must be in (0, 1]")
         grow, collect = _GROWTH[growth]
@@ -110,16 +114,16 @@ class SparseMomentum(Updater):
             schedule=prune_rate_schedule(schedule, prune_rate, total_steps),
             prune=criteria.magnitude,
             grow=grow,
-            share=_IMPORTANCE[share],
-            share_rule=SHARE_RULES.get(share, share_by_importance),
+            redistribution=_IMPORTANCE[redistribution],
+            redistribution_rule=RULES.get(redistribution, by_importance),
             collect=collect,
             inherit=inherit_momentum,
-            uses_gradient=share == "gradient",
-            uses_momentum=_IMPORTANCE[share] is criteria.mean_momentum,
+            uses_gradient=redistribution == "gradient",
+            uses_momentum=_IMPORTANCE[redistribution] is criteria.mean_momentum,
             per_neuron=per_neuron,
             max_density=1.0 if max_density is None else max_density,
             flops_budget=flops_budget,
-            needs_flops=flops_budget is not None or share == "momentum-per-flop",
+            needs_flops=flops_budget is not None or redistribution == "momentum-per-flop",
             window=window,
             window_batch=window_batch,
             factored=factored,

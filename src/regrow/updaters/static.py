@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from .base import Attached
+from .base import Updater
 
 __all__ = ["Static"]
 
 
-class Static(Attached):
+class Static(Updater):
     """Keeps the topology as it is, and inactive weights exactly 0: the baseline of static sparse training.
 
-    Works with any optimizer. Has the interface of `Updater`; `update()` does nothing.
+    Works with any optimizer. Has the interface of `ComposedUpdater`; `update()` does nothing.
 
     Example:
         >>> updater = regrow.Static(model, torch.optim.SGD(model.parameters(), lr=0.1))

@@ -12,12 +12,12 @@ from regrow.optimizers.entering import entering_means, state_of
 from regrow.topology.distributions import initial_counts
 from regrow.weights.base import per_element_state
 
-from .shadow_weights import HiddenValues, largest_mask
+from .shadow_weights import ShadowWeightUpdater, largest_mask
 
 __all__ = ["TopKAST"]
 
 
-class TopKAST(HiddenValues):
+class TopKAST(ShadowWeightUpdater):
     """Top-KAST (Jayakumar et al. 2020, arXiv:2106.03517, section 2 and algorithm 1).
 
     In each layer the weights of largest magnitude are active: the set A, of the density asked for. Gradients reach
@@ -34,7 +34,7 @@ class TopKAST(HiddenValues):
         penalty: of |w|^2 / 2 over A, and of |w|^2 / (2 D) over the rest of B; at least 0.
 
     Raises:
-        ValueError: a model in compressed storage, a value out of range, or as `Updater`; nothing is changed.
+        ValueError: a model in compressed storage, a value out of range, or as `ComposedUpdater`; nothing is changed.
 
     Example:
         >>> model = regrow.sparsify(make_model(), 1.0, storage="masked")
@@ -68,8 +68,8 @@ class TopKAST(HiddenValues):
         self._trainable = dict(zip(self._weights, initial_counts(shapes, wider), strict=True))
         self._density, self._penalty = density, penalty
         self._trained: dict[str, Tensor] = {}
-        sets = self._active_after_update(self._hidden, {})
-        for name, hidden in list(self._hidden.items()):
+        sets = self._active_after_update(self._shadow, {})
+        for name, hidden in list(self._shadow.items()):
             self._show(name, sets[name], hidden.clone())
         self._attach()
         for name, collector in self._gradients.items():
@@ -107,4 +107,4 @@ class TopKAST(HiddenValues):
         return {"trained": dict(self._trained)}
 
     def _load_own_state(self, state: Mapping[str, Any]) -> None:
-        self._trained = {name: trained.to(self._hidden[name].device) for name, trained in state["trained"].items()}
+        self._trained = {name: trained.to(self._shadow[name].device) for name, trained in state["trained"].items()}

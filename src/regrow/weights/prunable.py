@@ -11,7 +11,7 @@ from torch.nn.parameter import UninitializedParameter
 from regrow.topology.initial import matching
 
 from .find import plain_name, sparse_weights, unwrapped
-from .reparametrised import is_gain, refuse_normalised
+from .reparametrised import check_not_normalised, is_gain
 
 __all__ = ["Patterns", "Prunable", "prunable", "select"]
 
@@ -109,7 +109,7 @@ def select(model: nn.Module, dense: Patterns, also: Collection[str] = ()) -> dic
             f"normalisations is left ({len(kept_dense)} are kept dense by dense={list(dense)})"
         )
     for name, place in chosen.items():
-        refuse_normalised(name, place.module, place.attribute)
+        check_not_normalised(name, place.module, place.attribute)
     return chosen
 
 

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.weight_norm import WeightNorm
 
-__all__ = ["is_gain", "refuse_normalised"]
+__all__ = ["check_not_normalised", "is_gain"]
 
 _WITH_KERNELS = (nn.modules.conv._ConvNd, nn.Bilinear)
 """Torch's own modules with weights of three dimensions and more, most of which may be 1."""
@@ -49,7 +49,7 @@ def _scales(gain: Tensor, other: Tensor) -> bool:
     return all(size in (1, whole) for size, whole in zip(gain.shape, other.shape, strict=True))
 
 
-def refuse_normalised(name: str, module: nn.Module, attribute: str) -> None:
+def check_not_normalised(name: str, module: nn.Module, attribute: str) -> None:
     """Raises where weight normalisation divides the rows of a parameter by their norms.
 
     Raises:

@@ -6,7 +6,7 @@ from torch import nn
 
 from . import sparse_weights
 
-__all__ = ["check", "refuse_stray"]
+__all__ = ["check", "check_no_stray"]
 
 _REMEDY = (
     "A dense checkpoint, a merge (such as LoRA's) or an init function writes them. To set them to 0: for weight in "
@@ -45,7 +45,7 @@ def _stray(number: int, inactive: int) -> list[str]:
     return [f"{number:,} of {inactive:,} inactive weights are not 0. {_REMEDY}"] if number else []
 
 
-def refuse_stray(model: nn.Module, what: str) -> None:
+def check_no_stray(model: nn.Module, what: str) -> None:
     """Raises ValueError where a copy without inactive weights would compute something else than the model.
 
     Args:

@@ -106,8 +106,8 @@ def _by_scores(score: Callable[[nn.Module, Settings, Examples], Any]) -> Start:
     def start(model: nn.Module, settings: Settings, examples: Examples | None) -> nn.Module:
         distribution = settings.recipe.distribution
         if examples is None:  # there are no scores
-            return _sparsify(model, settings, distribution="uniform" if distribution == "network" else distribution)
-        distribution = "network" if distribution == "uniform" else distribution
+            return _sparsify(model, settings, distribution="uniform" if distribution == "global" else distribution)
+        distribution = "global" if distribution == "uniform" else distribution
         return _sparsify(model, settings, init=score(model, settings, examples), distribution=distribution)
 
     return start
@@ -155,7 +155,7 @@ def _sparse_momentum(model: nn.Module, optimizer: optim.Optimizer, settings: Set
         optimizer,
         prune_rate=recipe.prune_rate,
         schedule=recipe.prune_schedule,
-        share=recipe.share,
+        redistribution=recipe.share,
         growth=recipe.growth,
         inherit_momentum=recipe.inherit_momentum,
         per_neuron=recipe.per_neuron,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from regrow.lab.errors import RunError
-from regrow.serialization import refuse_other_model
+from regrow.serialization import check_same_model
 
 from .description import describe
 from .failures import refuse_lost_weights
@@ -51,7 +51,7 @@ def restore(session: Session, folder: RunFolder, checkpoint: dict[str, Any]) -> 
     """
     sparse = checkpoint.get("sparse", session.sparse_shapes)  # regrow 0.1 did not write them
     try:
-        refuse_other_model(folder.path / CHECKPOINT, session.model, checkpoint["model"], sparse)
+        check_same_model(folder.path / CHECKPOINT, session.model, checkpoint["model"], sparse)
     except ValueError as error:
         raise RunError(f"{error}; resume with the code that wrote it, or start anew with --out") from error
     session.load_state_dict(checkpoint)

@@ -7,7 +7,7 @@ import torch
 from regrow.ops import _windows, lanes
 from regrow.ops._layout import blocked_size, channel_blocks
 
-from .deferred import Lines, Spread, Upstream
+from .deferred import ChannelAffine, Spread, Upstream
 from .forward import avg_windows, same_kind, sliding
 from .tensor import HANDLERS, blocked, blocked_cell, blocked_data, like
 
@@ -96,7 +96,7 @@ def _native_batch_norm_backward(
         lines, windows = upstream.lines, upstream.windows
         dy = upstream.grad
     else:
-        lines, windows, dy = Lines(x), None, back.data()
+        lines, windows, dy = ChannelAffine(x), None, back.data()
     table, out = windows or (None, ())
     dx, dweight, dbias = _ops.blocked_norm_backward.default(
         *(dy, x, weight, mean, invstd, training, *lines.line, lines.relu, table, out),

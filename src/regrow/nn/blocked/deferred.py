@@ -20,7 +20,7 @@ _ops = torch.ops.regrow
 Shape = list[int]
 
 
-class Lines(NamedTuple):
+class ChannelAffine(NamedTuple):
     """max(scale * (x - center) + shift + residual, 0 if relu): x and residual blocked data, the others (C,) or None."""
 
     x: Tensor
@@ -54,10 +54,10 @@ class Upstream(NamedTuple):
     """
 
     grad: Tensor
-    lines: Lines
+    lines: ChannelAffine
     gated: bool
     windows: Windows | None = None
-    pooled: Cell | None = None
+    pooled: DeferredValue | None = None
 
     def compute(self, shape: Shape) -> Tensor:
         lines, width = self.lines, lanes(self.grad.dtype)
@@ -89,7 +89,7 @@ class Noise(NamedTuple):
     factor: float
     dtype: torch.dtype
 
-    def drop(self, lines: Lines, shape: Shape) -> Tensor:
+    def drop(self, lines: ChannelAffine, shape: Shape) -> Tensor:
         """The value times the noise, as blocked data; without residual."""
         return _ops.blocked_dropout.default(
             *(lines.x, *lines.line, lines.relu, self.seed, self.p, self.factor, shape, lanes(self.dtype))
@@ -97,7 +97,7 @@ class Noise(NamedTuple):
 
     def compute(self, shape: Shape) -> Tensor:
         ones = _ops.to_blocked.default(torch.ones(shape, dtype=self.dtype), lanes(self.dtype))
-        return self.drop(Lines(ones), shape)
+        return self.drop(ChannelAffine(ones), shape)
 
 
 class Zeros(NamedTuple):
@@ -109,10 +109,10 @@ class Zeros(NamedTuple):
         return torch.zeros(blocked_size(shape, lanes(self.dtype)), dtype=self.dtype)
 
 
-Pending = Lines | Upstream | Spread | Noise | Zeros
+Pending = ChannelAffine | Upstream | Spread | Noise | Zeros
 
 
-class Cell:
+class DeferredValue:
     """The content of a BlockedTensor, shared by its aliases.
 
     Blocked data are never written to once they are in a cell: an in-place operator puts something else in. So
@@ -129,11 +129,11 @@ class Cell:
     def put(self, content: Tensor | Pending) -> None:
         """Replace what is in the cell."""
         self._refuse_views()
-        self._origin: tuple[weakref.ref[Tensor], Lines] | None = None
+        self._origin: tuple[weakref.ref[Tensor], ChannelAffine] | None = None
         self._data = content if isinstance(content, Tensor) else None
         self.pending = None if isinstance(content, Tensor) else content
 
-    def take(self, other: Cell) -> None:
+    def take(self, other: DeferredValue) -> None:
         """Put in what the other cell holds."""
         self._refuse_views()
         self._data, self._origin, self.pending = other._data, other._origin, other.pending
@@ -172,26 +172,28 @@ class Cell:
         if self._data is None:
             assert self.pending is not None
             self._data = self.pending.compute(self.shape)
-            if isinstance(self.pending, Lines) and self.pending.residual is None:
+            if isinstance(self.pending, ChannelAffine) and self.pending.residual is None:
                 # Backward may read x again; but it is not for this cell to keep it in memory.
                 self._origin = weakref.ref(self.pending.x), self.pending._replace(x=self._data)
             self.pending = None
         return self._data
 
-    def lines(self) -> Lines:
+    def lines(self) -> ChannelAffine:
         """The value as lines without residual of what a BatchNorm read, if that still exists; else of the data."""
-        if isinstance(self.pending, Lines) and self.pending.residual is None:
+        if isinstance(self.pending, ChannelAffine) and self.pending.residual is None:
             return self.pending
         data = self.data()
         x = self._origin[0]() if self._origin else None
-        return Lines(data) if x is None else self._origin[1]._replace(x=x)  # type: ignore[index]
+        return ChannelAffine(data) if x is None else self._origin[1]._replace(x=x)  # type: ignore[index]
 
-    def summand(self) -> Lines:
+    def summand(self) -> ChannelAffine:
         """The value as lines to which a residual can be added."""
         pending = self.pending
-        free = isinstance(pending, Lines) and pending.residual is None and not pending.relu
-        return pending if free else Lines(self.data())  # type: ignore[return-value]
+        free = isinstance(pending, ChannelAffine) and pending.residual is None and not pending.relu
+        return pending if free else ChannelAffine(self.data())  # type: ignore[return-value]
 
-    def rectified(self) -> Lines:
+    def rectified(self) -> ChannelAffine:
         """The relu of the value, as lines."""
-        return (self.pending if isinstance(self.pending, Lines) else Lines(self.data()))._replace(relu=True)
+        return (self.pending if isinstance(self.pending, ChannelAffine) else ChannelAffine(self.data()))._replace(
+            relu=True
+        )

@@ -12,7 +12,7 @@ from regrow.ops import _windows, lanes
 from regrow.ops._layout import channel_blocks, grid
 from regrow.ops._windows import Windows
 
-from .deferred import Cell, Lines, Noise, Zeros
+from .deferred import ChannelAffine, DeferredValue, Noise, Zeros
 from .maxima import MaximaIndices
 from .tensor import HANDLERS, BlockedTensor, blocked, blocked_cell, blocked_data, like
 
@@ -43,7 +43,7 @@ def _native_batch_norm(input, weight, bias, running_mean, running_var, training,
     scale, shift, mean, invstd = _ops.blocked_norm.default(
         x, *others, training, momentum, eps, input.cell.shape, lanes(x.dtype)
     )
-    lines = Lines(x, scale, mean, shift)
+    lines = ChannelAffine(x, scale, mean, shift)
     return like(input, lines), *((mean, invstd) if training else (x.new_empty(0), x.new_empty(0)))
 
 
@@ -88,7 +88,7 @@ def _add(self, other, *, alpha=1):
     a, b = blocked_cell(self, "add"), blocked_cell(other, "add")
     if alpha != 1:
         return like(self, torch.add(a.data(), b.data(), alpha=alpha))
-    if not isinstance(a.pending, Lines):
+    if not isinstance(a.pending, ChannelAffine):
         a, b = b, a
     return like(self, a.summand()._replace(residual=b.data()))
 
@@ -231,7 +231,7 @@ def _view(self, size):
 
 
 def _clone(self, *, memory_format=None):
-    cell = Cell(self.cell.shape, Zeros(self.dtype), self.dtype)
+    cell = DeferredValue(self.cell.shape, Zeros(self.dtype), self.dtype)
     cell.take(self.cell)
     return BlockedTensor(cell)
 

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 
 from regrow.ops import lanes
 
-from .deferred import Lines, Shape
+from .deferred import ChannelAffine, Shape
 
 _ops = torch.ops.regrow
 _CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ class MaximaIndices(torch.Tensor):
     def __new__(cls, size, *_) -> MaximaIndices:
         return torch.Tensor._make_wrapper_subclass(cls, torch.Size(size), dtype=torch.int64, device=_CPU)
 
-    def __init__(self, size, pool: Callable, lines: Lines, shape: Shape, arguments: tuple[Any, ...]):
+    def __init__(self, size, pool: Callable, lines: ChannelAffine, shape: Shape, arguments: tuple[Any, ...]):
         self._pool, self._lines, self._shape, self._arguments = pool, lines, shape, arguments
 
     def found(self) -> Tensor:

@@ -11,10 +11,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from regrow.nn._plain import is_plain
 from regrow.ops import isa, lanes
-from regrow.ops._gradients import refuse_batched
+from regrow.ops._gradients import check_not_batched
 
 from .conversions import note, running
-from .deferred import Cell, Pending
+from .deferred import DeferredValue, Pending
 
 _ops = torch.ops.regrow
 _CPU = torch.device("cpu")
@@ -26,14 +26,14 @@ class BlockedTensor(torch.Tensor):
     """A batch-blocked activation that passes for the ordinary one. Made by `to_blocked` and by SparseConv2d."""
 
     @staticmethod
-    def __new__(cls, cell: Cell) -> BlockedTensor:
+    def __new__(cls, cell: DeferredValue) -> BlockedTensor:
         return torch.Tensor._make_wrapper_subclass(cls, torch.Size(cell.shape), dtype=cell.dtype, device=_CPU)
 
-    def __init__(self, cell: Cell):
+    def __init__(self, cell: DeferredValue):
         self._cell = cell
 
     @property
-    def cell(self) -> Cell:
+    def cell(self) -> DeferredValue:
         """The content, which aliases share."""
         self._cell.check()
         return self._cell
@@ -70,12 +70,12 @@ class BlockedTensor(torch.Tensor):
 
 def blocked(shape, content: Tensor | Pending, dtype: torch.dtype) -> BlockedTensor:
     """A new activation of this shape that holds `content`."""
-    return BlockedTensor(Cell(list(shape), content, dtype))
+    return BlockedTensor(DeferredValue(list(shape), content, dtype))
 
 
 def like(tensor: Tensor, content: Tensor | Pending) -> BlockedTensor:
     """A new activation of the shape of `tensor`."""
-    return BlockedTensor(Cell(list(tensor.shape), content, tensor.dtype))
+    return BlockedTensor(DeferredValue(list(tensor.shape), content, tensor.dtype))
 
 
 def to_blocked(input: Tensor, operation: str = "to_blocked", module: str | None = None) -> BlockedTensor:
@@ -95,13 +95,13 @@ def to_blocked(input: Tensor, operation: str = "to_blocked", module: str | None 
     return _ToBlocked.apply(input, operation, running() if module is None else module)
 
 
-def blocked_cell(tensor: Tensor, operation: str, module: str | None = None) -> Cell:
+def blocked_cell(tensor: Tensor, operation: str, module: str | None = None) -> DeferredValue:
     """The cell of any (N, C, H, W) tensor; an ordinary one is converted. Not differentiable."""
     if isinstance(tensor, BlockedTensor):
         return tensor.cell
-    refuse_batched(tensor)
+    check_not_batched(tensor)
     note(True, operation, tensor.shape, module)
-    return Cell(list(tensor.shape), _ops.to_blocked.default(tensor, lanes(tensor.dtype)), tensor.dtype)
+    return DeferredValue(list(tensor.shape), _ops.to_blocked.default(tensor, lanes(tensor.dtype)), tensor.dtype)
 
 
 def blocked_data(tensor: Tensor, operation: str) -> Tensor:
@@ -208,7 +208,7 @@ def _on_ordinary(func: Callable, name: str, args, kwargs) -> Any:
     out = kwargs.get("out")
     if isinstance(out, BlockedTensor):
         return out.copy_(_on_ordinary(func, name, args, {key: kwargs[key] for key in kwargs if key != "out"}))
-    lent: list[tuple[Cell, Tensor]] = []
+    lent: list[tuple[DeferredValue, Tensor]] = []
 
     def lend(value):
         if not isinstance(value, BlockedTensor):
