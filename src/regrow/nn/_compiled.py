@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from ._contract import CompressedLayer
 from .blocked import ordinary_outputs
-
-if TYPE_CHECKING:
-    from ._layer import SparseLayer
 
 
 @torch.compiler.disable(reason="a compressed layer's length changes at every topology update")
-def outside_the_graph(layer: SparseLayer, input: Tensor) -> Tensor:
+def outside_the_graph(layer: CompressedLayer, input: Tensor) -> Tensor:
     """The layer's output as an ordinary tensor, which compiled code takes."""
     layer._check_identity()
     return ordinary_outputs(layer, (input,), layer._run(input))

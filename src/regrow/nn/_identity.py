@@ -9,15 +9,13 @@ written to in a copy that nobody trains, while another copy of the layer has com
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ._contract import CompressedLayer
 from ._state import AVERAGE, digest_of
-
-if TYPE_CHECKING:
-    from ._layer import SparseLayer
 
 __all__ = ["Identity"]
 
@@ -26,7 +24,7 @@ class _Family:
     """A layer and its copies, for as long as they live."""
 
     def __init__(self) -> None:
-        self.members: weakref.WeakSet[SparseLayer] = weakref.WeakSet()
+        self.members: weakref.WeakSet[CompressedLayer] = weakref.WeakSet()
         self.several = False
 
 
@@ -40,7 +38,7 @@ class Identity:
         family: the layer and its copies.
     """
 
-    def __init__(self, layer: SparseLayer, family: _Family | None = None):
+    def __init__(self, layer: CompressedLayer, family: _Family | None = None):
         self.trained = False
         self._handle: Any = None
         self.family = family or _Family()
@@ -48,7 +46,7 @@ class Identity:
         self.family.several |= family is not None
         self.settle(layer)
 
-    def settle(self, layer: SparseLayer) -> None:
+    def settle(self, layer: CompressedLayer) -> None:
         """What the layer holds now belongs together."""
         buffers: dict[str, Any] = layer._buffers
         self.indices = buffers["indices"]
@@ -59,7 +57,7 @@ class Identity:
     def accept_values(self) -> None:
         self._values: int | None = None
 
-    def of_copy(self, layer: SparseLayer, copy: SparseLayer) -> Identity:
+    def of_copy(self, layer: CompressedLayer, copy: CompressedLayer) -> Identity:
         """The identity of a copy of the layer."""
         twin = Identity(copy, self.family)
         self._values = twin._values = _bits(layer._parameters.get("weight"))
@@ -67,7 +65,7 @@ class Identity:
             identity._watch(one)
         return twin
 
-    def _watch(self, layer: SparseLayer) -> None:
+    def _watch(self, layer: CompressedLayer) -> None:
         """Has the next gradient of the weight noted, whether it goes to .grad or to whoever asked for it."""
         weight = layer._parameters.get("weight")
         if self.trained or self._handle is not None or weight is None or not weight.requires_grad:
@@ -78,7 +76,7 @@ class Identity:
 
         self._handle = weight.register_hook(note)
 
-    def look(self, layer: SparseLayer) -> None:
+    def look(self, layer: CompressedLayer) -> None:
         """Raises RuntimeError where values and positions do not belong together any more.
 
         Called in forward, where the buffer is another than it was, or there are copies.
@@ -95,7 +93,7 @@ class Identity:
             self._watch(layer)
             self._look_at_values(layer)
 
-    def _look_at(self, indices: Tensor, layer: SparseLayer) -> None:
+    def _look_at(self, indices: Tensor, layer: CompressedLayer) -> None:
         digest = digest_of(indices)
         if digest != self.digest and not self._was_copied(digest, layer):
             raise RuntimeError(
@@ -108,13 +106,13 @@ class Identity:
         self.indices, self.version, self.digest = indices, indices._version, digest
         layer.digest = torch.tensor(digest)
 
-    def _was_copied(self, digest: tuple[int, int], layer: SparseLayer) -> bool:
+    def _was_copied(self, digest: tuple[int, int], layer: CompressedLayer) -> bool:
         """Whether a copy of the layer has just these positions and just these values."""
         weight = layer._parameters["weight"]
         others = (other for other in self.family.members if other is not layer and other._identity.digest == digest)
         return any(torch.equal(weight, other._parameters["weight"]) for other in others)  # type: ignore[arg-type]
 
-    def _look_at_values(self, layer: SparseLayer) -> None:
+    def _look_at_values(self, layer: CompressedLayer) -> None:
         values = _bits(layer._parameters["weight"])
         if self._values is not None and self._values != values and (other := self._moved_on(layer)):
             raise RuntimeError(
@@ -125,7 +123,7 @@ class Identity:
             )
         self._values = values
 
-    def _moved_on(self, layer: SparseLayer) -> SparseLayer | None:
+    def _moved_on(self, layer: CompressedLayer) -> CompressedLayer | None:
         """A copy of as many weights, so that arithmetic raises nothing, and with another active set."""
         others = (other for other in self.family.members if other._identity.digest != self.digest)
         return next((other for other in others if other.active == layer.active), None)

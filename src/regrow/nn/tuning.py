@@ -11,17 +11,14 @@ import bisect
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from regrow.ops import isa
 
+from ._contract import CompressedLayer
 from .blocked import BlockedTensor, to_blocked
-
-if TYPE_CHECKING:
-    from ._layer import SparseLayer
 
 Step = Callable[[], object]
 Clock = Callable[[], float]
@@ -64,7 +61,7 @@ def can_measure() -> bool:
     return isa() in _DENSE_FROM
 
 
-def measure(layer: SparseLayer, where: Where, clock: Clock = time.perf_counter) -> int:
+def measure(layer: CompressedLayer, where: Where, clock: Clock = time.perf_counter) -> int:
     """The number of active weights from which a layer's dense computation is faster, for inputs of one kind.
 
     Forward and backward, with the gradient of the input, of random active sets; bisects densities between 0.02 and 1.
@@ -99,7 +96,7 @@ def crossing(is_dense_faster: Callable[[float], bool]) -> float | None:
     return _PROBED[at] if at < len(_PROBED) else None
 
 
-def _step(layer: SparseLayer, positions: Tensor, input: Tensor, compute: str) -> Step:
+def _step(layer: CompressedLayer, positions: Tensor, input: Tensor, compute: str) -> Step:
     """Forward and backward of a layer like this one with other positions."""
     twin = layer._blank()
     twin.set_topology(positions, twin.weight.new_ones(positions.numel()))

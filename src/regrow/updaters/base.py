@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -55,14 +55,15 @@ class Updater(ABC):
         True
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Updater:
-        if cls is not Updater or not kwargs:
-            return super().__new__(cls)
-        from .composed import ComposedUpdater  # version 0.1 had that class under this name
+    _composed: ClassVar[type[Updater]]
+    """`ComposedUpdater`, which version 0.1 had under this name; its module sets it."""
 
-        text = "regrow.Updater(...) is regrow.ComposedUpdater(...) now; the old spelling goes in version 0.3"
-        warnings.warn(text, DeprecationWarning, stacklevel=2)
-        return super().__new__(ComposedUpdater)
+    def __new__(cls, *args: Any, **kwargs: Any) -> Updater:
+        if cls is Updater and kwargs:
+            text = "regrow.Updater(...) is regrow.ComposedUpdater(...) now; the old spelling goes in version 0.3"
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
+            cls = cls._composed
+        return super().__new__(cls)
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, *, alone: bool = True, **parts: Any):
         if parts:

@@ -20,7 +20,7 @@ from regrow.topology.random import seeded_generator
 from regrow.weights import SparseWeight
 
 from .active_gradients import ActiveGradients
-from .base import MovingUpdater, check_steps, row_of
+from .base import MovingUpdater, Updater, check_steps, row_of
 from .costs import Costs
 from .layer_view import LayerView
 from .plan import LayerUpdate, UpdatePlan
@@ -397,6 +397,9 @@ class ComposedUpdater(MovingUpdater):
                 pruned, grown, importance = change.pruned.numel(), change.grown.numel(), change.importance
             rows.append(row_of(self.step, rate, name, pruned, grown, weight.active, importance))
         return rows
+
+
+Updater._composed = ComposedUpdater
 
 
 def _check_window(window: Any, window_batch: int | None) -> None:

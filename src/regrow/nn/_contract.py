@@ -1,0 +1,49 @@
+"""What the modules that serve a compressed layer know of it: its identity, its tuning and compiled code."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["CompressedLayer"]
+
+
+class CompressedLayer(Protocol):
+    """A layer that holds its active values and their indices; `SparseLayer` is the one there is.
+
+    Attributes:
+        compute: "auto", "sparse" or "dense".
+        digest: of its active set, as its state dict has it.
+    """
+
+    compute: str
+    digest: Any
+    weight: Any
+    _parameters: Any
+    _buffers: Any
+    _identity: Any
+
+    @property
+    def active(self) -> int:
+        """Number of active weights."""
+
+    @property
+    def dense_shape(self) -> torch.Size:
+        """Shape of the dense weight."""
+
+    def set_topology(self, positions: Tensor, values: Tensor) -> None:
+        """Replaces the active set."""
+
+    def _label(self) -> str: ...
+
+    def _forget(self) -> None: ...
+
+    def _blank(self) -> Any: ...
+
+    def _example(self, where: Any) -> Tensor: ...
+
+    def _run(self, input: Any) -> Any: ...
+
+    def _check_identity(self) -> None: ...
