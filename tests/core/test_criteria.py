@@ -63,7 +63,7 @@ def test_the_smallest_of_the_network_leave_one_in_each_layer():
 
 
 def test_the_density_of_a_network_keeps_what_it_has_when_it_has_it():
-    target = sharing.to_density(lambda step: 0.4, "network")
+    target = sharing.to_density(lambda step: 0.4, "global")
     assert target(request([[1.0] * 7, [9.0]])) == [7, 1]
     assert target(request([[1.0] * 7, [9.0] * 4])) == [4, 4]
     assert sharing.to_density(lambda step: 0.4)(request([[1.0] * 7, [9.0]])) == [4, 4]

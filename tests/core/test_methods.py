@@ -89,17 +89,17 @@ METHODS = {
     "sparse-momentum-neuron": Method(**SPARSE_MOMENTUM, settings={"per_neuron": True}, keeps_momentum=True),
     **{
         f"sparse-momentum-share-{share}": Method(
-            regrow.SparseMomentum, settings={"share": share}, needs_momentum=True, keeps_momentum=True
+            regrow.SparseMomentum, settings={"redistribution": share}, needs_momentum=True, keeps_momentum=True
         )
         for share in ("gradient", "magnitude", "non-zeros", "none")
     },
     "magnitude-gradient": Method(
-        regrow.SparseMomentum, settings={"share": "magnitude", "growth": "gradient", "per_neuron": True}
+        regrow.SparseMomentum, settings={"redistribution": "magnitude", "growth": "gradient", "per_neuron": True}
     ),
     "set": Method(regrow.SET, random=True),
     "deep-rewiring": Method(regrow.DeepRewiring, settings={"l1": 0.1, "noise": 0.1}, random=True),
     "deep-rewiring-layer": Method(
-        regrow.DeepRewiring, settings={"l1": 0.1, "noise": 0.1, "scope": "layer"}, random=True
+        regrow.DeepRewiring, settings={"l1": 0.1, "noise": 0.1, "scope": "local"}, random=True
     ),
     "dsr": Method(regrow.DSR, settings={"threshold": 0.1, "prune_rate": 0.3}, random=True),
     "rigl": Method(regrow.RigL),
@@ -107,7 +107,7 @@ METHODS = {
     "mest": Method(regrow.MEST, total=soft_bound, random=True),
     "mest-em": Method(regrow.MEST, settings={"soft_bound": False}, random=True),
     "gmp": Method(regrow.GMP, settings={"density": FINAL}, total=cubic, **DENSE),
-    "gmp-network": Method(regrow.GMP, settings={"density": FINAL, "scope": "network"}, total=cubic, **DENSE),
+    "gmp-network": Method(regrow.GMP, settings={"density": FINAL, "scope": "global"}, total=cubic, **DENSE),
     "han": Method(regrow.Han, settings={"density": FINAL}, total=han, **DENSE),
     "ac-dc": Method(regrow.ACDC, settings={"density": FINAL, "phase": 0.1}, total=alternating, **DENSE),
     "granet": Method(regrow.GraNet, settings={"density": FINAL}, total=cubic, **DENSE),
@@ -257,7 +257,7 @@ def test_every_optimizer_works_or_is_refused_with_the_reason(name, optimizer):
 
 
 def _reads_momentum(method):
-    return method.settings.get("share", "momentum") in ("momentum", "none") or method.keeps_momentum
+    return method.settings.get("redistribution", "momentum") in ("momentum", "none") or method.keeps_momentum
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if len(method.storages) == 2])

@@ -110,7 +110,7 @@ REFUSED = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_other_momentum_is_refused_with_the_reason_and_the_methods_that_work(kind):
     make, message = REFUSED[kind]
-    with pytest.raises(ValueError, match=rf"{message}.*RigL.*SET.*growth='gradient', share='gradient'"):
+    with pytest.raises(ValueError, match=rf"{message}.*RigL.*SET.*growth='gradient', redistribution='gradient'"):
         rule_of(make)
 
 

@@ -119,8 +119,9 @@ def test_product_equals_the_oracle_after_every_step(case):
     twin = Net().double()
     weights = regrow.sparse_weights(net)
     optimizer, reference = optimizers(kind, net.parameters())
+    ours = {"redistribution" if key == "share" else key: value for key, value in case.items()}
     updater = regrow.SparseMomentum(
-        net, optimizer, total_steps=TOTAL_STEPS, update_every=UPDATE_EVERY, window=window, **case
+        net, optimizer, total_steps=TOTAL_STEPS, update_every=UPDATE_EVERY, window=window, **ours
     )
     oracle = naive.NaiveSparseMomentum(
         {name: weight.parameter.detach() for name, weight in weights.items()},

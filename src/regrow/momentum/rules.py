@@ -151,7 +151,7 @@ _TOLERANCE = 1e-4
 
 _METHODS = (
     "or a method that needs no momentum: regrow.RigL, regrow.SET or regrow.SparseMomentum(growth='gradient', "
-    "share='gradient')"
+    "redistribution='gradient')"
 )
 
 
