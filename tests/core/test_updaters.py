@@ -53,7 +53,7 @@ def setups(draw):
     return {
         "prune_rate": draw(st.floats(0, 0.99)),
         "schedule": draw(st.sampled_from(["cosine", "linear", "constant"])),
-        "share": share,
+        "redistribution": share,
         "max_density": draw(st.sampled_from([None, 1.0, 0.6, 0.05])),
         "flops_budget": draw(st.sampled_from([None, 0.7, 0.2, 0.001])) if share == "momentum" else None,
         "window": draw(st.sampled_from([None, 1, 2, 9])),
@@ -98,7 +98,7 @@ def check_rows(model, rows, setup, start):
         assert 0 <= row["pruned"] <= min(math.ceil(row["prune_rate"] * before), before - 1)
         limit = math.floor((setup["max_density"] or 1.0) * weight.numel)
         assert row["active"] <= max(limit, before)
-        if setup["share"] == "none":
+        if setup["redistribution"] == "none":
             assert row["active"] == start[row["name"]]
 
 

@@ -158,7 +158,7 @@ def test_ctrl_c_says_how_to_go_on_and_that_command_does(monkeypatch: pytest.Monk
         (["train", "digits-mlp", "--set", "prune_schedule=odd"], "use one of cosine"),
         (["train", "digits-mlp", "--set", "growth=odd"], "use one of momentum, gradient"),
         (["train", "digits-mlp", "--set", "distribution=odd"], "use one of uniform"),
-        (["train", "digits-mlp", "--set", "distribution=network"], "goes with a density and with scores"),
+        (["train", "digits-mlp", "--set", "distribution=global"], "goes with a density and with scores"),
         (["train", "digits-mlp", "--set", "dense=fc4"], "matches none of fc1.weight"),
         (["train", "digits-mlp", "--set", "dense=fc1,fc2,fc3"], "nothing to make sparse"),
         (["train", "digits-mlp", "--set", "momentum=0"], "set nesterov=false, too"),

@@ -65,7 +65,8 @@ def test_a_setting_that_a_method_does_not_have_changes_nothing(method: str):
 
 
 def test_sparse_momentum_has_all_settings_and_dense_none():
-    assert set(METHODS["sparse-momentum"].takes) == set(SPARSE_ONLY) == OTHER.keys() | {"update_every"}
+    assert set(METHODS["sparse-momentum"].takes) == set(SPARSE_ONLY) | {"factored"}
+    assert set(SPARSE_ONLY) == OTHER.keys() | {"update_every"}
     assert not METHODS["dense"].takes
 
 
@@ -88,5 +89,5 @@ def test_wrong_values_are_refused_where_settings_are_made():
 
 
 def test_a_distribution_by_scores_needs_none_to_load_a_network():
-    settings = make_settings("digits-mlp", method="snip", overrides=["distribution=network"])
+    settings = make_settings("digits-mlp", method="snip", overrides=["distribution=global"])
     assert make_sparse(torch.nn.Linear(20, 20), settings) is not None

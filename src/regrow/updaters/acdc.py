@@ -42,6 +42,10 @@ class ACDC(ComposedUpdater):
         >>> updater = regrow.ACDC(model, optimizer, total_steps=54_000, update_every=540, density=0.05)
     """
 
+    method = "ac-dc"
+    starts_dense = True
+    updates = 100
+
     def __init__(
         self,
         model: nn.Module,

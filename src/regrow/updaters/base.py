@@ -55,6 +55,13 @@ class Updater(ABC):
         True
     """
 
+    method: ClassVar[str] = ""
+    """Its name on the command line and in tables."""
+    starts_dense: ClassVar[bool] = False
+    """Whether it is given a network with all weights, and told the density to end with."""
+    updates: ClassVar[float | None] = None
+    """Topology updates in a training where nobody says how many; None: one an epoch."""
+
     _composed: ClassVar[type[Updater]]
     """`ComposedUpdater`, which version 0.1 had under this name; its module sets it."""
 

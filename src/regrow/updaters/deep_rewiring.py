@@ -50,6 +50,8 @@ class DeepRewiring(MovingUpdater):
         >>> updater = regrow.DeepRewiring(model, optimizer, total_steps=54_000, update_every=540, seed=0)
     """
 
+    method = "deep-rewiring"
+
     def __init__(
         self,
         model: nn.Module,

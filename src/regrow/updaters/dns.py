@@ -46,6 +46,10 @@ class DNS(ShadowWeightUpdater):
         >>> updater = regrow.DNS(model, optimizer, total_steps=54_000, update_every=540, density=0.05, seed=0)
     """
 
+    method = "dns"
+    starts_dense = True
+    updates = 5_000
+
     def __init__(
         self,
         model: nn.Module,

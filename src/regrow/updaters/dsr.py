@@ -76,6 +76,8 @@ class DSR(ComposedUpdater):
         0.001
     """
 
+    method = "dsr"
+
     def __init__(
         self,
         model: nn.Module,

@@ -39,6 +39,10 @@ class GMP(ComposedUpdater):
         >>> updater = regrow.GMP(model, optimizer, total_steps=54_000, update_every=540, density=0.05)
     """
 
+    method = "gmp"
+    starts_dense = True
+    updates = 100
+
     def __init__(
         self,
         model: nn.Module,

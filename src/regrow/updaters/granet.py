@@ -48,6 +48,10 @@ class GraNet(ComposedUpdater):
         >>> updater = regrow.GraNet(model, optimizer, total_steps=54_000, update_every=540, density=0.05)
     """
 
+    method = "granet"
+    starts_dense = True
+    updates = 100
+
     def __init__(
         self,
         model: nn.Module,

@@ -45,6 +45,10 @@ class Han(ComposedUpdater):
         >>> updater = regrow.Han(model, optimizer, total_steps=54_000, update_every=540, density=0.05)
     """
 
+    method = "han"
+    starts_dense = True
+    updates = 100
+
     def __init__(
         self,
         model: nn.Module,

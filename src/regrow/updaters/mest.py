@@ -63,6 +63,9 @@ class MEST(ComposedUpdater):
         >>> updater = regrow.MEST(model, optimizer, total_steps=54_000, update_every=2_700, seed=0)
     """
 
+    method = "mest"
+    updates = 160 / 5
+
     def __init__(
         self,
         model: nn.Module,

@@ -39,6 +39,8 @@ class RigL(ComposedUpdater):
         >>> updater = regrow.RigL(model, optimizer, total_steps=54_000, update_every=100)
     """
 
+    method = "rigl"
+
     def __init__(
         self,
         model: nn.Module,

@@ -42,6 +42,9 @@ class RigLITOP(ComposedUpdater):
         0.1
     """
 
+    method = "rigl-itop"
+    updates = 97_750 / 4_000  # the authors' runs on CIFAR-10: 250 epochs of 391 steps, an update every 4,000
+
     def __init__(
         self,
         model: nn.Module,

@@ -36,6 +36,8 @@ class SET(ComposedUpdater):
         >>> updater = regrow.SET(model, optimizer, total_steps=54_000, update_every=540, seed=0)
     """
 
+    method = "set"
+
     def __init__(
         self,
         model: nn.Module,

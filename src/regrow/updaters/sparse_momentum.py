@@ -76,6 +76,8 @@ class SparseMomentum(ComposedUpdater):
         >>> updater = regrow.SparseMomentum(model, optimizer, total_steps=54_000, update_every=540)
     """
 
+    method = "sparse-momentum"
+
     @renamed_arguments(share="redistribution")
     def __init__(
         self,

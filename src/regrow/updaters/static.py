@@ -22,6 +22,8 @@ class Static(Updater):
         >>> updater = regrow.Static(model, torch.optim.SGD(model.parameters(), lr=0.1))
     """
 
+    method = "static"
+
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
         super().__init__(model, optimizer, alone=False)
         self._hang()

@@ -44,6 +44,10 @@ class TopKAST(ShadowWeightUpdater):
         1191
     """
 
+    method = "top-kast"
+    starts_dense = True
+    updates = 500
+
     def __init__(
         self,
         model: nn.Module,

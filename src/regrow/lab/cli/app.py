@@ -77,125 +77,99 @@ def main(
         typer.echo(WELCOME)
 
 
+LESS = "Less often needed"
+DISTRIBUTED = "Several processes, and files"
+
+
 @app.command()
 def train(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="A name that `regrow list` shows.", show_default=False)
     ],
     method: Annotated[
-        str, typer.Option(metavar="METHOD", help="sparse-momentum, dense, static, set, rigl, …; `regrow list` has all.")
+        str, typer.Option(metavar="METHOD", help="A name that `regrow list` shows; `regrow settings METHOD` explains.")
     ] = "sparse-momentum",
     density: Annotated[
         float | None,
-        typer.Option(
-            metavar="SHARE", help="Share of the weights that exist, above 0 to 1; default: the recipe's, mostly 0.05."
-        ),
+        typer.Option(metavar="D", help="Share of active weights, above 0 to 1; default: the recipe's, mostly 0.05."),
     ] = None,
-    storage: Annotated[str, typer.Option(metavar="STORAGE", help="auto, masked or compressed.")] = "auto",
-    seed: Annotated[
-        int,
-        typer.Option(
-            metavar="N", help="Of network, topology and order of examples; of the split of MNIST and the digits, too."
-        ),
-    ] = 0,
     epochs: Annotated[
         int | None,
-        typer.Option(metavar="N", help="The learning-rate schedule is stretched to this; default: recipe's."),
+        typer.Option(metavar="N", help="Length of the training, to which the learning-rate schedule is stretched."),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Default: the recipe's.")] = None,
-    images: Annotated[
-        int | None, typer.Option(metavar="N", help="Of the training set, at random, the same ones for every seed.")
-    ] = None,
-    warmup: Annotated[
-        float | None, typer.Option(metavar="EPOCHS", help="In which the learning rate rises; default: the recipe's.")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(metavar="KIND", help="32-true, or bf16-mixed: dense layers compute in bfloat16.")
-    ] = None,
-    share: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RULE", help="Of freed weights: momentum, none, momentum-per-flop; gradient, magnitude, non-zeros."
-        ),
-    ] = None,
-    flops_budget: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="Of dense FLOPs, within which momentum shares out.")
-    ] = None,
-    max_density: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="Of a layer, to which it can grow.")
-    ] = None,
-    update_every: Annotated[
-        int | None,
-        typer.Option(metavar="STEPS", help="Between topology updates; default: an epoch, or the method's own."),
-    ] = None,
-    window: Annotated[
-        str | None, typer.Option(metavar="STEPS", help="Before an update in which missing weights are seen, or all.")
-    ] = None,
-    window_batch: Annotated[
-        int | None, typer.Option(metavar="N", help="Examples of a batch that are used for it; default: all.")
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Where data sets are; default: $REGROW_DATA, else ~/.cache/regrow."),
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of network, topology, order and split of examples.")] = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting (`regrow settings`); may be repeated."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of the run; default: runs/RECIPE/METHOD-DENSITY-…")
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on from the folder's checkpoint, to the same bits; start where none is."),
+        typer.Option("--resume", help="Continue from the folder's checkpoint, to the same bits, or start a new run."),
     ] = False,
-    max_seconds: Annotated[
-        float | None,
-        typer.Option(metavar="S", help="Ends after the epoch in which they are over; schedules stay as they are."),
-    ] = None,
-    topology_every: Annotated[
-        int | None, typer.Option(min=1, metavar="EPOCHS", help="Write topology-epochN.npz, besides the one at the end.")
-    ] = None,
-    open_report: Annotated[
-        bool,
-        typer.Option("--open-report", help="Open a page in a browser that follows the run; it lies beside the folder."),
-    ] = False,
-    logger: Annotated[
-        str | None,
-        typer.Option(metavar="NAME,…", help="tensorboard, csv or wandb, into the folder `logs` of the run."),
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where data sets are; default: $REGROW_DATA, else ~/.cache/regrow."),
     ] = None,
     threads: ThreadsOption = None,
+    open_report: Annotated[
+        bool, typer.Option("--open-report", help="Open a page in a browser that follows the run.")
+    ] = False,
+    storage: Annotated[
+        str, typer.Option(metavar="KIND", help="auto, masked or compressed.", rich_help_panel=LESS)
+    ] = "auto",
+    batch_size: Annotated[int | None, typer.Option(metavar="N", hidden=True)] = None,
+    images: Annotated[int | None, typer.Option(metavar="N", hidden=True)] = None,
+    warmup: Annotated[float | None, typer.Option(metavar="EPOCHS", hidden=True)] = None,
+    precision: Annotated[str | None, typer.Option(metavar="KIND", hidden=True)] = None,
+    share: Annotated[str | None, typer.Option(metavar="RULE", hidden=True)] = None,
+    flops_budget: Annotated[float | None, typer.Option(metavar="SHARE", hidden=True)] = None,
+    max_density: Annotated[float | None, typer.Option(metavar="SHARE", hidden=True)] = None,
+    update_every: Annotated[int | None, typer.Option(metavar="STEPS", hidden=True)] = None,
+    window: Annotated[str | None, typer.Option(metavar="STEPS", hidden=True)] = None,
+    window_batch: Annotated[int | None, typer.Option(metavar="N", hidden=True)] = None,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(metavar="S", help="End after the epoch in which they are over.", rich_help_panel=LESS),
+    ] = None,
+    topology_every: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="EPOCHS", help="Also write topology-epochN.npz.", rich_help_panel=LESS),
+    ] = None,
+    logger: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,…", help="tensorboard, csv or wandb.", rich_help_panel=LESS),
+    ] = None,
+    deterministic: Annotated[
+        bool,
+        typer.Option("--deterministic", help="Use deterministic algorithms alone.", rich_help_panel=LESS),
+    ] = False,
     devices: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Processes on this machine, each with its part of a batch.")
+        int, typer.Option(min=1, metavar="N", help="Processes on this machine.", rich_help_panel=DISTRIBUTED)
     ] = 1,
-    nodes: Annotated[int, typer.Option(min=1, metavar="N", help="Machines, each with so many processes.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, metavar="N", help="Machines.", rich_help_panel=DISTRIBUTED)] = 1,
     strategy: Annotated[
-        str, typer.Option(metavar="KIND", help="ddp, or auto: ddp for more than one process.")
+        str, typer.Option(metavar="KIND", help="ddp, or auto: ddp for several.", rich_help_panel=DISTRIBUTED)
     ] = "auto",
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=0, metavar="N", help="Processes that read image files; default: as many as threads, at most 8."
-        ),
+        typer.Option(min=0, metavar="N", help="Processes that read image files.", rich_help_panel=DISTRIBUTED),
     ] = None,
     skip_corrupt: Annotated[
         bool,
-        typer.Option("--skip-corrupt", help="Name and leave out images that cannot be decoded; else they end the run."),
+        typer.Option("--skip-corrupt", help="Leave out images that cannot be decoded.", rich_help_panel=DISTRIBUTED),
     ] = False,
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Deterministic algorithms alone: the same bits in each repetition.")
-    ] = False,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe; may be given several times."),
-    ] = None,
 ) -> None:
-    """Trains one recipe and leaves a run folder.
+    """Trains one recipe and leaves a run folder: settings, metrics, topology, summary and checkpoint.
 
-    The folder holds run.json (what the run is), summary.json, metrics.jsonl (a line an epoch), topology.jsonl (a line
-    an update and layer), weights.jsonl (histograms), topology.npz (the active sets at the end) and checkpoint.pt; until
-    the end also the checkpoint before it. Ctrl-C saves and says how to go on.
+    Ctrl-C saves the run and prints the command that continues it.
 
     \b
     Examples:
-      regrow train lenet300-mnist --method dense --seed 3 --set lr=0.05 --resume --logger tensorboard
-      regrow train vgg16-d-cifar10 --density 0.05 --epochs 20 --flops-budget 0.1 --devices 2
+      regrow train lenet300-mnist --density 0.05 --epochs 20 --seed 3 --resume
+      regrow train lenet300-mnist --method rigl --set update_every=100 --set stop_fraction=0.8
     """
     from regrow import ops
     from regrow.lab.recipes.methods import refuse_foreign
@@ -257,7 +231,7 @@ app.command()(features)
 
 @app.command(name="list")
 def list_() -> None:
-    """Lists the recipes and the settings that --set can change.
+    """Lists the recipes and the methods.
 
     \b
     Examples:
@@ -267,6 +241,24 @@ def list_() -> None:
     from .tables import print_recipes
 
     print_recipes()
+
+
+@app.command()
+def settings(
+    method: Annotated[
+        str | None, typer.Argument(metavar="[METHOD]", help="A method that `regrow list` shows.", show_default=False)
+    ] = None,
+) -> None:
+    """Explains the settings of a method, or without one those of all recipes: what `--set KEY=VALUE` can change.
+
+    \b
+    Examples:
+      regrow settings sparse-momentum
+      regrow settings
+    """
+    from .tables import print_settings
+
+    print_settings(method)
 
 
 @app.command()

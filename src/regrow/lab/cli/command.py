@@ -160,7 +160,7 @@ def _option(name: str, value: Any) -> tuple[str, ...]:
 
 def _overrides(settings: Settings) -> list[str]:
     now, defaults = settings.as_dict(), settings.defaults()
-    changed = {key: value for key, value in now.items() if value != defaults[key] and key != "storage"}
+    changed = {key: value for key, value in now.items() if value != defaults.get(key, ...) and key != "storage"}
     return [word for key, value in changed.items() for word in ("--set", f"{key}={setting_text(value)}")]
 
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from regrow.lab.errors import unknown
 from regrow.lab.recipes.catalog import RECIPES
 from regrow.lab.recipes.methods import METHODS
-from regrow.lab.recipes.recipe import setting_names
+from regrow.lab.recipes.options import entries, options_of, updaters
+from regrow.lab.recipes.recipe import Recipe, setting_names
 from regrow.lab.training.progress import clock
 
-__all__ = ["console", "print_comparison", "print_recipes", "print_summary"]
+from .command import setting_text
+
+__all__ = ["console", "print_comparison", "print_recipes", "print_settings", "print_summary"]
 
 
 def console() -> Console:
@@ -34,9 +39,49 @@ def print_recipes() -> None:
     out = console()
     out.print(table)
     out.print("\nPublished protocols are those of sparse momentum (arXiv:1907.04840).")
-    out.print(f"Train one with: regrow train {next(iter(RECIPES))}")
-    out.print(f"--method NAME is one of: {', '.join(METHODS)}")
-    out.print(f"--set KEY=VALUE changes: {', '.join(setting_names())}")
+    methods = Table("method", "what it is", box=None, pad_edge=False)
+    for name, method in METHODS.items():
+        methods.add_row(name, method.about)
+    out.print(methods)
+    out.print(f"\nTrain with: regrow train {next(iter(RECIPES))} --method set --set prune_rate=0.3")
+    out.print("`regrow settings` explains what --set KEY=VALUE can change, `regrow settings METHOD` that of a method.")
+
+
+def _as_typed(value: Any) -> str:
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else setting_text(list(value) if isinstance(value, tuple) else value)
+    )
+
+
+def print_settings(method: str | None) -> None:
+    """What --set can change: the options of a method, or the settings of all recipes."""
+    out = console()
+    table = Table("setting", "default", "what it is", box=None, pad_edge=False)
+    if method is None:
+        recipe = next(iter(RECIPES.values()))()
+        about = entries(getdoc(Recipe) or "")
+        for name in setting_names():
+            table.add_row(name, _as_typed(getattr(recipe, name)), about.get(name, ""))
+        out.print(table)
+        out.print(f"\nDefaults are those of {recipe.name}. Options of a method: regrow settings sparse-momentum")
+        return
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    out.print(f"{method}: {METHODS[method].about}\n", soft_wrap=True)
+    kind = updaters().get(method)
+    options = options_of(kind) if kind else {}
+    for option in options.values():
+        table.add_row(option.name, _as_typed(option.default), option.about)
+    further = [name for name in METHODS[method].takes if name in Recipe.__dataclass_fields__ and name not in options]
+    known = {"share": "redistribution", "prune_schedule": "schedule"}
+    about = entries(getdoc(Recipe) or "")
+    for name in further:
+        if known.get(name) not in options:
+            default = Recipe.__dataclass_fields__[name].default
+            table.add_row(name, _as_typed(default), about.get(name, ""))
+    out.print(table if table.row_count else f"{method} has no settings of its own.")
 
 
 def print_summary(summary: Mapping[str, Any], folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from inspect import signature
+from inspect import getdoc, signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,10 +14,12 @@ import regrow
 from regrow.lab import models
 from regrow.lab.errors import UsageError
 from regrow.lab.training.loss import mean_loss
+from regrow.updaters import Updater
 from regrow.weights.meta import materialise, on_meta
 from regrow.weights.prunable import select
 
-from .recipe import SPARSE_ONLY, Recipe
+from .options import options_of, updaters
+from .recipe import SPARSE_ONLY, Recipe, option_names
 
 if TYPE_CHECKING:
     from regrow.lab.data.split import AnySplit
@@ -64,12 +66,14 @@ class Method:
             of the model is wanted, with random active sets.
         intervals: topology updates in a training where the recipe gives no `update_every`; None: one an epoch.
         takes: the settings of sparse training that it has; others would change nothing.
+        about: one line for `regrow list`.
     """
 
     attach: Attach | None
     start: Start
     intervals: float | None = None
     takes: Collection[str] = ()
+    about: str = ""
 
 
 def _sparsify(model: nn.Module, settings: Settings, **more: Any) -> nn.Module:
@@ -141,29 +145,38 @@ def _magnitude(model: nn.Module, settings: Settings, examples: Examples | None) 
     return _sparsify(model, settings, init="magnitude")
 
 
-def _chosen(settings: Settings, **names: str) -> dict[str, Any]:
+def _chosen(settings: Settings, names: Mapping[str, str]) -> dict[str, Any]:
     """Settings of the recipe that differ from a recipe's defaults, under the names that the updater has for them."""
     defaults = Recipe.__dataclass_fields__
     values = {argument: getattr(settings.recipe, field) for argument, field in names.items()}
     return {argument: value for argument, value in values.items() if value != defaults[names[argument]].default}
 
 
-def _sparse_momentum(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, run: dict[str, Any]) -> Any:
-    recipe = settings.recipe
-    return regrow.SparseMomentum(
-        model,
-        optimizer,
-        prune_rate=recipe.prune_rate,
-        schedule=recipe.prune_schedule,
-        redistribution=recipe.share,
-        growth=recipe.growth,
-        inherit_momentum=recipe.inherit_momentum,
-        per_neuron=recipe.per_neuron,
-        max_density=recipe.max_density,
-        flops_budget=recipe.flops_budget,
-        window=recipe.window,
-        window_batch=recipe.window_batch,
-        **run,
+_START = ("distribution", "dense", "rescale")
+"""Settings of `sparsify`."""
+_FIELDS = {"schedule": "prune_schedule", "redistribution": "share"}
+"""Names that the recipe has for arguments of updaters, where they are others."""
+
+
+def _of_updater(kind: type[Updater]) -> Method:
+    """The method of an updater; the settings that it has are its arguments that recipes know."""
+    known = signature(kind).parameters
+    fields = {name: _FIELDS.get(name, name) for name in options_of(kind)}
+    names = {name: field for name, field in fields.items() if field in SPARSE_ONLY}
+    further = [name for name in option_names() if name in fields]
+
+    def attach(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, run: dict[str, Any]) -> Any:
+        given = {name: value for name, value in run.items() if name in known}  # some draw nothing and take no seed
+        if kind.starts_dense:
+            given["density"] = settings.density
+        given |= {name: value for name, value in settings.recipe.options if name in further}
+        make: Callable[..., Updater] = kind
+        return make(model, optimizer, **given, **_chosen(settings, names))
+
+    start = ("dense",) if kind.starts_dense else _START
+    own = ("update_every", *names.values(), *further) if "update_every" in known else ()
+    return Method(
+        attach, _all_weights if kind.starts_dense else _random, kind.updates, (*start, *own), _first_line(kind)
     )
 
 
@@ -171,57 +184,28 @@ def _static(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, ru
     return regrow.Static(model, optimizer)
 
 
-def _dynamic(kind: Callable[..., Any], names: Mapping[str, str], intervals: float | None = None) -> Method:
-    """A method that stays sparse; names: its arguments that the recipe may set, and the recipe's names for them."""
-
-    def attach(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, run: dict[str, Any]) -> Any:
-        return kind(model, optimizer, **run, **_chosen(settings, **names))
-
-    return Method(attach, _random, intervals, (*_START, "update_every", *names.values()))
+def _first_line(function: Callable[..., Any]) -> str:
+    return (getdoc(function) or "").partition("\n")[0]
 
 
-def _told_density(kind: Callable[..., Any], names: Mapping[str, str], intervals: float) -> Method:
-    """A method that is given a dense network, and told the density."""
-
-    def attach(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, run: dict[str, Any]) -> Any:
-        known = signature(kind).parameters
-        run = {name: value for name, value in run.items() if name in known}  # most draw nothing and take no seed
-        return kind(model, optimizer, density=settings.density, **run, **_chosen(settings, **names))
-
-    return Method(attach, _all_weights, intervals, ("dense", "update_every", *names.values()))
-
-
-_START = ("distribution", "dense", "rescale")
-"""Settings of `sparsify`."""
-RATE = {"prune_rate": "prune_rate"}
-SCHEDULED = {"prune_rate": "prune_rate", "schedule": "prune_schedule"}
-BY_GRADIENT = {"window_batch": "window_batch"}
-ITOP_INTERVALS = 97_750 / 4_000
-"""The authors' runs on CIFAR-10: 250 epochs of 391 steps, an update every 4,000."""
+_AT_INITIALISATION: dict[str, tuple[Start, str]] = {
+    "snip": (_by_scores(_snip), _first_line(regrow.snip)),
+    "grasp": (_by_scores(_grasp), _first_line(regrow.grasp)),
+    "synflow": (_by_scores(_synflow), _first_line(regrow.synflow)),
+    "obd": (_by_scores(_obd), _first_line(regrow.obd)),
+    "magnitude": (_magnitude, "The largest weights of each layer at initialisation, and no others."),
+}
+_LOTTERY = "Lottery tickets: train, prune and rewind in rounds (Frankle & Carbin 2019, arXiv:1803.03635, section 2)."
+_MOVING = {name: _of_updater(kind) for name, kind in updaters().items()}
 
 METHODS: dict[str, Method] = {
-    "sparse-momentum": Method(_sparse_momentum, _random, takes=SPARSE_ONLY),
-    "dense": Method(None, _untouched),
-    "static": Method(_static, _random, takes=_START),
-    "set": _dynamic(regrow.SET, SCHEDULED),
-    "deep-rewiring": _dynamic(regrow.DeepRewiring, {}),
-    "dsr": _dynamic(regrow.DSR, RATE | {"max_density": "max_density"}),
-    "rigl": _dynamic(regrow.RigL, RATE | BY_GRADIENT),
-    "rigl-itop": _dynamic(regrow.RigLITOP, SCHEDULED | BY_GRADIENT, ITOP_INTERVALS),
-    "mest": _dynamic(regrow.MEST, RATE, 160 / 5),
-    "top-kast": _told_density(regrow.TopKAST, {}, 500),
-    "snip": Method(_static, _by_scores(_snip), takes=_START),
-    "grasp": Method(_static, _by_scores(_grasp), takes=_START),
-    "synflow": Method(_static, _by_scores(_synflow), takes=_START),
-    "obd": Method(_static, _by_scores(_obd), takes=_START),
-    "magnitude": Method(_static, _magnitude, takes=_START),
-    "gmp": _told_density(regrow.GMP, {}, 100),
-    "han": _told_density(regrow.Han, {}, 100),
-    "dns": _told_density(regrow.DNS, {}, 5_000),
-    "lottery": Method(_static, _ticket, takes=("dense", "rewind_epochs")),
-    "ac-dc": _told_density(regrow.ACDC, {}, 100),
-    "granet": _told_density(regrow.GraNet, RATE | BY_GRADIENT, 100),
+    "sparse-momentum": _MOVING["sparse-momentum"],
+    "dense": Method(None, _untouched, about="All weights: the network to compare with."),
+    **_MOVING,
+    **{name: Method(_static, start, None, _START, about) for name, (start, about) in _AT_INITIALISATION.items()},
+    "lottery": Method(_static, _ticket, None, ("dense", "rewind_epochs"), _LOTTERY),
 }
+"""Those that move weights come from `regrow.updaters.registry`."""
 
 
 def refuse_foreign(methods: Sequence[str], keys: Iterable[str]) -> None:
@@ -232,7 +216,7 @@ def refuse_foreign(methods: Sequence[str], keys: Iterable[str]) -> None:
     """
     taken = {setting for method in methods for setting in METHODS[method].takes}
     for key in keys:
-        if key in (*SPARSE_ONLY, "rewind_epochs") and key not in taken:
+        if key in (*SPARSE_ONLY, *option_names(), "rewind_epochs") and key not in taken:
             those = f"the method {methods[0]} has" if len(methods) == 1 else f"the methods {', '.join(methods)} have"
             known = f"its own settings are {', '.join(sorted(taken))}" if taken else "it has none of its own"
             having = [name for name, method in METHODS.items() if key in method.takes]

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from regrow.lab.errors import UsageError
 
+from .options import known_options
+
 if TYPE_CHECKING:
     from regrow.lab.data.split import Data
 
-__all__ = ["SPARSE_ONLY", "Recipe", "learning_rate", "override", "setting_names"]
+__all__ = ["SPARSE_ONLY", "Recipe", "learning_rate", "option_names", "override", "setting_names"]
 
 Window = int | Literal["all"] | None
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -45,13 +47,25 @@ class Recipe:
     """One published protocol. Recipes are functions in `catalog` that return one of these, whole.
 
     Attributes:
-        name: as typed after `regrow train`. about: one line for `regrow list`.
-        model, classes: of the dense network, for `models.build`. data: (root, seed, validation fraction) -> Data.
+        name: as typed after `regrow train`.
+        about: one line for `regrow list`.
+        model: name of the dense network, for `models.build`.
+        classes: outputs of the network.
+        data: (root, seed, validation fraction) -> Data.
+        epochs: passes over the training set, at least 1.
+        batch_size: examples of a step, at least 1.
+        lr: learning rate before schedule and warm-up, above 0.
         lr_drops: steps at which `lr` is multiplied by `lr_drop_factor`, in a schedule of `schedule_steps` steps that
             is stretched or compressed to the length of the run (drops stay at the same fractions).
+        schedule_steps: length of the schedule that `lr_drops` belong to.
+        lr_drop_factor: above 0 and at most 1.
+        momentum: of SGD, or the first beta of AdamW, at least 0 and below 1.
+        nesterov: whether SGD's momentum is Nesterov's.
+        weight_decay: at least 0.
         lr_schedule: "steps", or "cosine": down to 0 at the end, without drops.
         optimizer: "sgd", or "adamw", whose betas are `momentum` and `beta2`.
-        clip_norm: largest norm of the gradient; None: as it comes.
+        beta2: of AdamW, at least 0 and below 1.
+        clip_norm: largest norm of the gradient; None: no clipping.
         warmup_epochs: epochs in which the learning rate rises linearly from nearly 0.
         label_smoothing: share of each label that is spread evenly over all classes in training, at least 0 and below 1
             (Szegedy et al. 2016, arXiv:1512.00567, section 7).
@@ -59,18 +73,31 @@ class Recipe:
         images: how many of the training images are used, the same ones for every seed; None: all.
         update_every: steps between topology updates; None: one at the end of each epoch, or the method's own interval.
             There is none after the last step, and one that falls on the end of an epoch comes after the validation.
-        prune_rate, prune_schedule: of sparse momentum; where they are not the defaults here, also of the other methods
-            that have them. growth, inherit_momentum, per_neuron, share, max_density, flops_budget, window,
-            window_batch: of the updater.
+        prune_rate: share of a layer's weights exchanged at first; where it is not 0.5, also of other methods than
+            sparse momentum.
+        prune_schedule: the argument `schedule` of updaters; where it is not "cosine", also of other methods than sparse
+            momentum.
+        growth: where sparse momentum grows: by "momentum", "gradient" or at "random".
+        inherit_momentum: whether grown weights enter with the momentum they have.
+        per_neuron: whether growth is shared among the neurons of a layer first.
+        share: the argument `redistribution` of sparse momentum.
+        max_density: density above which no layer grows, in (0, 1]; None: no limit.
+        flops_budget: FLOP density that redistribution stays within, in (0, 1]; None: no limit.
+        window: steps before an update in which the momentum of inactive weights is collected; "all"; None: the
+            storage's own.
+        window_batch: examples of a batch that are used for it; None: all.
         width: hidden units of the model wide-mlp; None for the others.
         rewind_epochs: of the dense training, whose weights lottery tickets go back to; 0: those at initialisation.
-        distribution, dense, rescale: of `sparsify`.
+        distribution: how the weights are spread over layers at first; see `sparsify`.
+        dense: names of parameters or modules that stay dense.
+        rescale: whether active weights are scaled up at first; see `sparsify`.
         default_density: where none is asked for.
         channels_last: memory format of weights and images; faster for convolutions on CPUs, the same numbers otherwise.
         precision: of Lightning Fabric: "32-true", or "bf16-mixed", under which dense layers compute in bfloat16.
         accelerator: of Lightning Fabric; "auto" takes a GPU where there is one.
-        threads: of torch, where `--threads` says nothing; None: torch's choice. Not a setting, for results are named
-            by what was trained, not by what it ran on.
+        threads: of torch, where `--threads` says nothing; None: torch's choice. Not a setting, because results are
+            named by what was trained, not by what it ran on.
+        options: arguments of the method's updater that have no field here, by name.
     """
 
     name: str
@@ -116,6 +143,7 @@ class Recipe:
     accelerator: str = "auto"
     classes: int = 10
     threads: int | None = None
+    options: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "schedule_steps", "images", "update_every", "width", "window_batch"):
@@ -210,30 +238,50 @@ def setting_names() -> list[str]:
     return [field.name for field in fields(Recipe) if field.type in _PARSERS and field.name not in fixed]
 
 
+def option_names() -> list[str]:
+    """Names of arguments of methods that have no field here, and that `--set` can give all the same.
+
+    Example:
+        >>> "stop_fraction" in option_names()
+        True
+    """
+    fields_of_methods = {"schedule", "redistribution"}  # which are called `prune_schedule` and `share` here
+    known = {name for name, option in known_options().items() if option.type in _PARSERS}
+    return sorted(known - fields_of_methods - Recipe.__dataclass_fields__.keys())
+
+
 def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
-    """A recipe with some fields changed; each assignment is "key=value", typed as the field is.
+    """A recipe with some fields, or options of methods, changed; each assignment is "key=value", typed as the field is.
 
     Example:
         >>> override(get_recipe("digits-mlp"), ["lr=0.05", "lr_drops=500,900"]).lr
         0.05
     """
     changes = dict(_parse(assignment) for assignment in assignments)
-    return replace(recipe, **changes)
+    options = dict(recipe.options) | {key: changes.pop(key) for key in option_names() if key in changes}
+    return replace(recipe, **changes, options=tuple(sorted(options.items())))
+
+
+_SPELLINGS = {"redistribution": "share", "schedule": "prune_schedule"}
+"""Fields by the names that the updaters have for them."""
 
 
 def _parse(assignment: str) -> tuple[str, Any]:
     key, equals, text = assignment.partition("=")
-    if not equals or key not in setting_names():
+    key = _SPELLINGS.get(key, key)
+    options = option_names()
+    if not equals or key not in (*setting_names(), *options):
         problem = f"{key!r} is not a setting" if equals else f"{assignment!r} is not of the form key=value"
-        raise UsageError(f"{problem}; the settings are {', '.join(setting_names())}")
-    kind, parser = _PARSERS[str(Recipe.__dataclass_fields__[key].type)]
+        raise UsageError(f"{problem}; the settings are {', '.join((*setting_names(), *options))}")
+    annotation = known_options()[key].type if key in options else str(Recipe.__dataclass_fields__[key].type)
+    kind, parser = _PARSERS[annotation]
     try:
         return key, parser(text)
     except (ValueError, KeyError):
-        raise UsageError(f"{key}={text!r} must be {kind}, such as {key}={_example(key)}") from None
+        raise UsageError(f"{key}={text!r} must be {kind}, such as {key}={_example(annotation)}") from None
 
 
-def _example(key: str) -> str:
+def _example(annotation: str) -> str:
     whole = dict.fromkeys(("int", "int | None", "Window"), "100")
     examples = {"bool": "true", "tuple[int, ...]": "25000,50000", "float": "0.1", **whole}
-    return examples.get(str(Recipe.__dataclass_fields__[key].type), "0.5")
+    return examples.get(annotation, "0.5")

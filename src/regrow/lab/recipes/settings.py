@@ -13,7 +13,7 @@ from regrow.lab.errors import UsageError, unknown
 
 from .catalog import RECIPES, get_recipe
 from .methods import METHODS
-from .recipe import Recipe, override, setting_names
+from .recipe import Recipe, option_names, override, setting_names
 
 __all__ = ["Settings", "differing", "make_settings", "settings_of"]
 
@@ -47,7 +47,7 @@ class Settings:
         """All settings flat, as JSON would give them back (tuples are lists)."""
         recipe = {name: _plain(getattr(self.recipe, name)) for name in setting_names()}
         own = {"method": self.method, "density": self.density, "storage": self.storage, "seed": self.seed}
-        return {"recipe": self.recipe.name, **own, **recipe}
+        return {"recipe": self.recipe.name, **own, **recipe, **dict(self.recipe.options)}
 
     def defaults(self) -> dict[str, Any]:
         """What `as_dict` gives for this recipe, method, density and seed when nothing else is chosen."""
@@ -60,7 +60,7 @@ class Settings:
         A setting that is added later, with a default, leaves the names of old runs valid.
         """
         settings, defaults = self.as_dict(), self.defaults()
-        changed = {k: v for k, v in settings.items() if k not in _IN_FOLDER_NAME and v != defaults[k]}
+        changed = {k: v for k, v in settings.items() if k not in _IN_FOLDER_NAME and v != defaults.get(k, ...)}
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
         return Path("runs") / self.recipe.name / f"{self.method}-{self.density:g}-s{self.seed}-{digest}"
 
@@ -111,14 +111,15 @@ def settings_of(stored: Mapping[str, Any]) -> Settings:
     """
     own = {name: stored[name] for name in setting_names() if name in stored}
     own = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
-    recipe = replace(get_recipe(stored["recipe"]), **own)
+    options = tuple((name, stored[name]) for name in option_names() if name in stored)
+    recipe = replace(get_recipe(stored["recipe"]), **own, options=options)
     return Settings(recipe, stored["method"], stored["density"], stored["storage"], stored["seed"])
 
 
 def differing(settings: Settings, stored: Mapping[str, Any]) -> list[str]:
     """One "key: stored there, given now" for each setting in which a folder's run differs from this one."""
     now, defaults = settings.as_dict(), settings.defaults()
-    there = {**{key: defaults[key] for key in now}, **stored}
+    there = {**{key: defaults.get(key) for key in now}, **stored}
     return [
         f"{key}: {there[key]} there, {now.get(key, 'unknown')} now"
         for key in there

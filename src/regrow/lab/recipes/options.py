@@ -1,0 +1,67 @@
+"""Options of a method: named, given defaults and explained by the constructor of its updater."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from regrow.updaters import Updater, registry
+
+__all__ = ["Option", "entries", "known_options", "options_of", "updaters"]
+
+_GIVEN_BY_A_RUN = {"model", "optimizer", "total_steps", "update_every", "density", "seed"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One argument of an updater that a method may be given."""
+
+    name: str
+    type: str
+    """As annotated, such as "float | None"."""
+    default: Any
+    about: str
+    """What the docstring says of it."""
+
+
+def updaters() -> dict[str, type[Updater]]:
+    """The updaters of the registry, by the names that their methods have on the command line."""
+    kinds = [kind for kind in vars(registry).values() if isinstance(kind, type) and issubclass(kind, Updater)]
+    return {kind.method: kind for kind in kinds}
+
+
+@cache
+def known_options() -> Mapping[str, Option]:
+    """The options of all updaters by name; where several have one of the same name, the first one's."""
+    found: dict[str, Option] = {}
+    for kind in updaters().values():
+        found = {**options_of(kind), **found}
+    return found
+
+
+@cache
+def options_of(kind: type[Updater]) -> Mapping[str, Option]:
+    """The options of an updater, by name: all arguments but those that a run gives.
+
+    Example:
+        >>> options_of(regrow.SET)["prune_rate"].default
+        0.3
+    """
+    about = entries(inspect.getdoc(kind) or "")
+    parameters = [p for p in inspect.signature(kind).parameters.values() if p.name not in _GIVEN_BY_A_RUN]
+    return {p.name: Option(p.name, str(p.annotation), p.default, about.get(p.name, "")) for p in parameters}
+
+
+def entries(text: str) -> dict[str, str]:
+    """The entries of the sections of a docstring, by name, each on one line.
+
+    Example:
+        >>> entries("Line.\\n\\nArgs:\\n    lr: learning\\n        rate.\\n")["lr"]
+        'learning rate.'
+    """
+    found = re.finditer(r"^    (\w+): (.*?)(?=^    \w+(, \w+)*: |^\S|^$|\Z)", text, flags=re.MULTILINE | re.DOTALL)
+    return {match[1]: " ".join(match[2].split()) for match in found}
