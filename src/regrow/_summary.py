@@ -40,8 +40,9 @@ class Summary:
     """What is sparse in a model; prints as a table.
 
     Attributes:
-        rows: one a sparse weight. parameters: all positions of all parameters, dense ones included; None where a file
-            does not tell them from buffers.
+        rows: one a sparse weight.
+        parameters: all positions of all parameters, dense ones included; None where a file does not tell them from
+            buffers.
         conversions: of activations into and out of the kernels' layout, in one forward and backward pass; None where no
             example input was given.
     """

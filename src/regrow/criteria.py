@@ -88,7 +88,11 @@ Importance = Callable[[Layer], float]
 
 
 def magnitude(layer: Layer) -> Tensor:
-    """Prune score |w|, shape (active,): the smallest go (sparse momentum, section 3; Han et al. 2015)."""
+    """Prune score |w|, shape (active,): the smallest go (sparse momentum, section 3; Han et al. 2015).
+
+    Args:
+        layer: the layer as it is before anything is pruned.
+    """
     return layer.values.abs()
 
 
@@ -97,6 +101,9 @@ def rank_among_sign(layer: Layer) -> Tensor:
 
     So the same share goes of the smallest positive and of the largest negative weights (Mocanu et al. 2018,
     arXiv:1707.04780, algorithm 1). 0 counts as positive; ties go to the lower position.
+
+    Args:
+        layer: the layer as it is before anything is pruned.
     """
     scores = torch.empty(layer.active, dtype=torch.float64, device=layer.values.device)
     negative = layer.values < 0
@@ -109,7 +116,11 @@ def rank_among_sign(layer: Layer) -> Tensor:
 
 
 def magnitude_and_gradient(gradient_weight: float = 1.0) -> PruneScore:
-    """Prune score |w| + gradient_weight * |g| (MEST, Yuan et al. 2021, arXiv:2110.14032, section 3.1)."""
+    """Prune score |w| + gradient_weight * |g| (MEST, Yuan et al. 2021, arXiv:2110.14032, section 3.1).
+
+    Args:
+        gradient_weight: lambda, at least 0.
+    """
 
     def score(layer: Layer) -> Tensor:
         return layer.values.abs() + gradient_weight * layer.gradient.abs()
@@ -118,39 +129,67 @@ def magnitude_and_gradient(gradient_weight: float = 1.0) -> PruneScore:
 
 
 def inactive_momentum(layer: Layer) -> Tensor | LazyScores:
-    """Grow score |M|, shape (numel,): the largest come (sparse momentum, section 3)."""
+    """Grow score |M|, shape (numel,): the largest come (sparse momentum, section 3).
+
+    Args:
+        layer: the layer as it is before anything is pruned.
+    """
     return layer.inactive_momentum
 
 
 def inactive_gradient(layer: Layer) -> Tensor | LazyScores:
-    """Grow score |g| of the last step, shape (numel,): the largest come (RigL, arXiv:1911.11134, section 3)."""
+    """Grow score |g| of the last step, shape (numel,): the largest come (RigL, arXiv:1911.11134, section 3).
+
+    Args:
+        layer: the layer as it is before anything is pruned.
+    """
     return layer.inactive_gradient
 
 
 def random(layer: Layer) -> Tensor | LazyScores:
-    """Grow score at random, shape (numel,), from the updater's generator: a uniform draw of missing positions (SET)."""
+    """Grow score at random, shape (numel,), from the updater's generator: a uniform draw of missing positions (SET).
+
+    Args:
+        layer: the layer as it is before anything is pruned.
+    """
     if layer.numel > LARGEST_TENSOR:
         return RandomScores(layer.numel, layer.generator)
     return torch.rand(layer.numel, generator=layer.generator, dtype=torch.float64).to(layer.indices.device)
 
 
 def mean_momentum(layer: Layer) -> float:
-    """Importance of a layer: the mean of |M| over its active weights (sparse momentum, section 3)."""
+    """Importance of a layer: the mean of |M| over its active weights (sparse momentum, section 3).
+
+    Args:
+        layer: the layer as it is before anything is pruned.
+    """
     return float(layer.momentum.abs().mean(dtype=torch.float64))
 
 
 def mean_gradient(layer: Layer) -> float:
-    """Importance of a layer: the mean of |g| over its active weights in the last step (ablation of sparse momentum)."""
+    """Importance of a layer: the mean of |g| over its active weights in the last step (ablation of sparse momentum).
+
+    Args:
+        layer: the layer as it is before anything is pruned.
+    """
     return float(layer.gradient.abs().mean(dtype=torch.float64))
 
 
 def mean_magnitude(layer: Layer) -> float:
-    """Importance of a layer: the mean of |w| over its active weights (ablation of sparse momentum)."""
+    """Importance of a layer: the mean of |w| over its active weights (ablation of sparse momentum).
+
+    Args:
+        layer: the layer as it is before anything is pruned.
+    """
     return float(layer.values.abs().mean(dtype=torch.float64))
 
 
 def active_weights(layer: Layer) -> float:
-    """Importance of a layer: how many weights it has, "non-zeros" in the ablation of sparse momentum."""
+    """Importance of a layer: how many weights it has, "non-zeros" in the ablation of sparse momentum.
+
+    Args:
+        layer: the layer as it is before anything is pruned.
+    """
     return float(layer.active)
 
 

@@ -96,6 +96,9 @@ def _recomputing() -> bool:
 class FlopsMeter:
     """Counts, with forward hooks, how often the sparse weights of a model are used, until it is closed.
 
+    Args:
+        model: a sparse model, before its first forward pass.
+
     Example:
         >>> meter = FlopsMeter(model)
         >>> model(batch)
@@ -143,7 +146,8 @@ def flops_per_weight(model: nn.Module, *inputs: Any, **kwargs: Any) -> dict[str,
 
     Args:
         model: a sparse model.
-        inputs, kwargs: a batch, as `model` takes it; the first dimension of the first tensor is the number of examples.
+        inputs: positional arguments of the model: a batch, whose first tensor has the examples in its first dimension.
+        kwargs: keyword arguments of the model.
 
     Example:
         >>> model = regrow.sparsify(torch.nn.Conv2d(3, 8, 3, padding=1), density=0.5)
@@ -174,7 +178,8 @@ def flop_density(model: nn.Module, flops: Mapping[str, float]) -> float:
     """FLOPs of the sparse weights as they are, over what they would be dense; in (0, 1].
 
     Args:
-        model: a sparse model. flops: of `flops_per_weight`.
+        model: a sparse model.
+        flops: of `flops_per_weight`.
     """
     weights = sparse_weights(model)
     dense = sum(flops[name] * weight.numel for name, weight in weights.items())
@@ -197,7 +202,8 @@ def step_flops(model: nn.Module, flops: Mapping[str, float], window_share: float
     the input counts like any other, and choosing positions, batch norms and the optimizer are left out.
 
     Args:
-        model: a sparse model. flops: of `flops_per_weight`.
+        model: a sparse model.
+        flops: of `flops_per_weight`.
         window_share: c in compressed storage, `window_batch` over the batch size, in (0, 1].
 
     Example:

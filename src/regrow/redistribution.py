@@ -40,9 +40,11 @@ class PruneRequest:
     """What is known before anything is pruned: one entry a layer."""
 
     names: Sequence[str]
+    """Names of the parameters."""
     step: int
+    """Optimizer steps taken."""
     rate: float
-    """Of the schedule: the share of a layer's active weights that is exchanged."""
+    """Share of a layer's active weights that is exchanged, by the schedule."""
     active: Sequence[int]
     """m_l."""
     numel: Sequence[int]
@@ -63,12 +65,19 @@ Amount = Callable[[PruneRequest], Sequence[int]]
 
 
 def keep_counts(request: PruneRequest) -> Sequence[int]:
-    """Target: as many weights as there are; the network stays as sparse as it is."""
+    """Target: as many weights as there are; the network stays as sparse as it is.
+
+    Args:
+        request: what is known of all layers, one entry a layer.
+    """
     return request.active
 
 
 def check_scope(scope: str) -> str:
     """Returns where weights compete: "local", in each layer, or "global", in the whole network.
+
+    Args:
+        scope: "local" or "global".
 
     Raises:
         ValueError: it is something else.
@@ -103,6 +112,9 @@ def by_rate(request: PruneRequest) -> Sequence[int]:
     """Amount: each layer comes down to its target, and gives away the rate's share of what is left.
 
     See `topology.prune_counts` for layers that are nearly dense.
+
+    Args:
+        request: what is known of all layers, one entry a layer.
     """
     shrunk = [min(m, c) for m, c in zip(request.active, request.target, strict=True)]
     exchanged = topology.prune_counts(request.rate, shrunk, request.numel, request.importance)
@@ -110,7 +122,11 @@ def by_rate(request: PruneRequest) -> Sequence[int]:
 
 
 def globally(request: PruneRequest) -> Sequence[int]:
-    """Amount: as many as `by_rate` in all, but the smallest scores of the whole network, wherever they are."""
+    """Amount: as many as `by_rate` in all, but the smallest scores of the whole network, wherever they are.
+
+    Args:
+        request: what is known of all layers, one entry a layer.
+    """
     total = sum(by_rate(request))
     kept = topology.counts_of_largest(request.scores, sum(request.active) - total)
     return [m - k for m, k in zip(request.active, kept, strict=True)]
@@ -131,6 +147,7 @@ class RedistributionRequest:
     target: Sequence[int]
     """c_l, active weights that each layer shall have, were nothing shared."""
     flops_per_weight: Sequence[float]
+    """Forward FLOPs of one weight of each layer for one example; NaN where they are not measured."""
     flops_budget: float | None = None
     """Forward FLOPs of one example that these layers may cost together; None: no limit."""
 
@@ -145,12 +162,20 @@ RedistributionRule = Callable[[RedistributionRequest], Sequence[int]]
 
 
 def keep_own(request: RedistributionRequest) -> Sequence[int]:
-    """Each layer gets its own weights back."""
+    """Each layer gets its own weights back.
+
+    Args:
+        request: what is known of all layers, one entry a layer.
+    """
     return [c - kept for c, kept in zip(request.target, request.kept, strict=True)]
 
 
 def by_importance(request: RedistributionRequest) -> Sequence[int]:
-    """The freed weights go to layers in proportion to importance (sparse momentum, section 3), within the budget."""
+    """The freed weights go to layers in proportion to importance (sparse momentum, section 3), within the budget.
+
+    Args:
+        request: what is known of all layers, one entry a layer.
+    """
     if request.flops_budget is None:
         return topology.redistribute(request.total, request.importance, request.free)
     return topology.redistribute_within_budget(
@@ -159,14 +184,22 @@ def by_importance(request: RedistributionRequest) -> Sequence[int]:
 
 
 def by_importance_per_flop(request: RedistributionRequest) -> Sequence[int]:
-    """As `by_importance`, importance divided by the FLOPs of one weight of the layer."""
+    """As `by_importance`, importance divided by the FLOPs of one weight of the layer.
+
+    Args:
+        request: what is known of all layers, one entry a layer.
+    """
     cheapest = min((flops for flops in request.flops_per_weight if flops > 0), default=1.0)
     worth = [r / max(c, cheapest) for r, c in zip(request.importance, request.flops_per_weight, strict=True)]
     return topology.redistribute(request.total, worth, request.free)
 
 
 def by_survivors(request: RedistributionRequest) -> Sequence[int]:
-    """The freed weights go to layers in proportion to those that survived (DSR, arXiv:1902.05967, algorithm 1)."""
+    """The freed weights go to layers in proportion to those that survived (DSR, arXiv:1902.05967, algorithm 1).
+
+    Args:
+        request: what is known of all layers, one entry a layer.
+    """
     return topology.redistribute(request.total, request.kept, request.free)
 
 

@@ -29,9 +29,10 @@ def snip(model: nn.Module, batches: Batches, *, loss: Loss = cross_entropy, dens
     """|w * g|, the connection sensitivity (SNIP, Lee et al. 2019, arXiv:1810.02340, equation 5), not normalised.
 
     Args:
-        model: a dense model, in the mode in which it is to be judged. batches: pairs (inputs, targets); the paper has
-            one batch of 100. The gradient is that of their losses' sum.
-        loss: (outputs, targets) -> scalar. dense: as of `sparsify`.
+        model: a dense model, in the mode in which it is to be judged.
+        batches: pairs (inputs, targets); the paper has one batch of 100. The gradient is that of their losses' sum.
+        loss: (outputs, targets) -> scalar.
+        dense: as of `sparsify`.
 
     Returns:
         Scores of each prunable parameter, of its shape, finite where the gradient is.
@@ -65,7 +66,10 @@ def grasp(
     -w * (H g), so that those kept keep the gradient flowing.
 
     Args:
-        model, batches, loss, dense: as of `snip`; the authors have ten examples a class.
+        model: as of `snip`.
+        batches: as of `snip`; the authors have ten examples a class.
+        loss: as of `snip`.
+        dense: as of `snip`.
         temperature: divides the outputs before the loss, above 0; 200 in the authors' code, to be 1 in the equation.
 
     Returns:
@@ -105,7 +109,9 @@ def obd(model: nn.Module, batches: Batches, *, loss: Loss = cross_entropy, dense
 
     Args:
         model: as of `snip`; it sees one example at a time, so BatchNorm must be in eval mode.
-        batches, loss, dense: as of `snip`; the first dimension of inputs and targets are the examples.
+        batches: as of `snip`; the first dimension of inputs and targets are the examples.
+        loss: as of `snip`.
+        dense: as of `snip`.
 
     Returns:
         Scores of each prunable parameter, of its shape, at least 0.
@@ -141,8 +147,10 @@ def synflow(
     on a copy of the model.
 
     Args:
-        model: a dense model. inputs: one batch of floating numbers, of which only the shape of an example counts.
-        density: that `sparsify` will be asked for, in (0, 1]. rounds: at least 1; 100 in the paper.
+        model: a dense model.
+        inputs: one batch of floating numbers, of which only the shape of an example counts.
+        density: that `sparsify` will be asked for, in (0, 1].
+        rounds: at least 1; 100 in the paper.
         dense: as of `sparsify`.
 
     Returns:

@@ -61,6 +61,10 @@ def prune_rate_schedule(kind: str, prune_rate: float, total_steps: int) -> Sched
 def step_at(fraction: float, total_steps: int) -> int:
     """The first step at or after a fraction of the training, whatever rounding did to the fraction.
 
+    Args:
+        fraction: of the training, 0 to 1.
+        total_steps: optimizer steps of the whole training.
+
     Example:
         >>> step_at(0.1 + 0.2, 10), step_at(0.3, 100), step_at(0.5, 5)
         (3, 30, 3)
@@ -72,7 +76,8 @@ def cosine_decay(prune_rate: float, end: float) -> Schedule:
     """The prune rate of RigL: p0/2 (1 + cos(pi t/end)), 0 from step `end` on (arXiv:1911.11134, section 3).
 
     Args:
-        prune_rate: p0, in [0, 1). end: a step, above 0.
+        prune_rate: p0, in [0, 1).
+        end: a step, above 0.
 
     Example:
         >>> rate = cosine_decay(0.3, end=100)
@@ -108,8 +113,10 @@ def cubic_density(initial: float, final: float, begin: float, end: float) -> Sch
     Zhu & Gupta 2017, "To prune, or not to prune" (arXiv:1710.01878), equation 1, in densities.
 
     Args:
-        initial, final: densities, 1 >= initial >= final > 0.
-        begin, end: steps, 0 <= begin < end.
+        initial: density at first, at most 1.
+        final: density at the end, above 0 and at most `initial`.
+        begin: step from which the density falls, at least 0.
+        end: step at which it has `final`, above `begin`.
 
     Example:
         >>> density = cubic_density(1.0, 0.1, begin=0, end=100)

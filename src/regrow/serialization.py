@@ -34,6 +34,10 @@ def save(path: str | os.PathLike[str], model: nn.Module) -> None:
 
     All is kept as it is; of inactive weights that are not 0 it warns (see `regrow.check`).
 
+    Args:
+        path: the file to write.
+        model: dense or sparse, inside wrappers or not.
+
     Example:
         >>> regrow.save("model.pt", model)
         >>> model = regrow.load("model.pt", make_model())
@@ -56,6 +60,11 @@ def load(path: str | os.PathLike[str], model: nn.Module, *, storage: str | None 
 
     A sparse model takes over the active sets of the file, in whatever storage it has; a dense one is made sparse with
     them, in the storage asked for (see `sparsify`; None: that of the file).
+
+    Args:
+        path: a file of `save` or `export.save_safetensors`.
+        model: of the same kind, dense or sparse.
+        storage: where a dense model is made sparse: "auto", "masked" or "compressed"; None: that of the file.
 
     Raises:
         ValueError: not such a file, or one of another model, whose differing names are listed; nothing is changed.
@@ -119,7 +128,8 @@ def check_same_model(
     """Raises where a file holds the state of another model, however its sparse weights are stored; changes nothing.
 
     Args:
-        path: of the file, for the message. state: a state dict without wrappers' prefixes.
+        path: of the file, for the message.
+        state: a state dict without wrappers' prefixes.
         sparse: the shape of each weight that is sparse there.
 
     Raises:

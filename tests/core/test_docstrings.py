@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.util
 from collections import OrderedDict
 from pathlib import Path
 
@@ -64,3 +65,12 @@ def test_public_things_have_an_example():
     public += [getattr(regrow.export, name) for name in regrow.export.__all__]
     lacking = [thing.__name__ for thing in public if ">>>" not in (thing.__doc__ or "")]
     assert not lacking
+
+
+def test_every_parameter_of_the_reference_has_an_entry_of_its_own():
+    griffe = pytest.importorskip("griffe", reason="griffe comes with the documentation's tools")
+    spec = importlib.util.spec_from_file_location("docstrings", ROOT.parents[1] / "docs/docstrings.py")
+    docstrings = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(docstrings)
+    package = griffe.load("regrow", search_paths=[str(ROOT.parent)], resolve_aliases=False)
+    assert not list(docstrings.complaints(package))

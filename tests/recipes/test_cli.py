@@ -47,10 +47,29 @@ def test_list_names_recipes_and_settings():
         "lenet5-mnist",
         "vgg16-d-cifar10",
         "wrn-28-2-cifar10",
-        "weight_decay",
-        "prune_rate",
+        "deep-rewiring",
+        "regrow settings",
     ):
         assert word in output
+
+
+def test_settings_are_explained_with_and_without_a_method():
+    assert all(word in run("settings").stdout for word in ("weight_decay", "label_smoothing", "rewind_epochs"))
+    output = run("settings", "rigl").stdout
+    assert all(word in output for word in ("stop_fraction", "0.75", "prune_rate", "window_batch"))
+    assert "dense has no settings of its own" in run("settings", "dense").stdout
+    assert_one_line(run("settings", "magic"), 2)
+
+
+def test_options_that_recipes_have_no_field_for_reach_the_method(tmp_path: Path):
+    out = tmp_path / "run"
+    command = ("train", "digits-mlp", "--method", "rigl", "--density", "0.1", "--epochs", "1", "--out", str(out))
+    assert run(*command, "--set", "stop_fraction=0.5").exit_code == 0
+    settings = json.loads((out / "run.json").read_text())["settings"]
+    assert settings["stop_fraction"] == 0.5
+    assert "is finished already" in run(*command, "--set", "stop_fraction=0.5", "--resume").stdout
+    assert "stop_fraction: 0.5 there" in run(*command, "--resume").stderr
+    assert_one_line(run("train", "digits-mlp", "--method", "set", "--set", "stop_fraction=0.5"), 2)
 
 
 def test_train_prints_a_line_an_epoch_and_leaves_the_default_folder(tmp_path: Path):

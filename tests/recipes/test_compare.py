@@ -29,7 +29,7 @@ WORDS = ["compare", "digits-mlp", "--methods", ",".join(METHODS), "--densities",
 WORDS += ["--epochs", "1", "--out", "out"]
 KILLED_IN_EPOCH_2 = """
 import os, signal, sys
-from regrow.lab import progress
+from regrow.lab.training import progress
 from regrow.lab.cli.app import app
 
 class Killer(progress.Reporter):

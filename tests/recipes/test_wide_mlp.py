@@ -22,7 +22,7 @@ SMALL = ["images=1500", f"width={WIDTH}", "epochs=2", "batch_size=50", "update_e
 @pytest.fixture
 def nothing_dense(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers of more than 1,000 positions are handled as those of more than 2^26 are."""
-    for module in ("criteria", "initial", "momentum", "recipes.topology_file"):
+    for module in ("criteria", "topology.initial", "momentum.collector", "lab.training.topology_file"):
         monkeypatch.setattr(f"regrow.{module}.LARGEST_TENSOR", 1_000)
 
 

@@ -21,7 +21,8 @@ def broadcast_state(model: nn.Module, weights: Mapping[str, SparseWeight], after
     """Gives all ranks rank 0's topology and values, and keeps compressed gradients alike from now on; alone, nothing.
 
     Args:
-        weights: the sparse weights of the model. after_backward: a bound method, see `GradientMean.start`.
+        weights: the sparse weights of the model.
+        after_backward: a bound method, see `GradientMean.start`.
     """
     if not is_distributed():
         return

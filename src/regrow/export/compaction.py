@@ -69,6 +69,11 @@ def compact(model: nn.Module, example_input: Any) -> nn.Module:
 def save_compact(path: str | os.PathLike[str], model: nn.Module, example_input: Any) -> nn.Module:
     """Writes the state dict of the compact model, whole or not at all, and returns that model.
 
+    Args:
+        path: the file to write.
+        model: sparse or dense; see `compact`.
+        example_input: see `compact`.
+
     Example:
         >>> small = regrow.export.save_compact("compact.pt", model, batch)
         >>> small = regrow.export.load_compact("compact.pt", make_model())
@@ -83,7 +88,8 @@ def load_compact(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     """A copy of a plain dense model with the sizes and values of a compact one, in evaluation.
 
     Args:
-        path: what `save_compact` wrote. model: dense, of the kind that was made compact; it stays as it is.
+        path: what `save_compact` wrote.
+        model: dense, of the kind that was made compact; it stays as it is.
 
     Raises:
         ValueError: not such a file, or one of another model.

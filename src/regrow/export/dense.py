@@ -17,6 +17,10 @@ __all__ = ["save_dense"]
 def save_dense(path: str | os.PathLike[str], model: nn.Module) -> None:
     """Writes the state dict of the dense model, whole or not at all; `load_state_dict` of the plain model takes it.
 
+    Args:
+        path: the file to write.
+        model: sparse or dense.
+
     Example:
         >>> regrow.export.save_dense("dense.pt", model)
         >>> plain = make_model()

@@ -31,6 +31,7 @@ def save_onnx(path: str | os.PathLike[str], model: nn.Module, example_input: Any
     is smaller in itself. The first dimension of every input is free.
 
     Args:
+        path: the file to write.
         model: sparse or dense, in float32.
         example_input: what the model is called with: a tensor with a batch of two or more in front, or a tuple of them.
 
@@ -71,6 +72,7 @@ def onnx_session(path: str | os.PathLike[str], threads: int | None = None) -> An
     """A function of the same arguments as the network, computed by onnxruntime on the CPU; gives a list of arrays.
 
     Args:
+        path: a file of `save_onnx`.
         threads: of onnxruntime; None: its choice.
     """
     runtime = need("onnxruntime", "onnx")

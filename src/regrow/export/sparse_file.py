@@ -39,6 +39,7 @@ def save_safetensors(
     which starts anew. To the bit; nothing in it is executed when it is read.
 
     Args:
+        path: the file to write.
         model: sparse or dense, in any storage.
         optimizer: a torch optimizer of the model's parameters, whose state is kept too (see `load_optimizer`).
 
@@ -88,7 +89,11 @@ def _dense_entries(model: nn.Module, weights: Mapping[str, SparseWeight]) -> dic
 
 
 def is_safetensors(path: str | os.PathLike[str]) -> bool:
-    """Whether a file begins as a safetensors file does: with the length of its header, and the header's brace."""
+    """Whether a file begins as a safetensors file does: with the length of its header, and the header's brace.
+
+    Args:
+        path: an existing file.
+    """
     with open(path, "rb") as file:
         start = file.read(9)
     return start[8:] == b"{"
@@ -96,6 +101,9 @@ def is_safetensors(path: str | os.PathLike[str]) -> bool:
 
 def read_sparse_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The model in a file of `save_safetensors`, checked, in the form in which `regrow.save` writes it.
+
+    Args:
+        path: a file of `save_safetensors`.
 
     Returns:
         "sparse": the shapes of the sparse weights by name; "state_dict": a state dict, of the storage that each had.

@@ -23,6 +23,9 @@ def torch_sparse_state(model: nn.Module) -> dict[str, Any]:
     tensors are no parameters of an ordinary layer. `F.linear(x, state["fc1.weight"])` computes with a CSR weight.
     Convolution weights are COO, for torch has no CSR of four dimensions.
 
+    Args:
+        model: sparse or dense.
+
     Example:
         >>> state = regrow.export.torch_sparse_state(model)
         >>> state["fc1.weight"].layout, state["fc1.bias"].layout
@@ -34,6 +37,10 @@ def torch_sparse_state(model: nn.Module) -> dict[str, Any]:
 
 def save_torch_sparse(path: str | os.PathLike[str], model: nn.Module) -> None:
     """Writes `torch_sparse_state`, whole or not at all; `torch.load` reads it, with weights_only=True too.
+
+    Args:
+        path: the file to write.
+        model: sparse or dense.
 
     Example:
         >>> regrow.export.save_torch_sparse("sparse.pt", model)

@@ -26,9 +26,10 @@ class AveragedModel(swa_utils.AveragedModel):
     topologies of their own (clients, checkpoints) is `average`.
 
     Args:
-        model: dense or sparse; copied. device: of the copy; None: that of the model.
-        avg_fn, multi_avg_fn: how to average, such as `swa_utils.get_ema_multi_avg_fn(0.999)`; equal shares if neither
-            is given.
+        model: dense or sparse; copied.
+        device: of the copy; None: that of the model.
+        avg_fn: how to average one tensor; without it and `multi_avg_fn` all have equal shares.
+        multi_avg_fn: how to average lists of tensors, such as `swa_utils.get_ema_multi_avg_fn(0.999)`.
         use_buffers: average floating-point buffers too (BatchNorm's statistics); all others are copied.
 
     Raises:
@@ -64,7 +65,11 @@ class AveragedModel(swa_utils.AveragedModel):
         super().__init__(model, device, avg_fn, multi_avg_fn, use_buffers)
 
     def update_parameters(self, model: nn.Module) -> None:
-        """Takes on the model's active sets, and its weights into the average."""
+        """Takes on the model's active sets, and its weights into the average.
+
+        Args:
+            model: the model in training, sparse in the same weights.
+        """
         ours, theirs = sparse_weights(self.module), sparse_weights(model)
         if differing := sorted(ours.keys() ^ theirs.keys()):
             raise ValueError(

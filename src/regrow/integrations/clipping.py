@@ -23,7 +23,8 @@ def adaptive_clip_grad_(model: nn.Module, clip_factor: float = 0.01, eps: float 
 
     Args:
         model: dense or sparse, in any storage; gradients change in place, those that are None stay so.
-        clip_factor: above 0. eps: above 0; rows of smaller norms, such as new ones, count as if they had this one.
+        clip_factor: above 0.
+        eps: above 0; rows of smaller norms, such as new ones, count as if they had this one.
         norm_type: above 0, or infinity.
 
     Raises:

@@ -32,8 +32,10 @@ def largest_of_product(left: Tensor, right: Tensor, k: int, taken: Tensor) -> Te
     in a matrix product", section 3).
 
     Args:
-        left: (rank, rows), finite. right: (rank, columns), finite; rank may be 0, which makes a product of zeros.
-        k: 0 to the number of positions outside `taken`. taken: ascending and unique.
+        left: (rank, rows), finite.
+        right: (rank, columns), finite; rank may be 0, which makes a product of zeros.
+        k: 0 to the number of positions outside `taken`.
+        taken: ascending and unique.
 
     Example:
         >>> left, right = torch.tensor([[1.0, -2.0]]), torch.tensor([[3.0, 1.0]])  # 3, 1; -6, -2

@@ -32,7 +32,8 @@ class Identity:
     """Of one layer.
 
     Attributes:
-        indices, version: the buffer that plans were made from, and its version then.
+        indices: the buffer that plans were made from.
+        version: of that buffer when plans were made.
         digest: of those indices.
         trained: whether a backward pass has reached the weight since there are copies, so that optimizers write to it.
         family: the layer and its copies.

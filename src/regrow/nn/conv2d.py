@@ -47,11 +47,16 @@ class SparseConv2d(SparseLayer):
     """nn.Conv2d with an unstructured-sparse weight, on the CPU, in float32 or float64.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, bias: as nn.Conv2d. Not served:
-            groups != 1, padding_mode other than "zeros".
-        positions: (active,) int64, ascending flat positions in (out_channels, in_channels, kH, kW); default
-        none.
+        in_channels: as nn.Conv2d.
+        out_channels: as nn.Conv2d.
+        kernel_size: as nn.Conv2d.
+        stride: as nn.Conv2d.
+        padding: as nn.Conv2d; "same" and "valid" too.
+        dilation: as nn.Conv2d.
+        bias: whether there is one. Groups other than 1 and padding modes other than "zeros" are not served.
+        positions: (active,) int64, ascending flat positions in (out_channels, in_channels, kH, kW); default none.
         dtype: float32 or float64; default torch's.
+        groups: 1; others are refused.
 
     Shape:
         input (N, C, H, W) or (C, H, W), any strides, channels_last too; output as nn.Conv2d, contiguous.

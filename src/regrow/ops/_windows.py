@@ -30,7 +30,8 @@ def sliding(
 
     Args:
         image: (H, W) of the input.
-        count_padding, divisor: as avg_pool2d's `count_include_pad` and `divisor_override`.
+        count_padding: as avg_pool2d's `count_include_pad`.
+        divisor: as avg_pool2d's `divisor_override`.
     """
     if min(*kernel, *stride, *dilation) < 1 or any(p < 0 or 2 * p > k for p, k in zip(padding, kernel, strict=True)):
         return None

@@ -47,7 +47,9 @@ def conv2d_plan(
     Args:
         indices: (active,) int32 or int64, ascending, unique, flat positions in `weight_shape`.
         weight_shape: (O, I, kH, kW).
-        stride, padding, dilation: (h, w) each.
+        stride: (h, w).
+        padding: (h, w).
+        dilation: (h, w).
         image: (H, W) of the input.
         dtype: float32 or float64.
 
@@ -88,7 +90,8 @@ def conv2d_arguments(
     """What the operators of a convolution take after the bias, for inputs of one (N, I, H, W) shape.
 
     Args:
-        indices, plan: the active set, and what `conv2d_plan` made of it for this image size and dtype.
+        indices: the active set.
+        plan: what `conv2d_plan` made of it for this image size and dtype.
         geometry: weight_shape, stride, padding, dilation.
     """
     return indices, plan, list(shape), lanes(dtype), *(list(sizes) for sizes in geometry)
@@ -101,7 +104,9 @@ def sparse_conv2d_nchw(
 
     Args:
         input: of the shape and dtype in `arguments`, any strides.
-        weight, bias, observer: as `sparse_linear`.
+        weight: as `sparse_linear`.
+        bias: as `sparse_linear`.
+        observer: as `sparse_linear`.
         arguments: as `conv2d_arguments` makes them.
         out_shape: (N, O, H', W'), as `conv_output_shape` has it.
     """

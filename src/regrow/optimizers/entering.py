@@ -81,7 +81,8 @@ def move_weights(
 
     Args:
         optimizers: as `nested` has them, the innermost last.
-        leaving, entering: positions, ascending.
+        leaving: positions that are pruned, ascending.
+        entering: positions that are grown, ascending.
         inherited: state by name, of weights at `entering`. Other momenta are 0, other magnitudes the means.
         restart: weights that leave and enter again lose their state.
     """

@@ -52,7 +52,8 @@ class Run:
         parameter: as it is in the end.
         gradients: what it was given at each step.
         moved: by how much the elements with gradients had moved after each step, (steps, elements).
-        start: the state of the parameter before the first step. states: after each step.
+        start: the state of the parameter before the first step.
+        states: after each step.
         total: elements of all parameters of the twin.
         group: the settings that the twin stepped with.
     """
@@ -100,7 +101,8 @@ def run_twin(
     """Has a twin take `GRADIENTS` steps.
 
     Args:
-        group: the optimizer's group whose settings the twin has. parameter: one of this group.
+        group: the optimizer's group whose settings the twin has.
+        parameter: one of this group.
         seeded: the twin starts with state like the parameter's own, for optimizers that make it when they are made.
 
     Raises:

@@ -22,7 +22,8 @@ def prune_counts(
 
     Args:
         rate: prune rate p, 0 to 1.
-        active, numel: active weights m_l and positions n_l of each layer.
+        active: active weights m_l of each layer.
+        numel: positions n_l of each layer.
         importance: r_l, summing to 1; None switches the 80 % rule off.
 
     Example:
@@ -101,7 +102,9 @@ def redistribute_within_budget(
     sharing there is, so a network above its budget comes down as fast as the prune rate allows.
 
     Args:
-        total, importance, free: as for `redistribute`.
+        total: as for `redistribute`.
+        importance: as for `redistribute`.
+        free: as for `redistribute`.
         kept: active weights of each layer that survive the pruning.
         cost: FLOPs of one weight of each layer; budget: FLOPs of the whole network (same unit).
 

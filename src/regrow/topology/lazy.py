@@ -34,7 +34,8 @@ class RandomScores:
     """A random order of all positions: the largest are a uniform draw.
 
     Args:
-        numel: positions. generator: on the CPU; a draw moves it on.
+        numel: positions.
+        generator: on the CPU; a draw moves it on.
 
     Example:
         >>> RandomScores(2**40, torch.Generator().manual_seed(0)).largest(3, torch.tensor([5])).shape

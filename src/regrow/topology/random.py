@@ -25,7 +25,8 @@ def draw_distinct(number: int, below: int, generator: torch.Generator | None) ->
     some integers, by up to 5 % below 2^28.)
 
     Args:
-        below: at most 2^62. generator: None draws from torch's global one.
+        below: at most 2^62.
+        generator: None draws from torch's global one.
 
     Example:
         >>> draw_distinct(3, 3, torch.Generator().manual_seed(0)).sort().values
@@ -47,7 +48,8 @@ def draw_missing(number: int, numel: int, taken: Tensor, generator: torch.Genera
     """Positions in [0, numel) outside `taken`, uniformly random, ascending, int64, shape (number,).
 
     Args:
-        number: 0 to numel - taken.numel(). taken: ascending and unique.
+        number: 0 to numel - taken.numel().
+        taken: ascending and unique.
 
     Example:
         >>> draw_missing(2, 4, torch.tensor([0, 2]), torch.Generator().manual_seed(0))

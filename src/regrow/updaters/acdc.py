@@ -24,13 +24,16 @@ class ACDC(ComposedUpdater):
     with dense phases, in which the others start from 0 again; the last phase is sparse.
 
     Args:
-        model: `sparsify(model, 1.0, storage="masked")`. optimizer: any.
+        model: `sparsify(model, 1.0, storage="masked")`.
+        optimizer: any.
         total_steps: optimizer steps T of the whole training; after it nothing changes.
         update_every: optimizer steps between updates, 1 to T; None: by hand, with `update()`. A phase begins with the
             first update at or after its time.
         density: of the sparse phases, in (0, 1).
-        warmup, phase, final: fractions of T: the dense start, each phase, the last (sparse) one. The phase before the
-            last is dense, and twice as long as others. Defaults: the paper's 10, 5 and 15 of 100 epochs.
+        warmup: fraction of T that is dense at the start (the paper: 10 of 100 epochs).
+        phase: fraction of T that each phase takes (the paper: 5 of 100); the dense phase before the last takes twice as
+            long.
+        final: fraction of T of the last, sparse phase (the paper: 15 of 100).
         scope: "global" (the paper: the largest weights of all layers) or "local" (each layer has this density).
 
     Raises:

@@ -102,7 +102,11 @@ class Updater(ABC):
 
     @abstractmethod
     def expect_update(self, after: int) -> None:
-        """Says that the next update by hand will come after so many more optimizer steps."""
+        """Says that the next update by hand will come after so many more optimizer steps.
+
+        Args:
+            after: optimizer steps until then, at least 1.
+        """
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -111,6 +115,9 @@ class Updater(ABC):
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from a `state_dict()`; load the model and the optimizer first.
+
+        Args:
+            state: what `state_dict` returned.
 
         Raises:
             ValueError: the state is that of another model or method; nothing is changed.

@@ -73,8 +73,9 @@ class ComposedUpdater(MovingUpdater):
         seed: of the generator that criteria may use; None draws one from torch's global generator.
 
     Attributes:
-        step: optimizer steps seen. history: list of dicts, one per update and layer, with step, prune_rate, name,
-            pruned, grown, active (after the update) and importance.
+        step: optimizer steps seen.
+        history: list of dicts, one per update and layer, with step, prune_rate, name, pruned, grown, active (after the
+            update) and importance.
 
     Raises:
         ValueError: the model is not sparse, the optimizer lacks a sparse weight or momentum that is asked for, or a
@@ -164,6 +165,9 @@ class ComposedUpdater(MovingUpdater):
 
         Without it, where `update_every` is None, all steps since the last update are collected; where it is a number,
         only its own windows are open.
+
+        Args:
+            after: optimizer steps until then, at least 1.
         """
         self._expected = self.step + after
         self._set_collecting()
@@ -278,6 +282,9 @@ class ComposedUpdater(MovingUpdater):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from a `state_dict()`; load the model and the optimizer first.
+
+        Args:
+            state: what `state_dict` returned.
 
         Raises:
             ValueError: the state is that of another model, method or kind of optimizer; nothing is changed.

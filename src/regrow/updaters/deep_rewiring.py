@@ -34,12 +34,14 @@ class DeepRewiring(MovingUpdater):
         optimizer: any whose parameter groups have "lr". LBFGS begins anew after each step that rewires some weights.
         total_steps: optimizer steps T of the whole training; after it nothing changes.
         update_every: optimizer steps that a row of `history` sums up, 1 to T; None: `update()` makes rows.
-        l1: alpha, at least 0. noise: at least 0.
+        l1: alpha, at least 0.
+        noise: at least 0.
         scope: "global" (the paper) or "local": each layer keeps its number of weights.
         seed: of noise, signs and positions; None draws one from torch's global generator.
 
     Attributes:
-        step: optimizer steps seen. history: as of `ComposedUpdater`; prune_rate is the share of weights that died.
+        step: optimizer steps seen.
+        history: as of `ComposedUpdater`; prune_rate is the share of weights that died.
 
     Raises:
         ValueError: the model is not sparse, the optimizer lacks a sparse weight, or a value is out of range; nothing is
@@ -81,7 +83,11 @@ class DeepRewiring(MovingUpdater):
         self._hang()
 
     def expect_update(self, after: int) -> None:
-        """Changes nothing: connections die and come to life after every step."""
+        """Changes nothing: connections die and come to life after every step.
+
+        Args:
+            after: optimizer steps until then.
+        """
 
     def update(self) -> list[dict[str, Any]]:
         """Adds to `history` what has been rewired since the last rows, one a layer, and returns them."""
@@ -170,6 +176,9 @@ class DeepRewiring(MovingUpdater):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from a `state_dict()`; load the model and the optimizer first.
+
+        Args:
+            state: what `state_dict` returned.
 
         Raises:
             ValueError: the state is that of another model or method; nothing is changed.

@@ -28,13 +28,15 @@ class DNS(ShadowWeightUpdater):
     1 / (1 + decay * step).
 
     Args:
-        model: `sparsify(model, 1.0, storage="masked")`. optimizer: any.
+        model: `sparsify(model, 1.0, storage="masked")`.
+        optimizer: any.
         total_steps: optimizer steps T of the whole training; after it nothing changes.
         update_every: optimizer steps between updates, 1 to T; None: by hand, with `update()`.
         density: at the end, in (0, 1).
         margin: b / a of the paper's two thresholds, at least 1.
         decay: at least 0.
-        begin, end: fractions of T between which the density falls, 0 <= begin < end < 1.
+        begin: fraction of T from which the density falls, 0 <= begin < end < 1.
+        end: fraction of T at which it ends to fall.
         seed: of the updates that are left out; None draws one from torch's global generator.
 
     Raises:

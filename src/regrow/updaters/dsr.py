@@ -54,12 +54,14 @@ class DSR(ComposedUpdater):
     to the weights that survived. Grown weights start at 0, with momentum 0 and their layer's mean second moment.
 
     Args:
-        model: a model from `sparsify`. optimizer: any.
+        model: a model from `sparsify`.
+        optimizer: any.
         total_steps: optimizer steps T of the whole training; after it nothing changes.
         update_every: optimizer steps between updates, 1 to T; None: by hand, with `update()`.
         prune_rate: N_p, what an update should prune, as a share of all active weights, in [0, 1). The paper's 600
             weights for LeNet-300-100 are 0.045 at 5 % density.
-        threshold: H, the first threshold on |w|, above 0. tolerance: delta, in [0, 1).
+        threshold: H, the first threshold on |w|, above 0.
+        tolerance: delta, in [0, 1).
         max_density: no layer grows above this density, or the one it starts with if that is more; in (0, 1].
         seed: of the random growth; None draws one from torch's global generator.
 

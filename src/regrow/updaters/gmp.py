@@ -22,12 +22,14 @@ class GMP(ComposedUpdater):
     cubic from 1 to `density`. What is pruned never comes back.
 
     Args:
-        model: `sparsify(model, 1.0, storage="masked")`. optimizer: any.
+        model: `sparsify(model, 1.0, storage="masked")`.
+        optimizer: any.
         total_steps: optimizer steps T of the whole training; after it nothing changes.
         update_every: optimizer steps between updates, 1 to T (the paper: 100 to 1,000); None: by hand, with `update()`.
         density: at the end, in (0, 1).
-        begin, end: fractions of T between which the density falls, 0 <= begin < end < 1. The final density is there
-            from the first update on that comes at or after `end`.
+        begin: fraction of T from which the density falls, 0 <= begin < end < 1.
+        end: fraction of T at which it ends to fall; the final density is there from the first update on that comes at
+            or after it.
         scope: "local" (the paper: each layer has this density) or "global" (the smallest weights of all layers go).
 
     Raises:

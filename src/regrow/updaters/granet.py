@@ -29,12 +29,14 @@ class GraNet(ComposedUpdater):
 
     Args:
         model: sparse at the density at which the training starts: 1.0 in masked storage (dense to sparse), or less,
-            such as the paper's 0.5 (sparse to sparse). optimizer: any.
+            such as the paper's 0.5 (sparse to sparse).
+        optimizer: any.
         total_steps: optimizer steps T of the whole training; after it nothing changes.
         update_every: optimizer steps between updates, 1 to T; None: by hand, with `update()`.
         density: at the end, in (0, 1), at most that of the model.
         prune_rate: share exchanged at first, in [0, 1); it falls as half a cosine to 0 at T.
-        begin, end: fractions of T between which the density falls, 0 <= begin < end < 1.
+        begin: fraction of T from which the density falls, 0 <= begin < end < 1.
+        end: fraction of T at which it ends to fall.
         scope: "global" (the authors': the smallest weights of all layers go) or "local".
         window_batch: examples of a batch from which compressed weights have their dense gradient; None: all.
 

@@ -29,12 +29,15 @@ class Han(ComposedUpdater):
     parameter is the one that gives the density wanted, which falls by the same factor in each round.
 
     Args:
-        model: `sparsify(model, 1.0, storage="masked")`. optimizer: any.
+        model: `sparsify(model, 1.0, storage="masked")`.
+        optimizer: any.
         total_steps: optimizer steps T of the whole training, all rounds included; after it nothing changes.
         update_every: optimizer steps between updates, 1 to T; None: by hand, with `update()`. A round comes with
             the first update at or after its time.
         density: at the end, in (0, 1).
-        rounds: how often is pruned, at least 1. begin, end: fractions of T of the first and the last round.
+        rounds: how often is pruned, at least 1.
+        begin: fraction of T from which the density falls, 0 <= begin < end < 1.
+        end: fraction of T at which it ends to fall.
 
     Raises:
         ValueError: as `ComposedUpdater`, and where no update comes after `end`; nothing is changed.

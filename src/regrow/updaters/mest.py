@@ -47,7 +47,8 @@ class MEST(ComposedUpdater):
     third part on. Grown weights start at 0, with momentum 0 and their layer's mean second moment.
 
     Args:
-        model: a model from `sparsify`. optimizer: any.
+        model: a model from `sparsify`.
+        optimizer: any.
         total_steps: optimizer steps T of the whole training; after it nothing changes.
         update_every: optimizer steps between updates, 1 to T (the authors: 5 epochs); None: by hand, with `update()`.
         prune_rate: share of a layer's weights that is exchanged until 0.5625 T; half of it until 0.75 T; in [0, 1).

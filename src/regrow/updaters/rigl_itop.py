@@ -24,11 +24,13 @@ class RigLITOP(ComposedUpdater):
     is accumulated over several. `exploration_rate` is R_s, the share of all positions that have ever been active.
 
     Args:
-        model: a model from `sparsify`; the paper has distribution="erk". optimizer: any.
+        model: a model from `sparsify`; the paper has distribution="erk".
+        optimizer: any.
         total_steps: optimizer steps T of the whole training.
         update_every: optimizer steps between updates, 1 to T; the authors' CIFAR runs have 4,000 of 97,750 steps.
             None: by hand, with `update()`.
-        prune_rate: the share exchanged at first, in [0, 1). schedule: "cosine" (to 0.005), "linear" or "constant".
+        prune_rate: the share exchanged at first, in [0, 1).
+        schedule: "cosine" (to 0.005), "linear" or "constant".
         window_batch: examples of a batch from which compressed weights have their dense gradient; None: all.
         seed: nothing is drawn at random; kept for interface's sake.
 

@@ -21,7 +21,8 @@ class SET(ComposedUpdater):
     0 and their layer's mean second moment.
 
     Args:
-        model: a model from `sparsify`; the paper starts from distribution="er". optimizer: any.
+        model: a model from `sparsify`; the paper starts from distribution="er".
+        optimizer: any.
         total_steps: optimizer steps T of the whole training; after it nothing changes.
         update_every: optimizer steps between updates, 1 to T (the paper: an epoch); None: by hand, with `update()`.
         prune_rate: zeta, share of each sign's weights that is exchanged, in [0, 1).

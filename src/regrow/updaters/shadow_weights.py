@@ -33,7 +33,9 @@ class ShadowWeightUpdater(MovingUpdater):
 
     Args:
         model: masked; the values that it has in inactive positions when the updater is made are their hidden ones.
-        optimizer, total_steps, update_every: as of `ComposedUpdater`.
+        optimizer: as of `ComposedUpdater`.
+        total_steps: as of `ComposedUpdater`.
+        update_every: as of `ComposedUpdater`.
     """
 
     def __init__(
@@ -75,7 +77,8 @@ class ShadowWeightUpdater(MovingUpdater):
         """Which positions are active from now on, bool, of the dense shape; None: no update this time.
 
         Args:
-            values: of all positions, hidden ones included. active: which positions are active now.
+            values: of all positions, hidden ones included.
+            active: which positions are active now.
         """
 
     def _gradient(self, name: str, gradient: Tensor, values: Tensor, scale: float) -> Tensor:

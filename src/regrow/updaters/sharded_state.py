@@ -44,7 +44,11 @@ class ShardedState:
         return {"rest": stream.getvalue(), "moments": moments}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Called by `torch.distributed.checkpoint.load`."""
+        """Called by `torch.distributed.checkpoint.load`.
+
+        Args:
+            state: what `state_dict` returned, filled by torch.distributed.checkpoint.
+        """
         whole = torch.load(io.BytesIO(state["rest"]), weights_only=True)
         for name, missing in whole["missing"].items():
             if missing["steps"]:

@@ -18,6 +18,10 @@ class Static(Updater):
 
     Works with any optimizer. Has the interface of `ComposedUpdater`; `update()` does nothing.
 
+    Args:
+        model: a model from `sparsify`.
+        optimizer: any that trains all sparse weights of the model.
+
     Example:
         >>> updater = regrow.Static(model, torch.optim.SGD(model.parameters(), lr=0.1))
     """
@@ -29,7 +33,11 @@ class Static(Updater):
         self._hang()
 
     def expect_update(self, after: int) -> None:
-        """Changes nothing."""
+        """Changes nothing.
+
+        Args:
+            after: optimizer steps until then.
+        """
 
     def update(self) -> list[dict[str, Any]]:
         """Changes nothing."""
@@ -40,6 +48,9 @@ class Static(Updater):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from a `state_dict()`.
+
+        Args:
+            state: what `state_dict` returned.
 
         Raises:
             ValueError: the state is that of another model or method; nothing is changed.

@@ -31,7 +31,8 @@ class SparseWeight(ABC):
 
     Attributes:
         name: of the parameter in the model, such as "fc1.weight".
-        module, attribute: where the parameter is found.
+        module: the module that holds the parameter.
+        attribute: name of the parameter in the module.
         storage: name of the storage, such as "masked" or "compressed".
         why: what decided the storage.
         keeps_parameter_shape: whether the parameter has the dense shape, so that optimizers see it, and keep state of
@@ -113,11 +114,19 @@ class SparseWeight(ABC):
 
     @abstractmethod
     def take(self, tensor: Tensor) -> Tensor:
-        """The entries of a tensor of the parameter's shape that belong to `indices`, shape (active,)."""
+        """The entries of a tensor of the parameter's shape that belong to `indices`, shape (active,).
+
+        Args:
+            tensor: of the parameter's shape, such as optimizer state.
+        """
 
     @abstractmethod
     def write(self, values: Tensor) -> None:
-        """Sets the active values, shape (active,), in the order of `indices`."""
+        """Sets the active values, shape (active,), in the order of `indices`.
+
+        Args:
+            values: shape (active,), in the order of `indices`.
+        """
 
     @abstractmethod
     def move(
@@ -135,7 +144,8 @@ class SparseWeight(ABC):
         `restart` has those enter like any other.
 
         Args:
-            pruned: active positions, ascending. grown: positions inactive or in `pruned`, ascending.
+            pruned: active positions, ascending.
+            grown: positions inactive or in `pruned`, ascending.
             state: optimizer state of the parameter.
             grown_state: per state name, values for `grown`, shape (grown,).
             restart: `grown_state` (or 0) in the state of weights that left and entered again, too.
@@ -174,14 +184,22 @@ class SparseWeight(ABC):
         """Takes the values as those of the active set, after other code has written them to its positions."""
 
     def copy_choices(self, other: SparseWeight) -> None:  # noqa: B027 (most storages choose nothing)
-        """Takes over what the storage of another weight has chosen for its computation, such as measured kernels."""
+        """Takes over what the storage of another weight has chosen for its computation, such as measured kernels.
+
+        Args:
+            other: the same weight of another model.
+        """
 
     def stray(self) -> int:
         """How many inactive weights are not 0, as a dense checkpoint, a merge or an init function leaves them."""
         return 0
 
     def stray_in_sample(self, size: int) -> bool:
-        """Whether one of about `size` inactive weights, evenly spread, is not 0."""
+        """Whether one of about `size` inactive weights, evenly spread, is not 0.
+
+        Args:
+            size: about how many weights are looked at.
+        """
         return False
 
     @property
@@ -210,24 +228,47 @@ class SparseWeight(ABC):
         return self.numel if self.collecting else self.active
 
     def whole(self, moment: Tensor) -> Tensor:
-        """A tensor of the parameter's dense shape at all positions, shape (numel,)."""
+        """A tensor of the parameter's dense shape at all positions, shape (numel,).
+
+        Args:
+            moment: of the dense shape, as far as this process holds it.
+        """
         return moment.reshape(-1)
 
     def pick(self, moment: Tensor, positions: Tensor) -> Tensor:
-        """A tensor of the dense shape at some positions."""
+        """A tensor of the dense shape at some positions.
+
+        Args:
+            moment: of the dense shape, as far as this process holds it.
+            positions: flat and row-major, int64.
+        """
         return moment.take(positions)
 
     def place(self, moment: Tensor, positions: Tensor, values: Tensor | float | bool) -> None:
-        """Writes to some positions of a tensor of the dense shape."""
+        """Writes to some positions of a tensor of the dense shape.
+
+        Args:
+            moment: of the dense shape, as far as this process holds it; written to.
+            positions: flat and row-major, int64.
+            values: one for each position, or one for all.
+        """
         put(moment, positions, values)
 
     def pack(self, moment: Tensor) -> Any:
-        """A tensor of the dense shape for a checkpoint."""
+        """A tensor of the dense shape for a checkpoint.
+
+        Args:
+            moment: of the dense shape, as far as this process holds it.
+        """
         return moment
 
     @abstractmethod
     def sample(self, size: int) -> Tensor:
-        """About `size` flat positions of active weights in the parameter, evenly spread."""
+        """About `size` flat positions of active weights in the parameter, evenly spread.
+
+        Args:
+            size: about how many positions.
+        """
 
     @abstractmethod
     def enforce(self) -> None:

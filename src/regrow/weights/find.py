@@ -21,6 +21,9 @@ def sparse_weights(model: nn.Module) -> dict[str, SparseWeight]:
 
     Wrappers (torch.compile, Lightning Fabric, DistributedDataParallel) do not change the names.
 
+    Args:
+        model: sparse or dense, inside wrappers or not.
+
     Example:
         >>> model = regrow.sparsify(torch.nn.Linear(20, 10), density=0.1)
         >>> weight = regrow.sparse_weights(model)["weight"]

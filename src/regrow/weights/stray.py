@@ -22,6 +22,9 @@ def check(model: nn.Module) -> list[str]:
     its summary says, and values and positions that do not belong together in compressed storage, as averages of models
     with several topologies leave them. Nothing is changed.
 
+    Args:
+        model: sparse or dense.
+
     Example:
         >>> model = regrow.sparsify(torch.nn.Linear(20, 10), density=0.1, storage="masked")
         >>> regrow.check(model)

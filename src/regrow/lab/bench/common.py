@@ -89,7 +89,9 @@ class Rows:
     is measured; and the file, written anew after each.
 
     Attributes:
-        total: how many there will be. command: that measures them. file: for the JSON, or None.
+        total: how many there will be.
+        command: that measures them.
+        file: for the JSON, or None.
         line: what to say of a row.
     """
 

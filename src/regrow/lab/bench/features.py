@@ -32,7 +32,9 @@ def analyse(paths: Sequence[Path], data_dir: Path | None, split: str, images: in
     """The class specialisation of the network of each checkpoint.
 
     Args:
-        paths: run folders or checkpoints. split: train, validation or test. images: at most so many of it.
+        paths: run folders or checkpoints.
+        split: train, validation or test.
+        images: at most so many of it.
 
     Returns:
         For each network its label (method and density; the path too where two have the same) and its layers: name,

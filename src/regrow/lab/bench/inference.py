@@ -118,7 +118,8 @@ def run(
         threads: of torch and of onnxruntime meanwhile; default as torch has them.
         kinds: dense contestants, some of KINDS.
         seconds: time of each contestant in a row.
-        starting, progress: called with each network before it is measured, and with its row when it is there.
+        starting: called with each thing before it is measured.
+        progress: called with its row when it is there.
 
     Returns:
         Rows as `regrow bench inference --json` writes them: model, density, flop_density, share, batch, threads,

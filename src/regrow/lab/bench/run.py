@@ -157,7 +157,8 @@ def run(
         threads: torch's threads meanwhile; default as they are.
         kinds: dense contestants, at least one of FP32; None: `default_kinds`.
         dense_steps: steps of each dense contestant after each eighth of the sparse epoch.
-        starting, progress: called before each run is measured, and with its row when it is there.
+        starting: called with each thing before it is measured.
+        progress: called with its row when it is there.
 
     Returns:
         Rows as `regrow bench run --json` writes them: model, density, flop_density, share, the seconds of the sparse

@@ -44,9 +44,11 @@ class Network:
     """What is measured, cheap to send to another process.
 
     Attributes:
-        model: name for `models.build`. density: of the weights, uniform at first.
-        batch: images. masks: active sets by parameter name instead, such as those of a trained network; layers that
-            they do not name stay dense.
+        model: name for `models.build`.
+        density: of the weights, uniform at first.
+        batch: images.
+        masks: active sets by parameter name instead, such as those of a trained network; layers that they do not name
+            stay dense.
         share: the share rule that made the masks; None for the initial uniform ones.
     """
 
@@ -242,7 +244,8 @@ def run(
         kinds: dense contestants, some of DENSE; None: `default_kinds`.
         seconds: time of each contestant in a row.
         memory: also measure the peak memory of each contestant, in a process of its own.
-        starting, progress: called with each network before it is measured, and with its row when it is there.
+        starting: called with each thing before it is measured.
+        progress: called with its row when it is there.
 
     Returns:
         Rows as `regrow bench step --json` writes them: model, density, flop_density, share, batch, threads, sparse_ms,

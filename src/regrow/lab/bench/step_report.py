@@ -53,7 +53,8 @@ def read_networks(given: Mapping[str, Any], batch: str) -> list[Network]:
     """Every combination of what was typed; with a topology file, of its density alone.
 
     Args:
-        given: options as typed, by name. batch: the name of that of the batches.
+        given: options as typed, by name.
+        batch: the name of that of the batches.
     """
     names = words(given["model"], ())
     check_known("model", names, tuple(MODELS))

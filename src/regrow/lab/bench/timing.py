@@ -49,7 +49,8 @@ def times_in_turn(
 
     Args:
         steps: contestants by name, warmed up.
-        seconds: time of each contestant. rounds: at least so many.
+        seconds: time of each contestant.
+        rounds: at least so many.
         clock: "wall", or "cpu": processor time of all threads.
     """
     now = CLOCKS[clock]

@@ -30,7 +30,9 @@ def export_checkpoint(checkpoint: Path, to: str, out: Path, optimizer: bool = Fa
     """Writes the network of a checkpoint, and says how large the file is.
 
     Args:
-        checkpoint: a run folder, or its checkpoint.pt. to: one of FORMATS. out: the file.
+        checkpoint: a run folder, or its checkpoint.pt.
+        to: one of FORMATS.
+        out: the file.
         optimizer: keep the optimizer's state too, in a sparse file.
 
     Raises:

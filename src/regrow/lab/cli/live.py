@@ -32,7 +32,8 @@ def live_report(paths: Sequence[Path], out: Path, every: int, show: bool) -> Non
     at Ctrl-C or SIGTERM.
 
     Args:
-        paths: as for `make_report`; a folder may still be empty. show: open the page in a browser.
+        paths: as for `make_report`; a folder may still be empty.
+        show: open the page in a browser.
 
     Raises:
         UsageError: there is no such path, or it holds something else.
@@ -75,7 +76,8 @@ def report_beside(folder: Path, out: Path) -> Iterator[None]:
     The process ends with the run: by itself when the run is finished, else told so.
 
     Args:
-        folder: of the run; is made, so that there is something to follow. out: the page, outside of it.
+        folder: of the run; is made, so that there is something to follow.
+        out: the page, outside of it.
     """
     words = ["report", str(folder), "--out", str(out), "--live", "--open"]
     if not folder.exists():  # where it is a file, the training says so

@@ -17,7 +17,8 @@ def make_report(paths: Sequence[Path], out: Path, refresh: int | None = None) ->
     """Writes the page, and says whether all runs on it are finished.
 
     Args:
-        paths: as for `read_inputs`. refresh: the page loads itself anew after so many seconds.
+        paths: as for `read_inputs`.
+        refresh: the page loads itself anew after so many seconds.
 
     Raises:
         UsageError: a path holds nothing that can be shown. RunError: the libraries of the page are not here.

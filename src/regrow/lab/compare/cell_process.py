@@ -20,7 +20,8 @@ class Place(Protocol):
         """Runs a program to its end.
 
         Args:
-            log: gets what it prints. finished: a file that the program writes; where it is there, nothing is run.
+            log: gets what it prints.
+            finished: a file that the program writes; where it is there, nothing is run.
 
         Returns:
             Its exit code, negative for a signal; None where another process runs it already.

@@ -30,7 +30,8 @@ class Arm:
     """One row of the leaderboard: its runs differ by nothing but the seed.
 
     Attributes:
-        method, density: as in `Settings`; dense has density 1.
+        method: as in `Settings`.
+        density: as in `Settings`; dense has density 1.
         settings: what is varied, such as {"momentum": 0.9}.
         cells: one for each seed.
     """
@@ -46,7 +47,9 @@ class Comparison:
     """A grid: every method at every density (dense: once) with every combination of varied settings and every seed.
 
     Attributes:
-        about: of the recipe with what is set for all runs. arms: rows of the leaderboard. seeds: of each.
+        about: of the recipe with what is set for all runs.
+        arms: rows of the leaderboard.
+        seeds: of each.
         identity: what the folder's note holds.
     """
 
@@ -78,8 +81,9 @@ def make_comparison(
     """A comparison from what was typed; everything is checked here, nothing is run.
 
     Args:
-        out: its folder. seeds: "5" for 0 to 4, or a list as "0,3". vary: "key=value,value" each. Values that hold
-            commas themselves are parted by ";".
+        out: its folder.
+        seeds: "5" for 0 to 4, or a list as "0,3".
+        vary: "key=value,value" each. Values that hold commas themselves are parted by ";".
 
     Raises:
         UsageError: something does not exist, is out of range or stands twice.

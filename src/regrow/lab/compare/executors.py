@@ -33,7 +33,8 @@ def executor(name: str, jobs: int | None, threads: int) -> Iterator[Executor]:
     """An executor by name, for as long as the block lasts.
 
     Args:
-        name: of EXECUTORS. jobs: runs side by side; None: two processes, or as many as the cluster has room for.
+        name: of EXECUTORS.
+        jobs: runs side by side; None: two processes, or as many as the cluster has room for.
         threads: of each run.
 
     Raises:

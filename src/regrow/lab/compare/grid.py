@@ -76,7 +76,8 @@ class Outcome:
     """How a grid ended.
 
     Attributes:
-        failed: cell -> the reason, and where its log is. stopped: by SIGINT or SIGTERM, before all was done.
+        failed: cell -> the reason, and where its log is.
+        stopped: by SIGINT or SIGTERM, before all was done.
     """
 
     failed: dict[Cell, str] = field(default_factory=dict)
@@ -95,7 +96,8 @@ def run_grid(
     The first SIGINT or SIGTERM lets every run finish its step and save itself; a second one ends them at once.
 
     Args:
-        cells: the whole grid. jobs: runs side by side, at least 1.
+        cells: the whole grid.
+        jobs: runs side by side, at least 1.
         after: is called after each cell, for what is written as the grid grows.
         place: makes the place of each run; default a process on this machine.
         progress: default a bar on a terminal, lines elsewhere.

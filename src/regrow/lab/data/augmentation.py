@@ -27,7 +27,8 @@ def crop_and_flip(images: Tensor, moves: Tensor) -> Tensor:
     """Pads each image by reflection, crops it at its offset, and mirrors it left to right where asked.
 
     Args:
-        images: (N, C, H, W), H and W above PADDING. moves: from `draw_moves`.
+        images: (N, C, H, W), H and W above PADDING.
+        moves: from `draw_moves`.
 
     Returns:
         New images of the same shape and dtype. (PADDING, PADDING, 0) leaves an image as it is.

@@ -34,8 +34,10 @@ class Pixels(NamedTuple):
     """What was read of a batch.
 
     Attributes:
-        kept: (B,) int64, index of the files that could be read. pixels: theirs, (B, 3, size, size) uint8.
-        corrupt: one text for each of the others. gone: for each that is not there at all.
+        kept: (B,) int64, index of the files that could be read.
+        pixels: theirs, (B, 3, size, size) uint8.
+        corrupt: one text for each of the others.
+        gone: for each that is not there at all.
     """
 
     kept: Tensor
@@ -49,7 +51,8 @@ class ImageFiles(Dataset[Pixels]):
     """Image files of any size, mode and format that Pillow reads; grayscale, CMYK and palettes become RGB.
 
     Attributes:
-        folder: that holds them. files: their paths below it, (N,) bytes: strings would be copied into each worker.
+        folder: that holds them.
+        files: their paths below it, (N,) bytes: strings would be copied into each worker.
         size: of the squares that are cut out of them, in pixels.
         smallest_crop: of an augmented image, as a share of its area, above 0 to 1.
     """
@@ -108,10 +111,14 @@ class ImageSplit(AnySplit):
     """Images in files, and their labels.
 
     Attributes:
-        images: the files. y: (N,) int64; on the CPU, as the index of a batch is.
-        mean, std: of each channel, (3, 1, 1), in units of pixels from 0 to 255.
+        images: the files.
+        y: (N,) int64; on the CPU, as the index of a batch is.
+        mean: of each channel, (3, 1, 1), in units of pixels from 0 to 255.
+        std: likewise.
         augmented: whether training batches are cropped and flipped at random.
-        how: workers, and what happens to corrupt files. device, memory_format: of the batches.
+        how: workers, and what happens to corrupt files.
+        device: of the batches.
+        memory_format: of the batches.
     """
 
     images: ImageFiles

@@ -45,7 +45,8 @@ class AnySplit(ABC):
         """The examples of `index`, ready for the network, and their labels.
 
         Args:
-            index: (B,) int64. moves: rows of `epoch_moves`; None: no augmentation.
+            index: (B,) int64.
+            moves: rows of `epoch_moves`; None: no augmentation.
         """
 
     @abstractmethod
@@ -98,7 +99,8 @@ class Split(AnySplit):
     Attributes:
         x: (N, C, H, W), float32 as the network takes them, or uint8 pixels.
         y: (N,) int64.
-        mean, std: of each channel, (C, 1, 1), in units of `x`; uint8 pixels are normalised by them as batches are made.
+        mean: of each channel, (C, 1, 1), in units of `x`; uint8 pixels are normalised by them as batches are made.
+        std: likewise.
         augmented: whether training batches are cropped and flipped at random.
         memory_format: of the batches.
     """

@@ -27,7 +27,9 @@ class TextSplit(AnySplit):
     """Windows of a text; what follows each token is its label.
 
     Attributes:
-        y: (L,) int64, the tokens. starts: (N,) int64, where windows begin. block: tokens of a window, less than L.
+        y: (L,) int64, the tokens.
+        starts: (N,) int64, where windows begin.
+        block: tokens of a window, less than L.
     """
 
     y: Tensor

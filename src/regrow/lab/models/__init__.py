@@ -89,6 +89,7 @@ def build(name: str, num_classes: int = 10, **options: Any) -> nn.Module:
     """A freshly initialised network, drawn from torch's global generator.
 
     Args:
+        num_classes: outputs of the network.
         name: a key of `MODELS`.
         options: of the network: `in_channels` and `width` (a factor on all channels and hidden features) for AlexNet,
             VGG16 and the wide residual networks, `dropout` for the latter; of `GPT` its arguments; `width` (hidden

@@ -23,7 +23,8 @@ def alexnet(hidden: int, num_classes: int = 10, *, in_channels: int = 3, width: 
     """AlexNet-s has `hidden` 1024, AlexNet-b 2048: 5.07 and 8.48 million weights; takes (N, in_channels, 32, 32).
 
     Args:
-        hidden: features of the two hidden linear layers. width: factor on the channels and on `hidden`.
+        hidden: features of the two hidden linear layers.
+        width: factor on the channels and on `hidden`.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     channels = in_channels

@@ -16,7 +16,9 @@ class GPT(nn.Module):
 
     Args:
         num_classes: tokens in the vocabulary.
-        layers, heads, features: blocks, attention heads of each, features of a token; features % heads == 0.
+        layers: number of blocks.
+        heads: attention heads of each block; features % heads == 0.
+        features: numbers of each token.
         block: the longest sequence.
         dropout: probability, after both parts of each block and the embeddings.
 

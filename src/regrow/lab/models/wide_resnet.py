@@ -34,7 +34,8 @@ class WideResNet(nn.Module):
     as torch does with bias 0.
 
     Args:
-        depth: 6 n + 4: 10, 16, 22, 28, ... widen: factor on the 16, 32 and 64 channels of the three stages.
+        depth: 6 n + 4: 10, 16, 22, 28, ...
+        widen: factor on the 16, 32 and 64 channels of the three stages.
         dropout: between the two convolutions of a block, in training; 0.3 is what the authors use with it, and what
             the reference implementation of sparse momentum (arXiv:1907.04840) trains with.
         width: a further factor on all channels.

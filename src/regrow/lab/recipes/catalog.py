@@ -19,13 +19,20 @@ RECIPES: dict[str, Callable[[], Recipe]] = {}
 
 
 def recipe(make: Callable[[], Recipe]) -> Callable[[], Recipe]:
-    """Registers a function under its name, `lenet300_mnist` as "lenet300-mnist"."""
+    """Registers a function under its name, `lenet300_mnist` as "lenet300-mnist".
+
+    Args:
+        make: returns a whole recipe.
+    """
     RECIPES[make.__name__.replace("_", "-")] = make
     return make
 
 
 def get_recipe(name: str) -> Recipe:
     """The recipe of that name, with its published settings.
+
+    Args:
+        name: a key of `RECIPES`.
 
     Example:
         >>> get_recipe("lenet300-mnist").epochs

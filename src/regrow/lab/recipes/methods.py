@@ -201,6 +201,7 @@ _MOVING = {name: _of_updater(kind) for name, kind in updaters().items()}
 METHODS: dict[str, Method] = {
     "sparse-momentum": _MOVING["sparse-momentum"],
     "dense": Method(None, _untouched, about="All weights: the network to compare with."),
+    "static": _MOVING["static"],
     **_MOVING,
     **{name: Method(_static, start, None, _START, about) for name, (start, about) in _AT_INITIALISATION.items()},
     "lottery": Method(_static, _ticket, None, ("dense", "rewind_epochs"), _LOTTERY),

@@ -221,6 +221,7 @@ _PARSERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "str": ("a word", str),
     "int | None": ("a whole number or none", _or_none(int)),
     "float | None": ("a number or none", _or_none(float)),
+    "bool | None": ("true, false or none", _or_none(_parse_bool)),
     "Window": ("a number of steps, all or none", _or_none(_parse_window)),
     "tuple[int, ...]": ("whole numbers with commas between", _parse_integers),
     "tuple[str, ...]": ("words with commas between", _parse_words),

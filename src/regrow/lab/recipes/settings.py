@@ -81,7 +81,11 @@ def make_settings(
     """Settings from names, as the command line gives them.
 
     Args:
-        recipe: a name of the catalog, or a recipe. density: default the recipe's, mostly 0.05; for the method dense 1.
+        method: a key of `methods.METHODS`.
+        storage: "auto", "masked" or "compressed".
+        seed: of network, topology and order of examples, at least 0.
+        recipe: a name of the catalog, or a recipe.
+        density: default the recipe's, mostly 0.05; for the method dense 1.
         overrides: "key=value" for fields of the recipe.
 
     Raises:

@@ -65,8 +65,11 @@ class Figure:
     """What stands between a heading and its caption.
 
     Attributes:
-        title: with the unit. caption: what is seen, and how to read it. commands: that made the data.
-        small: charts stand side by side, as many as there is room for. wide: the figure takes the width of the page.
+        title: with the unit.
+        caption: what is seen, and how to read it.
+        commands: that made the data.
+        small: charts stand side by side, as many as there is room for.
+        wide: the figure takes the width of the page.
     """
 
     title: str
@@ -82,7 +85,8 @@ def finish(chart: Any, rows: Rows, height: int = 280, title: str = "", steps: in
     """A chart as wide as the page has room for.
 
     Args:
-        height: of the plot in pixels. steps: in its place, so many rows of bars.
+        height: of the plot in pixels.
+        steps: in its place, so many rows of bars.
     """
     if steps:
         chart, height = chart.properties(height=alt.Step(28)), 28 * steps

@@ -33,8 +33,12 @@ class Inputs:
     """All that was given, by kind.
 
     Attributes:
-        layers, steps, epochs: rows of `regrow bench layers`, `step` and `run`. storages: of layer memory by density.
-        features: what `regrow features` wrote. missing: how many runs of comparisons have no folder yet.
+        layers: rows of `regrow bench layers`.
+        steps: rows of `regrow bench step`.
+        epochs: rows of `regrow bench run`.
+        storages: of layer memory by density.
+        features: what `regrow features` wrote.
+        missing: how many runs of comparisons have no folder yet.
     """
 
     runs: list[Run] = field(default_factory=list)

@@ -48,9 +48,11 @@ class Entry:
     """What becomes one row.
 
     Attributes:
-        method, density: as asked for; dense has density 1.
+        method: as in `Settings`.
+        density: as in `Settings`; dense has density 1.
         settings: what the analysis varies, such as {"momentum": 0.9}; no key is one of COLUMNS.
-        runs: summary.json of each seed that is finished. seeds: how many there are to be.
+        runs: summary.json of each seed that is finished.
+        seeds: how many there are to be.
     """
 
     method: str
@@ -130,8 +132,12 @@ def write_tables(
     """Writes leaderboard.json, .csv and .md, each whole or not at all.
 
     Args:
-        title: of the page. command: that made it. seeds: how many each row is to have.
-        points: published figures. unfinished: run -> why it is not there. plots: file names of pictures to show.
+        title: of the page.
+        command: that made it.
+        seeds: how many each row is to have.
+        points: published figures.
+        unfinished: run -> why it is not there.
+        plots: file names of pictures to show.
     """
     _write(folder / "leaderboard.json", json.dumps(list(rows), indent=1) + "\n")
     with write_atomically(folder / "leaderboard.csv") as temporary, open(temporary, "w", newline="") as file:

@@ -52,7 +52,8 @@ def write_page(inputs: Inputs, out: Path, command: str, refresh: int | None = No
     """Writes the page, whole or not at all.
 
     Args:
-        command: that makes it, shown at its end. refresh: the page loads itself anew after so many seconds.
+        command: that makes it, shown at its end.
+        refresh: the page loads itself anew after so many seconds.
 
     Example:
         >>> write_page(read_inputs(["runs/demo"]), Path("report.html"), "regrow report runs/demo")

@@ -33,7 +33,9 @@ def draw_comparison(
     is varied. Published points are hollow; dense is a horizontal line. Bars are standard errors over seeds.
 
     Args:
-        rows: of `leaderboard`. title, command: what was trained, and how; `command` stands below.
+        rows: of `leaderboard`.
+        title: what was trained, and how; `command` stands below.
+        command: what was trained, and how; `command` stands below.
         points: published figures of the methods in the rows.
 
     Raises:

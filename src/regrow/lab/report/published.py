@@ -17,8 +17,11 @@ class PublishedPoint:
     """One published figure.
 
     Attributes:
-        method, density, settings: as in a leaderboard; `settings` are those that an analysis varied, else empty.
-        error: test error in percent. se: its standard error over seeds, None where the source has none.
+        method: as in a leaderboard.
+        density: as in a leaderboard.
+        settings: those that an analysis varied, else empty.
+        error: test error in percent.
+        se: its standard error over seeds, None where the source has none.
         source: where it is from.
     """
 

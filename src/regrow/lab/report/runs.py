@@ -24,8 +24,11 @@ class Run:
     """What a run folder holds.
 
     Attributes:
-        about: run.json; empty in runs of earlier versions. summary: None until the run is finished.
-        metrics, updates, histograms: the lines of metrics.jsonl, topology.jsonl and weights.jsonl.
+        about: run.json; empty in runs of earlier versions.
+        summary: None until the run is finished.
+        metrics: the lines of metrics.jsonl.
+        updates: the lines of topology.jsonl.
+        histograms: the lines of weights.jsonl.
         label: method and density, and whatever else tells it from the others, the seed apart; see `name_runs`.
     """
 

@@ -28,7 +28,8 @@ class Table:
     """A table with its heading and caption.
 
     Attributes:
-        sortable: a click on a head sorts by that column. folded: opened by a click.
+        sortable: a click on a head sorts by that column.
+        folded: opened by a click.
     """
 
     title: str

@@ -75,14 +75,18 @@ def train(
 
     Args:
         settings: from `make_settings`.
-        out: the run's folder, default `settings.folder()`. data_dir: see `data_root`.
+        out: the run's folder, default `settings.folder()`.
+        data_dir: see `data_root`.
         resume: go on from the folder's checkpoint, to the same bits as a run that never stopped.
         threads: of torch; default the recipe's, else torch's own choice; when resuming that of the run.
         max_seconds: end after the epoch in which so many seconds of training and validation are over, those before a
             resume included; schedules stay those of all epochs. Lottery tickets take none.
         topology_every: write the topology after each so many epochs, besides at the end, as topology-epochN.npz.
-        devices, nodes, strategy: see `launch`; when resuming as many processes as before.
-        workers, skip_corrupt: of a data set that is files, see `Reading`.
+        devices: processes on this machine, see `launch`; when resuming as many as before.
+        nodes: machines, see `launch`.
+        strategy: of Lightning Fabric, see `launch`.
+        workers: processes that read a data set of files, see `Reading`.
+        skip_corrupt: whether files that cannot be decoded are left out, see `Reading`.
         deterministic: use torch's deterministic algorithms alone (docs/determinism.md); when resuming as the run does.
         logger: "tensorboard", "csv" or "wandb", or several with commas between; into the folder `logs` of the run. A
             run that goes on begins a new log.

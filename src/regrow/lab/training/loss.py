@@ -15,7 +15,8 @@ def mean_loss(outputs: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor
     """Cross entropy in nats, mean over all labels.
 
     Args:
-        outputs, labels: (N, C) and (N,), or of sequences (N, T, C) and (N, T).
+        outputs: (N, C), or of sequences (N, T, C).
+        labels: (N,), or of sequences (N, T).
         smoothing: share of each label that is spread evenly over all classes.
     """
     return F.cross_entropy(outputs.flatten(0, -2), labels.flatten(), label_smoothing=smoothing)
@@ -28,7 +29,8 @@ class LossSum:
         total: the sum so far, ().
 
     Args:
-        before: the sum of the epoch's steps before `step`. step: optimizer steps done.
+        before: the sum of the epoch's steps before `step`.
+        step: optimizer steps done.
 
     Example:
         >>> losses = LossSum(0.0, 40, torch.device("cpu"))

@@ -63,8 +63,10 @@ def find_ticket(
     rate of that epoch.
 
     Args:
-        settings: of the method "lottery". out: the folder of all rounds; the last round's files are copied into it.
-        resume: go on where the last call ended. how: further arguments of `train`, for each round.
+        settings: of the method "lottery".
+        out: the folder of all rounds; the last round's files are copied into it.
+        resume: go on where the last call ended.
+        how: further arguments of `train`, for each round.
 
     Returns:
         The summary of the last round. Steps, updates and seconds are the sums of all rounds, and `flop_density_mean`

@@ -16,14 +16,21 @@ class Position:
     """Plain numbers only.
 
     Attributes:
-        epoch: epochs finished. batch: batches done of the epoch under way. step: optimizer steps done.
-        loss_sum, epoch_seconds, epoch_topology_seconds, prune_rate: of the epoch under way; seconds of its steps
-            without topology updates, and the prune rate of its last update.
+        epoch: epochs finished.
+        batch: batches done of the epoch under way.
+        step: optimizer steps done.
+        loss_sum: of the epoch under way.
+        epoch_seconds: of the steps of the epoch under way, without topology updates.
+        epoch_topology_seconds: of the topology updates of the epoch under way.
+        prune_rate: of the last update.
         epoch_wait_seconds: those of them in which the step had no batch yet.
-        train_seconds, wait_seconds: of the finished epochs' steps, as above.
-        topology_seconds, validation_seconds: since the start.
-        flop_density_sum, step_flops_sum: over all steps, of `flops.flop_density` and `flops.step_flops`; the latter is
-            NaN in a run that began before it was counted. ended: before the last epoch, for its time was over.
+        train_seconds: of the steps of finished epochs, without topology updates.
+        wait_seconds: for data, in finished epochs.
+        topology_seconds: of all updates since the start.
+        validation_seconds: of all validations since the start.
+        flop_density_sum: over all steps, of `flops.flop_density`.
+        step_flops_sum: over all steps, of `flops.step_flops`; NaN in a run that began before it was counted.
+        ended: before the last epoch, because its time was over.
     """
 
     epoch: int = 0

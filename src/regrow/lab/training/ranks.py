@@ -24,7 +24,8 @@ def launch(recipe: Recipe, devices: int = 1, nodes: int = 1, strategy: str = "au
     """Starts the other processes of this machine, where nobody has (torchrun has), and joins all of them together.
 
     Args:
-        devices: processes on each machine. nodes: machines.
+        devices: processes on each machine.
+        nodes: machines.
         strategy: "ddp" (DistributedDataParallel), or "auto", which is "ddp" for more than one process.
     """
     if strategy not in STRATEGIES:
@@ -48,7 +49,8 @@ class Ranks:
     """What ranks share out and tell each other.
 
     Attributes:
-        number: how many there are. rank: which of them this process is, from 0; rank 0 alone writes files.
+        number: how many there are.
+        rank: which of them this process is, from 0; rank 0 alone writes files.
     """
 
     def __init__(self, fabric: Fabric):

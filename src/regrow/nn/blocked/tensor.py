@@ -23,7 +23,11 @@ HANDLERS: dict[Any, Callable] = {}  # operator -> what runs it on blocked data; 
 
 
 class BlockedTensor(torch.Tensor):
-    """A batch-blocked activation that passes for the ordinary one. Made by `to_blocked` and by SparseConv2d."""
+    """A batch-blocked activation that passes for the ordinary one. Made by `to_blocked` and by SparseConv2d.
+
+    Args:
+        cell: the data, or how to compute them.
+    """
 
     @staticmethod
     def __new__(cls, cell: DeferredValue) -> BlockedTensor:
@@ -39,7 +43,11 @@ class BlockedTensor(torch.Tensor):
         return self._cell
 
     def dense(self, operation: str = "dense") -> Tensor:
-        """The ordinary contiguous tensor. Differentiable. `operation`: what asks, for `regrow.summary`."""
+        """The ordinary contiguous tensor. Differentiable. `operation`: what asks, for `regrow.summary`.
+
+        Args:
+            operation: what asks for it, for `regrow.summary`.
+        """
         return _ordinary(self, operation)
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
@@ -84,7 +92,8 @@ def to_blocked(input: Tensor, operation: str = "to_blocked", module: str | None 
     Args:
         input: (N, C, H, W), float32 or float64, on the CPU, any strides; a BlockedTensor is returned as it
         is.
-        operation, module: what asks for it, and where; for `regrow.summary`.
+        operation: what asks for it, for `regrow.summary`.
+        module: where it asks.
 
     Example:
         >>> to_blocked(torch.randn(4, 3, 8, 8)).shape
