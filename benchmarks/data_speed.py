@@ -1,6 +1,6 @@
 """What data costs: making an augmented CIFAR-10 batch beside the whole sparse training step that it feeds.
 
-The topology stays as it is, so that no step is longer for seeing missing weights.
+The topology stays as it is, so that no step is longer for seeing inactive weights.
 
 Both in turn in one process, medians, on batches of an epoch in its order. Writes results/data_speed.json.
 

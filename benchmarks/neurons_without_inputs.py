@@ -1,4 +1,4 @@
-"""Gradients of the missing weights of neurons that have no active weight, beside those of other neurons.
+"""Gradients of the inactive weights of neurons that have no active weight, beside those of other neurons.
 
 Before a batch norm such a neuron is constant, so its variance is 0, and the batch norm multiplies whatever gradient
 comes back by 1/sqrt(eps), 316 at torch's eps of 1e-5. Growth by momentum or gradient then sees nothing else. First
@@ -47,7 +47,7 @@ def arguments() -> argparse.Namespace:
 
 
 def measure(name: str, layer: str, density: float, seed: int, x: torch.Tensor, y: torch.Tensor) -> dict[str, Any]:
-    """Of one random topology: neurons, and the gradients of missing weights by whether their neuron has inputs."""
+    """Of one random topology: neurons, and the gradients of inactive weights by whether their neuron has inputs."""
     torch.manual_seed(seed)
     sparse = regrow.sparsify(models.build(name), density=density, storage="masked", seed=seed)
     missing = ~regrow.sparse_weights(sparse)[f"{layer}.weight"].mask

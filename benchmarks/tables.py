@@ -11,10 +11,12 @@ import sys
 from collections.abc import Callable
 
 from regrow.io.atomic import write_atomically
-from table_makers import files, kernels, methods, networks, training, windows
+from table_makers import files, kernels, methods, networks, registry, training, windows
 from table_makers.reading import ROOT
 
 TABLES: dict[str, Callable[[], str]] = {
+    "gain": training.gain,
+    "methods": registry.methods,
     "lenet300": lambda: training.mnist("lenet300-mnist"),
     "lenet5": lambda: training.mnist("lenet5-mnist"),
     "overhead": kernels.overhead,

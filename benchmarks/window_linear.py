@@ -1,4 +1,4 @@
-"""Three ways to collect the momentum of a Linear layer's missing weights over a window: time, and memory kept.
+"""Three ways to collect the momentum of a Linear layer's inactive weights over a window: time, and memory kept.
 
 "each step": every step's dense gradient, then added to the momentum. "into momentum": every step's product straight
 into the momentum, as `weights.StagedGradient` does. "whole window": the factors of all steps, multiplied out at the

@@ -1,4 +1,4 @@
-"""How well the windowed momentum of missing weights agrees with exact momentum, and what each window costs.
+"""How well the windowed momentum of inactive weights agrees with exact momentum, and what each window costs.
 
 A network trains by a recipe's protocol, in compressed storage, updated with exact momentum (window="all", opened so
 many steps before the update that what came earlier is below rounding). 40 steps before an update it is copied; every
@@ -43,7 +43,7 @@ from regrow.lab.training.randomness import generator
 ROOT = Path(__file__).resolve().parents[1]
 WINDOWS = (5, 10, 20, 40)
 SHARES = (0.25, 0.5, 1.0)
-"""Of a batch, from which the gradients of missing weights are taken."""
+"""Of a batch, from which the gradients of inactive weights are taken."""
 EXACT_STEPS = 200
 """0.9 to this power is 7e-10, less than float32 resolves: momentum that opens so early is exact."""
 NEVER = sys.maxsize

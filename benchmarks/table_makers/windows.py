@@ -1,4 +1,4 @@
-"""Tables of the window in which momentum of missing weights is collected."""
+"""Tables of the window in which momentum of inactive weights is collected."""
 
 from __future__ import annotations
 

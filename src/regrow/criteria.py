@@ -147,7 +147,7 @@ def inactive_gradient(layer: Layer) -> Tensor | LazyScores:
 
 
 def random(layer: Layer) -> Tensor | LazyScores:
-    """Grow score at random, shape (numel,), from the updater's generator: a uniform draw of missing positions (SET).
+    """Grow score at random, shape (numel,), from the updater's generator: a uniform draw of inactive positions (SET).
 
     Args:
         layer: the layer as it is before anything is pruned.

@@ -193,7 +193,7 @@ def step_flops(model: nn.Module, flops: Mapping[str, float], window_share: float
 
     with F_l the forward FLOPs of one weight of layer l, m_l its active weights and n_l its positions: the forward pass
     and the gradient of the input use each active weight once, the gradient of the weight costs as much for each
-    position that has one. g_l = m_l in an ordinary step. In a step that needs gradients of missing weights as well (of
+    position that has one. g_l = m_l in an ordinary step. In a step that needs gradients of inactive weights as well (of
     the window before an update, of growth by gradient; `SparseWeight.gradient_positions`, n_l as a rule), they come
     from a share c of the batch: g_l = m_l + c (gradient_positions - m_l). Masked storage has c = 1.
 

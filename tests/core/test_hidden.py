@@ -1,4 +1,4 @@
-"""Methods with hidden values, against a plain network that multiplies by masks and lets gradients through."""
+"""Methods with shadow weights, against a plain network that multiplies by masks and lets gradients through."""
 
 import pytest
 import torch
@@ -221,7 +221,7 @@ def test_gradients_of_hidden_weights_are_gone_after_the_step(kind):
 
 @pytest.mark.parametrize("kind", [regrow.DNS, regrow.TopKAST])
 def test_lbfgs_is_refused(kind):
-    """It measures the model several times in a step, with hidden values in it."""
+    """It measures the model several times in a step, with shadow weights in it."""
     model = masked(mlp(8, 12, 4), 1.0)
     optimizer = torch.optim.LBFGS(model.parameters())
     before = picture(model, optimizer)

@@ -26,7 +26,7 @@ def make(optimizer=torch.optim.SGD, window=None, dtype=torch.float64, lr=0.0, up
 
 
 def missing(updater, key="momentum_buffer", name="a"):
-    """What has been collected for the missing positions of a layer."""
+    """What has been collected for the inactive positions of a layer."""
     collected = updater.state_dict()["missing"][name]["moments"]
     return collected[key].flatten()[4:] if collected else None
 
@@ -252,7 +252,7 @@ def test_float64_weights_converted_after_sparsify_collect_in_float64():
 
 
 def held(updater):
-    """Bytes of dense size that an updater keeps for missing weights."""
+    """Bytes of dense size that an updater keeps for inactive weights."""
     staged = [m._staged.tensor for m in updater._collectors.values() if m._staged is not None]
     tensors = [t for m in updater._collectors.values() for t in m.moments.values()] + [
         t for t in staged if t is not None

@@ -61,7 +61,7 @@ def test_errors_name_value_place_and_remedy_and_change_nothing(error):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("where", ["momentum of missing weights", "momentum", "weights"])
+@pytest.mark.parametrize("where", ["momentum of inactive weights", "momentum", "weights"])
 @pytest.mark.parametrize("window", [None, 3])
 def test_not_finite_at_an_update_changes_nothing(bad, where, window):
     model = fed({"a": range(4), "b": range(4)}, a=[1.0] * 4 + [0.0] * 4, b=[1.0] * 4 + [0.0] * 4)
@@ -69,7 +69,7 @@ def test_not_finite_at_an_update_changes_nothing(bad, where, window):
     updater = momentum(model, optimizer, update_every=None, window=window)
     good, spoiled = [1.0] * 8, [bad] + [1.0] * 6 + [bad]
     feed(model, optimizer, a=[good], b=[good])
-    feed(model, optimizer, a=[good], b=[spoiled if where == "momentum of missing weights" else good])
+    feed(model, optimizer, a=[good], b=[spoiled if where == "momentum of inactive weights" else good])
     with torch.no_grad():
         if where == "momentum":
             optimizer.state[model.b]["momentum_buffer"][0, 1] = bad
@@ -90,7 +90,7 @@ def test_not_finite_at_an_update_changes_nothing(bad, where, window):
 
 @pytest.mark.parametrize("window", [None, 1])
 def test_an_overflow_in_inactive_positions_alone_is_left_out(window):
-    """Gradient scalers do not see it, for it is masked; it must not poison the momentum of missing weights."""
+    """Gradient scalers do not see it, for it is masked; it must not poison the momentum of inactive weights."""
     model = fed({"a": range(4)}, a=[1.0] * 4 + [0.0] * 4)
     optimizer = sgd(model)
     updater = momentum(model, optimizer, update_every=3, window=window)

@@ -11,7 +11,7 @@ from torch import nn
 import regrow
 from recipes.commands import run
 from regrow.lab import make_settings, models, train
-from regrow.lab.training.optimizer import make_optimizer
+from regrow.lab.recipes.optimizer import make_optimizer
 from regrow.lab.training.restored import load_network
 
 

@@ -10,8 +10,8 @@ import torch
 from regrow.lab import Settings, make_settings
 from regrow.lab.errors import UsageError
 from regrow.lab.recipes.methods import METHODS, make_sparse, make_updater, refuse_foreign
+from regrow.lab.recipes.optimizer import make_optimizer
 from regrow.lab.recipes.recipe import SPARSE_ONLY, override
-from regrow.lab.training.optimizer import make_optimizer
 
 OTHER = {
     "prune_rate": "0.25",

@@ -87,7 +87,7 @@ VARIANTS = {
     "convolutions": _settings("survival-wrn", "channels_last=true"),
     "lottery": _settings("survival-mlp", "epochs=4", "rewind_epochs=1", method="lottery", density=0.7),
 }
-"""What is trained: both storages, hidden values, batch norm with dropout, and trainings in several rounds."""
+"""What is trained: both storages, shadow weights, batch norm with dropout, and trainings in several rounds."""
 
 
 def stricken(settings: Settings, strike: Strike) -> Settings:

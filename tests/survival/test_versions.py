@@ -19,6 +19,7 @@ import regrow
 from regrow.io.checked import save_checked
 from regrow.lab import RunError, models, train
 from regrow.lab.training.folder import CHECKPOINT, RunFolder
+from survival import version_0_1
 from survival.runs import EPOCHS, STEPS, VARIANTS, write_examples
 
 OLD = Path(__file__).parent / "regrow-0.1"
@@ -84,3 +85,28 @@ def test_a_checkpoint_of_a_later_version_is_not_guessed_at(run: Path):
     save_checked({"format": 3, "regrow": "7.0"}, run / CHECKPOINT)
     with pytest.raises(RunError, match=r"checkpoint\.pt is of regrow 7\.0, which is newer than this one"):
         train(VARIANTS["compressed"], out=run, data_dir=run.parent, resume=True)
+
+
+@pytest.mark.parametrize(("method", "storage"), version_0_1.cases())
+def test_states_of_the_version_before_go_on_as_they_did_there(method: str, storage: str):
+    file = torch.load(version_0_1.HERE / f"{method}-{storage}-0.1.pt", weights_only=False)
+    parts = version_0_1.start(method, storage)
+    for part, state in zip(parts, file["states"], strict=True):
+        part.load_state_dict(state)
+    version_0_1.train(parts, range(5, 8))
+    assert_close(version_0_1.picture(parts[0]), file["later"])
+
+
+@pytest.mark.parametrize("name", ["saved-0.1.pt", "saved-0.1.safetensors"])
+@pytest.mark.parametrize("storage", [None, "masked"])
+def test_sparse_files_of_the_version_before_load(name: str, storage: str | None):
+    model = regrow.load(version_0_1.HERE / name, version_0_1.network().float(), storage=storage)
+    assert_close(version_0_1.picture(model), torch.load(version_0_1.HERE / "saved-picture-0.1.pt"))
+    assert {w.storage for w in regrow.sparse_weights(model).values()} == {storage or "compressed"}
+
+
+def assert_close(ours: version_0_1.Picture, theirs: version_0_1.Picture) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, (indices, values) in ours.items():
+        assert torch.equal(indices, theirs[name][0])
+        torch.testing.assert_close(values, theirs[name][1], rtol=1e-9, atol=1e-11)

@@ -102,5 +102,5 @@ def _refuse_hidden(path: str, value: Tensor, active: Tensor) -> None:
     if torch.count_nonzero(active) != torch.count_nonzero(value):
         raise ValueError(
             f"the optimizer's {path} is not 0 where weights are inactive, which a sparse file does not hold; methods "
-            "with hidden values go on from their checkpoints only"
+            "with shadow weights go on from their checkpoints only"
         )

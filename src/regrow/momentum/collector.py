@@ -1,6 +1,6 @@
-"""The momentum of missing weights, collected beside the optimizer.
+"""The momentum of inactive weights, collected beside the optimizer.
 
-A missing weight has no optimizer state, so its moments are summed up here by the optimizer's own rule, over a window of
+A inactive weight has no optimizer state, so its moments are summed up here by the optimizer's own rule, over a window of
 steps before a topology update (or over all steps). The gradient is what the optimizer sees: it is staged during
 backward, scaled by whatever clipping or unscaling did to the gradient until the optimizer steps, and folded in when it
 has stepped.
@@ -66,7 +66,7 @@ def keeps_factors(weight: SparseWeight, rule: Rule | None, window: int | None, a
 
 
 class MomentumCollector:
-    """Collects the momentum that the missing weights of one layer would have.
+    """Collects the momentum that the inactive weights of one layer would have.
 
     Args:
         weight: the layer.

@@ -183,7 +183,7 @@ def _by_name(kind: str) -> str | None:
 
 
 _UNITS = (
-    "keeps its momentum ({names}) in other units than the gradient or than Adam does, so active and missing weights "
+    "keeps its momentum ({names}) in other units than the gradient or than Adam does, so active and inactive weights "
     "could not be compared"
 )
 

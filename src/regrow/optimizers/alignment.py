@@ -28,7 +28,7 @@ class Alignment:
     """Of the sparse weights that an optimizer trains, inside wrappers or not.
 
     Attributes:
-        keeps_inactive: whether inactive weights have optimizer state of their own, as methods with hidden values have.
+        keeps_inactive: whether inactive weights have optimizer state of their own, as methods with shadow weights have.
         moves: whether the updater changes active sets, so that it matters at which step of its schedule it is.
     """
 

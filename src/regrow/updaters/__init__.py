@@ -2,8 +2,7 @@
 
 from .base import Updater
 from .composed import ComposedUpdater
-from .gathered_state import GatheredState
 from .registry import *  # noqa: F403
-from .sharded_state import ShardedState
+from .states import GatheredState, ShardedState
 
 __all__ = ["ComposedUpdater", "GatheredState", "ShardedState", "Updater"]

@@ -19,10 +19,9 @@ from regrow.schedules import Schedule, step_at
 from regrow.topology.random import seeded_generator
 from regrow.weights import SparseWeight
 
-from .active_gradients import ActiveGradients
 from .base import MovingUpdater, Updater, check_steps, row_of
 from .costs import Costs
-from .layer_view import LayerView
+from .layer_view import ActiveGradients, LayerView
 from .plan import LayerUpdate, UpdatePlan
 
 __all__ = ["Collect", "ComposedUpdater"]
@@ -34,7 +33,7 @@ class ComposedUpdater(MovingUpdater):
     """Prunes, shares out and regrows weights every so many optimizer steps.
 
     One update: each layer gives away its lowest-scored active weights (`schedule` and `prune`), the share rule says how
-    many each layer gets back, and each layer grows its highest-scored missing positions (`grow`); what has just been
+    many each layer gets back, and each layer grows its highest-scored inactive positions (`grow`); what has just been
     pruned may come back. Grown weights start at 0. The number of active weights of the network never changes, unless
     `target` says so.
 
@@ -46,14 +45,14 @@ class ComposedUpdater(MovingUpdater):
         update_every: update after each so many optimizer steps (not at T itself); None: by hand, with `update()`.
         schedule: step -> prune rate, the share of a layer's active weights that is exchanged; see `schedule`.
         prune: layer -> scores of active weights, shape (active,); the smallest go. See `criteria`.
-        grow: layer -> scores of all positions, shape (numel,), or `lazy.LazyScores`; the largest missing ones come.
+        grow: layer -> scores of all positions, shape (numel,), or `lazy.LazyScores`; the largest inactive ones come.
             None: nothing grows.
         redistribution: layer -> its importance, a number >= 0; freed weights go to layers in proportion to it. None:
             each layer gets its own back.
         redistribution_rule: how importance becomes counts, see `regrow.redistribution`; default in proportion.
         amount: how many weights each layer prunes, see `sharing`.
         target: how many weights each layer shall have after the update, see `sharing`; default as many as before.
-        collect: what is collected before an update for criteria to see: "momentum" (of missing weights, by the
+        collect: what is collected before an update for criteria to see: "momentum" (of inactive weights, by the
             optimizer's own rule), "gradient" (of all positions, in the last step), or None.
         inherit: grown weights enter with the momentum that was collected. False, and without collected momentum: the
             momentum of a grown weight starts at 0, and its second moment with the mean of the layer's active weights.
@@ -64,10 +63,10 @@ class ComposedUpdater(MovingUpdater):
         max_density: no layer grows above this density, or the one it starts with if that is more; in (0, 1].
         flops_budget: FLOP density of the sparse weights that share rules which heed it stay within, in (0, 1].
         needs_flops: whether the share rule asks for FLOPs; they are measured on the first training batch.
-        window: steps before an update in which the momentum of missing weights is collected; "all": in all steps,
-            as published; None: "all" for masked weights, `momentum.DEFAULT_WINDOW` for compressed ones.
+        window: steps before an update in which the momentum of inactive weights is collected; "all": in all steps,
+            as published; None: "all" for masked weights, `weights.compressed.DEFAULT_WINDOW` for compressed ones.
         window_batch: examples of a batch (for Linear vectors: N * T of an (N, T, F) input) from which compressed
-            weights have the gradients of missing ones; None: all.
+            weights have the gradients of inactive ones; None: all.
         factored: what is collected of compressed Linear layers under SGD is kept as the factors of their gradients, and
             no tensor of dense size is made; grow criteria then have `lazy.LazyScores`. None: above 2^26 positions.
         seed: of the generator that criteria may use; None draws one from torch's global generator.
@@ -82,15 +81,15 @@ class ComposedUpdater(MovingUpdater):
             value is out of range; the message names the remedy, and nothing is changed.
 
     Example:
-        >>> from regrow import criteria, schedule
+        >>> from regrow import criteria, schedules
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> updater = regrow.ComposedUpdater(  # SET with plain magnitude
         ...     model, optimizer, total_steps=1_000, update_every=100, prune=criteria.magnitude,
-        ...     grow=criteria.random, schedule=schedule.cosine_decay(0.3, end=1_000),
+        ...     grow=criteria.random, schedule=schedules.cosine_decay(0.3, end=1_000),
         ... )
     """
 
-    @renamed_arguments(share="redistribution", share_rule="redistribution_rule")
+    @renamed_arguments(share="redistribution", redistribution_rule="redistribution_rule")
     def __init__(
         self,
         model: nn.Module,

@@ -17,14 +17,14 @@ from regrow.optimizers.hooks import group_of
 from regrow.topology.lazy import LazyScores
 from regrow.weights import SparseWeight
 
-__all__ = ["LayerView", "is_finite"]
+__all__ = ["ActiveGradients", "LayerView", "is_finite"]
 
 
 class LayerView:
     """One layer at an update, as criteria see it (see `criteria.Layer`): a snapshot taken before anything is pruned.
 
     Args:
-        collector: what has been collected of missing weights.
+        collector: what has been collected of inactive weights.
         gradient: the last step's gradient of the active weights, where that was kept.
     """
 
@@ -100,14 +100,41 @@ class LayerView:
         if self._gradient is not None:
             parts["gradient"] = self._gradient
         if self.collector.rule is LastGradient:
-            parts["gradient of missing weights"] = self.inactive_gradient
+            parts["gradient of inactive weights"] = self.inactive_gradient
         elif self.collector.rule is not None:
-            parts |= {"momentum": self.momentum, "momentum of missing weights": self.inactive_momentum}
+            parts |= {"momentum": self.momentum, "momentum of inactive weights": self.inactive_momentum}
         return [*self.not_finite_weights(), *(what for what, tensor in parts.items() if not is_finite(tensor))]
 
     def not_finite_weights(self) -> list[str]:
         """The weights, if one of them is NaN or infinite."""
         return [] if is_finite(self.values) else ["weights"]
+
+
+class ActiveGradients:
+    """Copies the gradients of active weights in the step before an update; nothing of dense size.
+
+    Optimizers may write into .grad while they step, and the training loop may have it zeroed before an update by hand.
+    """
+
+    def __init__(self, weights: Mapping[str, SparseWeight]):
+        self._weights = weights
+        self.values: dict[str, Tensor] = {}
+
+    def note(self, unscale: float) -> None:
+        """Called when gradients are final. unscale: what the optimizer itself multiplies them by."""
+        for name, weight in self._weights.items():
+            if weight.parameter.grad is not None:
+                self.values[name] = weight.take(weight.parameter.grad.detach()) * unscale
+
+    def drop(self) -> None:
+        """Forgets them: the topology has changed."""
+        self.values = {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self.values)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.values = {name: value.to(self._weights[name].parameter.device).clone() for name, value in state.items()}
 
 
 def is_finite(tensor: Tensor | LazyScores) -> bool:

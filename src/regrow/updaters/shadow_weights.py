@@ -1,8 +1,8 @@
-"""Hidden values: inactive weights that live on beside the network, for methods that let them come back as they were.
+"""Shadow weights: inactive weights that live on beside the network, for methods that let them come back as they were.
 
 Outside the optimizer's step the parameter is as sparse as any: its inactive weights are 0, and so are their gradients.
-Before the optimizer steps, hidden values and gradients are put into it, and taken out again afterwards. So a model in
-training can be saved, measured and made dense like any other, and the optimizer's state of hidden weights is its own.
+Before the optimizer steps, shadow weights and gradients are put into it, and taken out again afterwards. So a model in
+training can be saved, measured and made dense like any other, and the optimizer's state of shadow weights is its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["ShadowWeightUpdater", "largest_mask"]
 
 
 class ShadowWeightUpdater(MovingUpdater):
-    """An updater with hidden values; methods say which positions are active after an update.
+    """An updater with shadow weights; methods say which positions are active after an update.
 
     Args:
         model: masked; the values that it has in inactive positions when the updater is made are their hidden ones.
@@ -90,7 +90,7 @@ class ShadowWeightUpdater(MovingUpdater):
         return gradient
 
     def _after(self, name: str, before: Tensor, after: Tensor) -> Tensor:
-        """The values of all positions after a step of the optimizer, which made `after` of hidden values `before`."""
+        """The values of all positions after a step of the optimizer, which made `after` of shadow weights `before`."""
         return after
 
     def expect_update(self, after: int) -> None:
@@ -160,7 +160,7 @@ class ShadowWeightUpdater(MovingUpdater):
 
     @torch.no_grad()
     def _before_step(self) -> None:
-        """Puts hidden values and their gradients into the parameters."""
+        """Puts shadow weights and their gradients into the parameters."""
         super()._before_step()
         if is_distributed():
             for one in self._gradients.values():
@@ -207,7 +207,7 @@ class ShadowWeightUpdater(MovingUpdater):
         pruned = (weight.mask & ~chosen).reshape(-1).nonzero().squeeze(1)
         grown = (chosen & ~weight.mask).reshape(-1).nonzero().squeeze(1)
         self._shadow[name].copy_(values)
-        weight.move(pruned, grown, {}, {})  # the optimizer's state of hidden weights stays as it is
+        weight.move(pruned, grown, {}, {})  # the optimizer's state of shadow weights stays as it is
         weight.write(values.take(weight.indices))
         return row_of(self.step, 0.0, name, pruned.numel(), grown.numel(), weight.active, 0.0)
 

@@ -37,7 +37,7 @@ class SparseMomentum(ComposedUpdater):
     """Sparse momentum (Dettmers & Zettlemoyer 2019, arXiv:1907.04840, section 3 and algorithm 1).
 
     At an update each layer prunes its active weights of smallest magnitude, the freed weights are shared among layers
-    by the mean momentum magnitude of their active weights, and each layer grows the missing weights of largest
+    by the mean momentum magnitude of their active weights, and each layer grows the inactive weights of largest
     momentum magnitude, which start at 0 with the momentum they have.
 
     Args:
@@ -58,11 +58,11 @@ class SparseMomentum(ComposedUpdater):
             implementation can ("momentum_neuron"), not over the layer as a whole.
         max_density: no layer grows above this density, or the one it starts with if that is more; in (0, 1].
         flops_budget: redistribution by momentum keeps the FLOP density of the sparse weights within this, in (0, 1].
-        window: steps before an update in which the momentum of missing weights is collected, at least 1; "all": in all
-            steps, as published; None: "all" for masked weights, `momentum.DEFAULT_WINDOW` for compressed ones.
+        window: steps before an update in which the momentum of inactive weights is collected, at least 1; "all": in all
+            steps, as published; None: "all" for masked weights, `weights.compressed.DEFAULT_WINDOW` for compressed ones.
         window_batch: examples of a batch (for Linear vectors: N * T of an (N, T, F) input) from which compressed
-            weights have the gradients of missing ones; None: all.
-        factored: the momentum of missing weights of compressed Linear layers under SGD is kept as the factors of the
+            weights have the gradients of inactive ones; None: all.
+        factored: the momentum of inactive weights of compressed Linear layers under SGD is kept as the factors of the
             window's gradients, and no tensor of dense size is made (docs/wide.md). None: above 2^26 positions.
         seed: of random growth; 0 where none is given. Sparse momentum itself draws nothing at random.
 

@@ -1,7 +1,7 @@
 """Compressed storage: the parameter is the vector of active values, and the layer holds their positions.
 
 Gradient, optimizer state and traffic between machines are then as small as the network. The layers are those of
-`regrow.nn`; here is how their active sets move, and how the gradient of their missing weights is had when it is asked
+`regrow.nn`; here is how their active sets move, and how the gradient of their inactive weights is had when it is asked
 for: by one dense weight-gradient pass beside the sparse one.
 """
 

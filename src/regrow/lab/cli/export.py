@@ -46,7 +46,7 @@ def export_checkpoint(checkpoint: Path, to: str, out: Path, optimizer: bool = Fa
         raise UsageError(f"{to} keeps no optimizer; leave out --optimizer, or write --to safetensors")
     settings, model, state = load_network(checkpoint)
     if optimizer:
-        from regrow.lab.training.optimizer import make_optimizer
+        from regrow.lab.recipes.optimizer import make_optimizer
 
         trained = make_optimizer(model, settings.recipe)
         trained.load_state_dict(state["optimizer"])

@@ -151,7 +151,7 @@ def _published_cifar10(model: str) -> Recipe:
     """The protocol of the CIFAR-10 experiments of sparse momentum (arXiv:1907.04840, section 4).
 
     Crops with reflection and flips, a tenth held out, batch 128; the learning rate drops each 30,000 of 88,000 steps.
-    Momentum of missing weights is collected in 10 steps before an update, where the paper has all
+    Momentum of inactive weights is collected in 10 steps before an update, where the paper has all
     (docs/decisions/0007-recipes-cifar10.md). Freed weights are shared by momentum, the rule of the paper;
     what others win and cost is in docs/decisions/0015-share-rules.md.
     """

@@ -24,10 +24,9 @@ from .recipe import SPARSE_ONLY, Recipe, option_names
 if TYPE_CHECKING:
     from regrow.lab.data.split import AnySplit
 
-    from .settings import Settings
-
 __all__ = [
     "METHODS",
+    "Choice",
     "Examples",
     "Method",
     "make_network",
@@ -52,8 +51,27 @@ class Examples:
         return [self.split.batch(index) for index in order[: size * number].split(size)]
 
 
-Start = Callable[[nn.Module, "Settings", Examples | None], nn.Module]
-Attach = Callable[[nn.Module, optim.Optimizer, "Settings", dict[str, Any]], Any]
+@dataclass(frozen=True)
+class Choice:
+    """A recipe, and how it is to be trained.
+
+    Attributes:
+        recipe: all that does not depend on the method.
+        method: a key of METHODS.
+        density: share of active weights, in (0, 1].
+        storage: "auto", "masked" or "compressed".
+        seed: of network, topology and order of examples.
+    """
+
+    recipe: Recipe
+    method: str
+    density: float
+    storage: str = "auto"
+    seed: int = 0
+
+
+Start = Callable[[nn.Module, Choice, Examples | None], nn.Module]
+Attach = Callable[[nn.Module, optim.Optimizer, Choice, dict[str, Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -76,22 +94,22 @@ class Method:
     about: str = ""
 
 
-def _sparsify(model: nn.Module, settings: Settings, **more: Any) -> nn.Module:
+def _sparsify(model: nn.Module, settings: Choice, **more: Any) -> nn.Module:
     recipe = settings.recipe
     arguments = {"distribution": recipe.distribution, "dense": list(recipe.dense), "storage": settings.storage}
     return regrow.sparsify(model, **{"density": settings.density, "rescale": recipe.rescale, **arguments, **more})
 
 
-def _untouched(model: nn.Module, settings: Settings, examples: Examples | None) -> nn.Module:
+def _untouched(model: nn.Module, settings: Choice, examples: Examples | None) -> nn.Module:
     materialise(on_meta(model, ()))
     return model
 
 
-def _random(model: nn.Module, settings: Settings, examples: Examples | None) -> nn.Module:
+def _random(model: nn.Module, settings: Choice, examples: Examples | None) -> nn.Module:
     return _sparsify(model, settings)
 
 
-def _all_weights(model: nn.Module, settings: Settings, examples: Examples | None) -> nn.Module:
+def _all_weights(model: nn.Module, settings: Choice, examples: Examples | None) -> nn.Module:
     if settings.storage == "compressed":
         raise UsageError(
             f"{settings.method} starts with all weights, in masked storage; leave out --storage compressed"
@@ -99,15 +117,15 @@ def _all_weights(model: nn.Module, settings: Settings, examples: Examples | None
     return _sparsify(model, settings, density=1.0, distribution="uniform", storage="masked")
 
 
-def _ticket(model: nn.Module, settings: Settings, examples: Examples | None) -> nn.Module:
+def _ticket(model: nn.Module, settings: Choice, examples: Examples | None) -> nn.Module:
     """All weights in the first round; later rounds bring their masks."""
     return (_all_weights if settings.density == 1 else _random)(model, settings, examples)
 
 
-def _by_scores(score: Callable[[nn.Module, Settings, Examples], Any]) -> Start:
+def _by_scores(score: Callable[[nn.Module, Choice, Examples], Any]) -> Start:
     """Keeps what is scored highest in the whole network, unless the recipe says another distribution than uniform."""
 
-    def start(model: nn.Module, settings: Settings, examples: Examples | None) -> nn.Module:
+    def start(model: nn.Module, settings: Choice, examples: Examples | None) -> nn.Module:
         distribution = settings.recipe.distribution
         if examples is None:  # there are no scores
             return _sparsify(model, settings, distribution="uniform" if distribution == "global" else distribution)
@@ -117,22 +135,22 @@ def _by_scores(score: Callable[[nn.Module, Settings, Examples], Any]) -> Start:
     return start
 
 
-def _snip(model: nn.Module, settings: Settings, examples: Examples) -> dict[str, Tensor]:
+def _snip(model: nn.Module, settings: Choice, examples: Examples) -> dict[str, Tensor]:
     return regrow.snip(model, examples.batches(), loss=mean_loss, dense=settings.recipe.dense)
 
 
-def _grasp(model: nn.Module, settings: Settings, examples: Examples) -> dict[str, Tensor]:
+def _grasp(model: nn.Module, settings: Choice, examples: Examples) -> dict[str, Tensor]:
     return regrow.grasp(model, examples.batches(), loss=mean_loss, dense=settings.recipe.dense)
 
 
-def _synflow(model: nn.Module, settings: Settings, examples: Examples) -> dict[str, Tensor]:
+def _synflow(model: nn.Module, settings: Choice, examples: Examples) -> dict[str, Tensor]:
     ((inputs, _),) = examples.batches(size=1)
     if not inputs.is_floating_point():
         raise UsageError(f"synflow feeds ones, and {settings.recipe.model} reads indices; use snip, grasp or obd")
     return regrow.synflow(model, inputs, settings.density, dense=settings.recipe.dense)
 
 
-def _obd(model: nn.Module, settings: Settings, examples: Examples) -> dict[str, Tensor]:
+def _obd(model: nn.Module, settings: Choice, examples: Examples) -> dict[str, Tensor]:
     was_training = model.training
     try:
         return regrow.obd(model.eval(), examples.batches(number=8), loss=mean_loss, dense=settings.recipe.dense)
@@ -140,12 +158,12 @@ def _obd(model: nn.Module, settings: Settings, examples: Examples) -> dict[str, 
         model.train(was_training)
 
 
-def _magnitude(model: nn.Module, settings: Settings, examples: Examples | None) -> nn.Module:
+def _magnitude(model: nn.Module, settings: Choice, examples: Examples | None) -> nn.Module:
     """In each layer the largest: weights of several layers, drawn on different scales, say nothing of each other."""
     return _sparsify(model, settings, init="magnitude")
 
 
-def _chosen(settings: Settings, names: Mapping[str, str]) -> dict[str, Any]:
+def _chosen(settings: Choice, names: Mapping[str, str]) -> dict[str, Any]:
     """Settings of the recipe that differ from a recipe's defaults, under the names that the updater has for them."""
     defaults = Recipe.__dataclass_fields__
     values = {argument: getattr(settings.recipe, field) for argument, field in names.items()}
@@ -165,7 +183,7 @@ def _of_updater(kind: type[Updater]) -> Method:
     names = {name: field for name, field in fields.items() if field in SPARSE_ONLY}
     further = [name for name in option_names() if name in fields]
 
-    def attach(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, run: dict[str, Any]) -> Any:
+    def attach(model: nn.Module, optimizer: optim.Optimizer, settings: Choice, run: dict[str, Any]) -> Any:
         given = {name: value for name, value in run.items() if name in known}  # some draw nothing and take no seed
         if kind.starts_dense:
             given["density"] = settings.density
@@ -180,7 +198,7 @@ def _of_updater(kind: type[Updater]) -> Method:
     )
 
 
-def _static(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, run: dict[str, Any]) -> Any:
+def _static(model: nn.Module, optimizer: optim.Optimizer, settings: Choice, run: dict[str, Any]) -> Any:
     return regrow.Static(model, optimizer)
 
 
@@ -240,7 +258,7 @@ def make_network(recipe: Recipe) -> nn.Module:
 
 def make_sparse(
     model: nn.Module,
-    settings: Settings,
+    settings: Choice,
     masks: Mapping[str, Tensor] | None = None,
     examples: Examples | None = None,
 ) -> nn.Module:
@@ -255,14 +273,14 @@ def make_sparse(
     return method.start(model, settings, examples)
 
 
-def make_updater(model: nn.Module, optimizer: optim.Optimizer, settings: Settings, total_steps: int) -> Any | None:
+def make_updater(model: nn.Module, optimizer: optim.Optimizer, settings: Choice, total_steps: int) -> Any | None:
     """The updater of the method, updated by hand; None when dense."""
     attach = METHODS[settings.method].attach
     run = {"total_steps": total_steps, "update_every": None, "seed": settings.seed}
     return attach(model, optimizer, settings, run) if attach else None
 
 
-def update_interval(settings: Settings, total_steps: int, steps_per_epoch: int) -> int:
+def update_interval(settings: Choice, total_steps: int, steps_per_epoch: int) -> int:
     """Steps between topology updates: the recipe's, else the method's, else an epoch."""
     intervals = METHODS[settings.method].intervals
     by_method = max(1, round(total_steps / intervals)) if intervals else steps_per_epoch

@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+import torch
+from torch import nn
+
 from regrow.lab.errors import UsageError, unknown
+from regrow.weights.prunable import select
 
 from .catalog import RECIPES, get_recipe
-from .methods import METHODS
+from .methods import METHODS, Choice, make_network, make_sparse, make_updater
+from .optimizer import make_optimizer
 from .recipe import Recipe, option_names, override, setting_names
 
-__all__ = ["Settings", "differing", "make_settings", "settings_of"]
+__all__ = ["Settings", "differing", "make_settings", "rehearse", "settings_of", "wrong_values"]
 
 Storage = Literal["auto", "masked", "compressed"]
 _IN_FOLDER_NAME = ("recipe", "method", "density", "seed")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Choice):
     """What decides the result of a run, to the bit, on a given machine and number of threads."""
-
-    recipe: Recipe
-    method: str
-    density: float
-    storage: Storage = "auto"
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -95,8 +96,6 @@ def make_settings(
         >>> make_settings("digits-mlp", density=0.1, overrides=["epochs=5"]).folder()
         PosixPath('runs/digits-mlp/sparse-momentum-0.1-s0-...')
     """
-    from regrow.lab.training.rehearsal import rehearse
-
     base = get_recipe(recipe) if isinstance(recipe, str) else recipe
     if density is None:
         density = 1.0 if method == "dense" else base.default_density
@@ -129,3 +128,36 @@ def differing(settings: Settings, stored: Mapping[str, Any]) -> list[str]:
         for key in there
         if there[key] != now.get(key, object())
     ]
+
+
+_REHEARSED_STEPS = 100
+
+
+@contextmanager
+def wrong_values() -> Iterator[None]:
+    """Within `with`, a ValueError of the library is a UsageError: before training all values come from settings."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(f"{' '.join(str(error).split())}; change the setting of that name") from error
+
+
+def rehearse(settings: Settings) -> None:
+    """Makes what the settings say, with one small layer.
+
+    Raises:
+        UsageError: a value that the library refuses, or a name in `dense` that the network does not have.
+    """
+    _rehearse(replace(settings, seed=0))
+
+
+@cache
+def _rehearse(settings: Settings) -> None:
+    recipe = settings.recipe
+    with torch.random.fork_rng(devices=[]), wrong_values():
+        if recipe.dense:
+            with torch.device("meta"):
+                network = make_network(recipe)
+            select(network, recipe.dense)
+        model = make_sparse(nn.Linear(100, 100), replace(settings, recipe=replace(recipe, dense=())))
+        make_updater(model, make_optimizer(model, recipe), settings, _REHEARSED_STEPS)

@@ -1,13 +1,17 @@
-"""StepCost: the FLOPs of each training step, counted with the topology and the window that the step has."""
+"""What a training step costs: FLOPs, and seconds of waiting for data."""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Generic, TypeVar
 
 import regrow
 from regrow.flops import step_flops
 
 from .session import Session
 
-__all__ = ["StepCost"]
+__all__ = ["StepCost", "Waiting"]
 
 
 class StepCost:
@@ -36,3 +40,32 @@ class StepCost:
             session = self._session
             self._known[collecting] = step_flops(session.model, session.flops, session.window_share)
         return self._known[collecting]
+
+
+T = TypeVar("T")
+
+
+class Waiting(Generic[T]):
+    """The items of an iterable, and the seconds that were spent waiting for them.
+
+    Example:
+        >>> batches = Waiting(split.load(drawn))
+        >>> for x, y in batches:
+        ...     train_on(x, y)
+        >>> batches.seconds
+        0.4
+    """
+
+    def __init__(self, items: Iterable[T]):
+        self._items = iter(items)
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        began = time.perf_counter()
+        try:
+            return next(self._items)
+        finally:
+            self.seconds += time.perf_counter() - began

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["deterministic_algorithms"]
+__all__ = ["deterministic_algorithms", "threads_of_torch"]
 
 
 @contextmanager
@@ -28,3 +28,14 @@ def deterministic_algorithms(wanted: bool) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@contextmanager
+def threads_of_torch(number: int | None) -> Iterator[None]:
+    """Within `with`, torch has so many threads; None: as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -7,13 +7,11 @@ network validates badly), save. The test set is looked at once, at the very end.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_fabric.loggers import Logger
 
 import regrow
@@ -23,14 +21,15 @@ from regrow.lab.errors import Interrupted, UsageError
 from regrow.lab.recipes.recipe import learning_rate
 from regrow.lab.recipes.settings import Settings
 
-from .cost import StepCost
+from .cost import StepCost, Waiting
 from .description import weight_histograms
-from .determinism import deterministic_algorithms
+from .determinism import deterministic_algorithms, threads_of_torch
 from .failures import named_causes, refuse_lost_loss
 from .folder import METRICS, TOPOLOGY, TOPOLOGY_FILE, WEIGHTS, Onlooker, RunFolder, open_folder
 from .interrupt import StopSignal
 from .loggers import log_epoch, log_update, run_loggers
 from .loss import LossSum
+from .lottery import find_ticket
 from .position import Position
 from .progress import Reporter
 from .ranks import Ranks, launch
@@ -39,7 +38,6 @@ from .session import Session, evaluate, make_session
 from .summarise import summarise
 from .ticket import REWIND, Ticket
 from .topology_file import save_topology
-from .waiting import Waiting
 
 __all__ = ["train"]
 
@@ -106,8 +104,6 @@ def train(
     if max_seconds is not None and not max_seconds >= 0:
         raise UsageError(f"max_seconds={max_seconds} must be at least 0")
     if settings.method == "lottery" and ticket is None:
-        from .lottery import find_ticket
-
         if devices * nodes > 1:
             raise UsageError("lottery tickets are trained in one process; leave out --devices and --nodes")
         if max_seconds is not None:
@@ -118,7 +114,7 @@ def train(
         how = {"data_dir": data_dir, "threads": threads, "topology_every": topology_every}
         how |= {"workers": workers, "skip_corrupt": skip_corrupt, "deterministic": deterministic}
         how["logger"] = logger
-        return find_ticket(settings, Path(out or settings.folder()), resume=resume, reporter=reporter, **how)
+        return find_ticket(train, settings, Path(out or settings.folder()), resume=resume, reporter=reporter, **how)
     fabric = launch(settings.recipe, devices, nodes, strategy)
     ranks, path = Ranks(fabric), Path(out or settings.folder())
     reporter = (reporter if ranks.first else None) or Reporter()
@@ -136,7 +132,7 @@ def train(
     step = stored["position"]["step"] if stored else 0
     with (
         named_causes(folder, ranks),
-        _threads(threads),
+        threads_of_torch(threads),
         deterministic_algorithms(deterministic),
         run_loggers(logger if ranks.first else None, path, step) as loggers,
     ):
@@ -146,16 +142,6 @@ def train(
         with StopSignal() as stop, reporter:
             run.all_epochs(stop)
             return run.finish()
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass

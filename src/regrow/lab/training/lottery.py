@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ from .folder import (
     load_checkpoint,
     open_folder,
 )
-from .loop import train
 from .progress import Reporter
 from .ticket import REWIND, Ticket
 
@@ -53,7 +52,13 @@ def round_densities(density: float) -> list[float]:
 
 
 def find_ticket(
-    settings: Settings, out: Path, *, resume: bool = False, reporter: Reporter | None = None, **how: Any
+    train: Callable[..., dict[str, Any]],
+    settings: Settings,
+    out: Path,
+    *,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+    **how: Any,
 ) -> dict[str, Any]:
     """Iterative magnitude pruning with rewinding (Frankle & Carbin 2019, arXiv:1803.03635, section 2).
 
@@ -63,6 +68,7 @@ def find_ticket(
     rate of that epoch.
 
     Args:
+        train: trains one round, as `loop.train` does.
         settings: of the method "lottery".
         out: the folder of all rounds; the last round's files are copied into it.
         resume: go on where the last call ended.

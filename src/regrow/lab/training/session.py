@@ -24,13 +24,12 @@ from regrow.lab.recipes.methods import (
     prunable_weights,
     update_interval,
 )
-from regrow.lab.recipes.settings import Settings
+from regrow.lab.recipes.optimizer import make_optimizer
+from regrow.lab.recipes.settings import Settings, wrong_values
 
 from .loss import mean_loss
-from .optimizer import make_optimizer
 from .randomness import generator, rng_state, set_rng_state
 from .ranks import Ranks, launch
-from .rehearsal import wrong_values
 
 __all__ = ["Evaluation", "Session", "evaluate", "make_session"]
 
@@ -63,7 +62,7 @@ class Session:
 
     @property
     def window_share(self) -> float:
-        """Share of a batch from which compressed storage has the gradients of missing weights, in (0, 1]."""
+        """Share of a batch from which compressed storage has the gradients of inactive weights, in (0, 1]."""
         recipe = self.settings.recipe
         return min(1.0, (recipe.window_batch or recipe.batch_size) / recipe.batch_size)
 
