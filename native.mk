@@ -16,7 +16,7 @@ sanitize: .venv/ready  ## fuzz every instruction set of this machine under Addre
 	for isa in $$($(BIN)/python -c "import regrow.ops; print(*regrow.ops.available_isas())"); do \
 	  LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	  REGROW_LIBRARY=build/sanitize-lib/regrow/ops/libregrow.so REGROW_ISA=$$isa \
-	  $(BIN)/python tests/ops/fuzz.py --rounds $(FUZZ_ROUNDS) || exit 1; done
+	  PYTHONPATH=tests $(BIN)/python tests/ops/fuzz.py --rounds $(FUZZ_ROUNDS) || exit 1; done
 
 WHEEL_PYTHONS ?= .venv/bin/python
 

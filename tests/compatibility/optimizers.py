@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import regrow
-from core.helpers import mlp
+from helpers import mlp
 
 STEPS, EVERY = 12, 3
 

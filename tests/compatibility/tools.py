@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import regrow
-from core.helpers import mlp, train
+from helpers import mlp, train
 from regrow.integrations.averaging import AveragedModel, average
 from regrow.integrations.clipping import adaptive_clip_grad_
 

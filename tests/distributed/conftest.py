@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-WORKER = Path(__file__).with_name("worker.py")
+TESTS = Path(__file__).resolve().parents[1]
 
 POSSIBLE = torch.distributed.is_available() and torch.distributed.is_gloo_available() and hasattr(os, "fork")
 
@@ -22,8 +22,9 @@ def _possible():
 
 def outcomes(module, folder, timeout=500):
     """What became of each scenario of a module, by its name: None, or the errors of the ranks."""
-    command = [sys.executable, str(WORKER), module, str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as worker:
+    command = [sys.executable, "-m", "distributed.worker", f"distributed.{module}", str(folder)]
+    where = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=where) as worker:
         try:
             said, _ = worker.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:

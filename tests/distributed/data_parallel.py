@@ -11,12 +11,12 @@ import pytest
 import test_methods
 import torch
 import torch.distributed as dist
-from helpers import mlp
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 import regrow
+from helpers import mlp
 from regrow.lab import models
 from regrow.updaters import GatheredState
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.checkpoint as checkpoint
-from data_parallel import adam, alone, batch, momentum, sgd, small, train
-from helpers import mlp
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.functional import cross_entropy
 
 import regrow
+from distributed.data_parallel import adam, alone, batch, momentum, sgd, small, train
+from helpers import mlp
 from regrow.updaters import ShardedState
 
 

@@ -8,9 +8,9 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.distributed as dist
-from data_parallel import alone
 
 import regrow
+from distributed.data_parallel import alone
 from regrow.lab import Interrupted, Reporter, UsageError, make_settings, train
 from regrow.lab.training.folder import RunFolder
 from regrow.lab.training.ranks import launch

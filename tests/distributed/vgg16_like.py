@@ -1,11 +1,11 @@
 """Scenarios with VGG16-like at a quarter of its width, each run by both ranks; `test_vgg16_like` has the outcomes."""
 
 import torch
-from data_parallel import assert_same_on_ranks, batch, compare, momentum, sgd
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 import regrow
+from distributed.data_parallel import assert_same_on_ranks, batch, compare, momentum, sgd
 from regrow.lab import models
 
 

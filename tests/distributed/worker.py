@@ -1,4 +1,7 @@
-"""python worker.py MODULE FOLDER: runs all SCENARIOS of MODULE on two gloo ranks, each in a group of its own."""
+"""python -m distributed.worker MODULE FOLDER: runs SCENARIOS of MODULE on two gloo ranks, each in a group of its own.
+
+Its PYTHONPATH has the folder of the tests.
+"""
 
 import datetime
 import importlib
@@ -12,8 +15,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "core"), str(HERE.parent)]
 torch.set_num_threads(1)
 PATIENCE = datetime.timedelta(seconds=300)
 

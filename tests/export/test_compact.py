@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import regrow
-from core.helpers import EXAMPLES, mlp, picture
+from helpers import EXAMPLES, mlp, picture
 from regrow.export import compact, load_compact, save_compact
 
 

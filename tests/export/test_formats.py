@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 import regrow
-from core.helpers import assert_same, mlp, picture, sparse_mlp
+from helpers import assert_same, mlp, picture, sparse_mlp
 from regrow.export import from_masks, from_prune, save_dense, save_onnx, save_torch_sparse, torch_sparse_state
 
 

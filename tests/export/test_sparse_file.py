@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import regrow
-from core.helpers import EXAMPLES, assert_same, indices, mlp, picture, sparse_mlp, train
+from helpers import EXAMPLES, assert_same, indices, mlp, picture, sparse_mlp, train
 from regrow.export import load_optimizer, save_safetensors
 from regrow.export._positions import decode, encode
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import swa_utils
 
 import regrow
-from core.helpers import loss_at
+from helpers import loss_at
 from regrow.integrations.averaging import AveragedModel
 
 DECAY = 0.75

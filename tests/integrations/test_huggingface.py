@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import regrow
-from core.helpers import assert_same, mlp
+from helpers import assert_same, mlp
 from models.zoo import LENGTH, TOKENS, bert
 
 transformers = pytest.importorskip("transformers")

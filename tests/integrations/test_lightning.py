@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import regrow
-from core.helpers import assert_same, mlp
+from helpers import assert_same, mlp
 
 pl = pytest.importorskip("pytorch_lightning")
 

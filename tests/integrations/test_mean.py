@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import regrow
-from core.helpers import loss_at
+from helpers import loss_at
 from regrow.integrations.averaging import average
 
 STORAGES = {

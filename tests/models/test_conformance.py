@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import regrow
-from core.helpers import assert_same, total_active
+from helpers import assert_same, total_active
 from models.zoo import CASES
 
 DENSITY = 0.2

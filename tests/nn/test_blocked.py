@@ -9,11 +9,11 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from networks import dropout_as_blocked
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from nn.networks import dropout_as_blocked
 from regrow.nn import BlockedTensor, SparseConv2d, to_blocked
 from regrow.nn.blocked import ordinary, recording
 

@@ -5,7 +5,12 @@ import io
 
 import pytest
 import torch
-from networks import (
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+import regrow
+from nn.networks import (
     NETWORKS,
     Vgg,
     WideResNet,
@@ -17,11 +22,6 @@ from networks import (
     results,
     twins,
 )
-from torch import nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
-
-import regrow
 from regrow.nn import BlockedTensor
 from regrow.nn.blocked import recording
 

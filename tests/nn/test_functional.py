@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from networks import twins
 from torch import nn
 from torch.autograd import forward_ad
 from torch.autograd.functional import jacobian
@@ -12,6 +11,7 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stac
 from torch.nn.utils import parametrizations, prune
 
 import regrow
+from nn.networks import twins
 from regrow.nn import SparseConv2d, SparseLayer, SparseLinear
 
 

@@ -10,9 +10,9 @@ import itertools
 import random
 
 import torch
-from cases import conv_case, linear_case, ops
 from fuzz_activations import FUZZERS, close, compare
 
+from ops.cases import conv_case, linear_case, ops
 from regrow.ops import available_isas, info, linear_plan, reference
 
 

@@ -5,9 +5,9 @@ the same ones for kernel and reference, and there are many. Where NaN and infini
 """
 
 import torch
-from cases import ops
 from torch.nn import functional as F
 
+from ops.cases import ops
 from regrow.ops import lanes, reference_activations
 from regrow.ops._windows import adaptive, sliding
 from regrow.ops.reference import to_blocked

@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 import torch
-from cases import ops
 from torch.nn import functional as F
 
+from ops.cases import ops
 from regrow.ops import info, lanes, reference_activations
 from regrow.ops._layout import blocked_size, planes
 from regrow.ops._windows import adaptive, sliding

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from cases import CONV, LINEAR, conv_case, linear_case, ops
 
+from ops.cases import CONV, LINEAR, conv_case, linear_case, ops
 from regrow.ops import conv2d_plan, info, lanes, linear_plan
 
 needs_native = pytest.mark.skipif(not info()["loaded"], reason="the reference reads indices, not plans")

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 import torch
-from cases import CONV, LINEAR, active, conv_case, linear_case, ops
 
+from ops.cases import CONV, LINEAR, active, conv_case, linear_case, ops
 from regrow.ops import info, lanes, linear_plan, plan_bytes, reference
 
 DTYPES = [torch.float32, torch.float64]

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from cases import CONV, LINEAR, conv_case, linear_case, ops
 
+from ops.cases import CONV, LINEAR, conv_case, linear_case, ops
 from regrow.ops import lanes
 
 

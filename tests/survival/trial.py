@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from recipes.comparing import assert_same_run
+from lab.comparing import assert_same_run
 from regrow.lab import Reporter, RunError, Settings, train
 from regrow.lab.training.folder import CHECKPOINT, RunFolder
 from regrow.lab.training.position import Position

@@ -28,4 +28,4 @@ __all__ = [
 ]
 
 
-__getattr__ = names(__name__, {"exclude_from_ddp": "exclude_from_ddp", "restore_to_ddp": "restore_to_ddp"})
+__getattr__ = names(__name__, {"leave_to_us": "exclude_from_ddp", "leave_to_ddp": "restore_to_ddp"})

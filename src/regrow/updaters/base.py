@@ -67,7 +67,7 @@ class Updater(ABC):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Updater:
         if cls is Updater and kwargs:
-            text = "regrow.ComposedUpdater(...) is regrow.ComposedUpdater(...) now; the old spelling goes in version 0.3"
+            text = "regrow.Updater(...) is regrow.ComposedUpdater(...) now; the old spelling goes in version 0.3"
             warnings.warn(text, DeprecationWarning, stacklevel=2)
             cls = cls._composed
         return super().__new__(cls)

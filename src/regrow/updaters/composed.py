@@ -89,7 +89,7 @@ class ComposedUpdater(MovingUpdater):
         ... )
     """
 
-    @renamed_arguments(share="redistribution", redistribution_rule="redistribution_rule")
+    @renamed_arguments(share="redistribution", share_rule="redistribution_rule")
     def __init__(
         self,
         model: nn.Module,
