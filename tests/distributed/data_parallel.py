@@ -8,7 +8,6 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-import test_methods
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -19,6 +18,7 @@ import regrow
 from helpers import mlp
 from regrow.lab import models
 from regrow.updaters import GatheredState
+from updaters import test_methods
 
 STEPS, EVERY = 11, 1
 

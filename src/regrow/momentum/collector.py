@@ -1,7 +1,7 @@
 """The momentum of inactive weights, collected beside the optimizer.
 
-A inactive weight has no optimizer state, so its moments are summed up here by the optimizer's own rule, over a window of
-steps before a topology update (or over all steps). The gradient is what the optimizer sees: it is staged during
+An inactive weight has no optimizer state, so its moments are summed up here by the optimizer's own rule, over a window
+of steps before a topology update (or over all steps). The gradient is what the optimizer sees: it is staged during
 backward, scaled by whatever clipping or unscaling did to the gradient until the optimizer steps, and folded in when it
 has stepped.
 """

@@ -58,8 +58,9 @@ class SparseMomentum(ComposedUpdater):
             implementation can ("momentum_neuron"), not over the layer as a whole.
         max_density: no layer grows above this density, or the one it starts with if that is more; in (0, 1].
         flops_budget: redistribution by momentum keeps the FLOP density of the sparse weights within this, in (0, 1].
-        window: steps before an update in which the momentum of inactive weights is collected, at least 1; "all": in all
-            steps, as published; None: "all" for masked weights, `weights.compressed.DEFAULT_WINDOW` for compressed ones.
+        window: steps before an update in which the momentum of inactive weights is collected, at least 1; "all": in
+            all steps, as published; None: "all" for masked weights, `weights.compressed.DEFAULT_WINDOW` for
+            compressed ones.
         window_batch: examples of a batch (for Linear vectors: N * T of an (N, T, F) input) from which compressed
             weights have the gradients of inactive ones; None: all.
         factored: the momentum of inactive weights of compressed Linear layers under SGD is kept as the factors of the

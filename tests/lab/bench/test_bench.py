@@ -124,6 +124,7 @@ def test_a_topology_of_another_network_is_refused_with_the_remedy(tiny: Callable
         )
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_contestant_is_that_of_its_own_process():
     """A larger batch takes more; what the measuring process holds does not count."""
     small, large = (bench_step.peak_memory(Network("vgg16-d-half", 0.05, batch), "sparse", 1) for batch in (2, 64))

@@ -33,7 +33,12 @@ def test_doctor_says_what_the_kernels_run_on(monkeypatch: pytest.MonkeyPatch):
     ("environment", "found", "remedy"),
     [
         ({"REGROW_LIBRARY": "/nowhere/libregrow.so"}, "not loaded: /nowhere/libregrow.so does not exist", "unset"),
-        ({"REGROW_NO_NATIVE": "1"}, "not loaded: REGROW_NO_NATIVE=1", "unset REGROW_NO_NATIVE"),
+        pytest.param(  # tests/ops/test_isa.py has the same of the library
+            {"REGROW_NO_NATIVE": "1"},
+            "not loaded: REGROW_NO_NATIVE=1",
+            "unset REGROW_NO_NATIVE",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_doctor_without_native_kernels_gives_the_remedy(environment, found, remedy):

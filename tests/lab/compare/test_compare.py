@@ -116,6 +116,7 @@ def test_seeds_are_a_number_or_a_list():
 # -- whole grids
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_bits_of_one_that_was_not():
     """The real processes; the other run of the grid is finished already."""
     grid = comparison(methods=["static"], densities=["0.1"], overrides=["epochs=2"])

@@ -20,7 +20,12 @@ STARTS_DENSE = {"gmp", "han", "dns", "ac-dc", "granet"}
 JUDGES = {"snip", "grasp", "synflow", "obd", "magnitude"}
 
 
-@pytest.mark.parametrize("method", SPARSE)
+QUICK = {"sparse-momentum", "rigl", "mest", "gmp", "dns", "snip"}  # tests/updaters/test_methods.py has all of them
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in SPARSE]
+)
 def test_a_method_learns_and_ends_as_sparse_as_asked(
     method: str, short: Callable[..., Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

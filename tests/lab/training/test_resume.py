@@ -120,7 +120,15 @@ def test_dense_runs_resume_too(short: Callable[..., Settings], tmp_path: Path):
     assert_same_run(tmp_path / "untouched", tmp_path / "run")
 
 
-@pytest.mark.parametrize("method", ["deep-rewiring", "dsr", "rigl-itop", "mest", "top-kast", "dns", "snip"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "deep-rewiring",
+        "dns",
+        "snip",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("dsr", "rigl-itop", "mest", "top-kast")),
+    ],
+)
 def test_runs_of_every_form_resume_too(short: Callable[..., Settings], tmp_path: Path, method: str):
     settings = short("epochs=3", method=method)
     train(settings, out=tmp_path / "untouched", threads=1)
