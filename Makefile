@@ -22,8 +22,8 @@ slow: .venv/ready
 survival: .venv/ready
 	PYTHONPATH=tests $(BIN)/python -m survival
 
-docs: .venv/ready  ## build/site, with warnings and dead links as errors
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+docs: .venv/ready  ## build/site; warnings and dead links are errors (--quiet would not count them)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: .venv/ready
 	$(BIN)/ruff format --check .

@@ -7,7 +7,6 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
@@ -35,7 +34,7 @@ def _warn(old: str, new: str, stacklevel: int) -> None:
     warnings.warn(text, DeprecationWarning, stacklevel=stacklevel + 1)
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     """Finds what was at an old name, and what was below it, at the new one."""
 
     def find_spec(
@@ -45,10 +44,13 @@ class _Finder(MetaPathFinder):
         old, dot, below = rest.partition(".")
         if package != "regrow" or old not in MODULES:
             return None
-        return ModuleSpec(fullname, _Loader(f"regrow.{MODULES[old]}{dot}{below}"))
+        loader: Any = _Loader(
+            f"regrow.{MODULES[old]}{dot}{below}"
+        )  # importlib.abc would take longer than all else here
+        return ModuleSpec(fullname, loader)
 
 
-class _Loader(Loader):
+class _Loader:
     """Gives the module at the new name."""
 
     def __init__(self, name: str):
@@ -67,7 +69,8 @@ class _Loader(Loader):
 
 def install() -> None:
     """Has imports of old module names find the modules."""
-    sys.meta_path.append(_Finder())
+    finder: Any = _Finder()
+    sys.meta_path.append(finder)
 
 
 def names(module: str, renamed: Mapping[str, str]) -> Callable[[str], Any]:

@@ -51,6 +51,6 @@ import sys, torch, regrow.nn
 assert "torch.utils.flop_counter" not in sys.modules
 import torch.utils.flop_counter
 assert torch.ops.regrow.sparse_conv2d_backward in torch.utils.flop_counter.flop_registry
-assert not [finder for finder in sys.meta_path if type(finder).__module__.startswith("regrow")]
+assert not [finder for finder in sys.meta_path if type(finder).__module__.startswith("regrow.ops")]
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

@@ -27,7 +27,7 @@ def small_disk(folder: Path, mebibytes: int = 4) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def fill(folder: Path, left: int) -> None:

@@ -43,6 +43,7 @@ class Updater(ABC):
         model: a model from `sparsify`.
         optimizer: trains all sparse weights of the model; it may be wrapped, as by SAM or Lookahead.
         alone: whether the optimizer may have no other updater that changes active sets.
+        parts: none; those of a method are arguments of `ComposedUpdater`.
 
     Attributes:
         step: optimizer steps seen; steps that the optimizer skipped do not count.
