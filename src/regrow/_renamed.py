@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
@@ -20,11 +21,28 @@ MODULES = {
     "allocation": "topology.distributions",
     "files": "serialization",
     "lazy": "topology.lazy",
+    "pickles": "serialization",
     "recipes": "lab",
+    "recipes.catalog": "lab.recipes.catalog",
+    "recipes.cli": "lab.cli.app",
+    "recipes.config": "lab.recipes.recipe",
+    "recipes.data": "lab.data.datasets",
+    "recipes.methods": "lab.recipes.methods",
+    "recipes.progress": "lab.training.progress",
+    "recipes.settings": "lab.recipes.settings",
+    "recipes.training": "lab.training.loop",
     "report": "lab.report",
     "schedule": "schedules",
     "sharing": "redistribution",
     "storage": "weights.storage",
+    "stray": "weights.stray",
+    "updaters.alternating": "updaters.acdc",
+    "updaters.evolution": "updaters.set",
+    "updaters.gradual": "updaters.gmp",
+    "updaters.sharded_state": "updaters.states",
+    "updaters.gathered_state": "updaters.states",
+    "updaters.surgery": "updaters.dns",
+    "updaters.updater": "updaters.composed",
 }
 """Old names of public modules, and where they are now, both below `regrow`."""
 
@@ -40,18 +58,23 @@ class _Finder:
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        package, _, rest = fullname.partition(".")
-        old, dot, below = rest.partition(".")
-        if package != "regrow" or old not in MODULES:
+        package, _, name = fullname.partition(".")
+        if package != "regrow":
             return None
-        loader: Any = _Loader(
-            f"regrow.{MODULES[old]}{dot}{below}"
-        )  # importlib.abc would take longer than all else here
-        return ModuleSpec(fullname, loader)
+        parts = name.split(".")
+        known = (length for length in range(len(parts), 0, -1) if ".".join(parts[:length]) in MODULES)
+        if not (length := next(known, 0)):
+            return None
+        new = ".".join(["regrow", MODULES[".".join(parts[:length])], *parts[length:]])
+        found = find_spec(new)
+        if found is None:
+            return None
+        loader: Any = _Loader(found.name)  # importlib.abc would take longer than all else here
+        return ModuleSpec(fullname, loader, is_package=found.submodule_search_locations is not None)
 
 
 class _Loader:
-    """Gives the module at the new name."""
+    """Gives the module at the new name; for a package one that looks there, for it gets modules below of its own."""
 
     def __init__(self, name: str):
         self._name = name
@@ -60,17 +83,23 @@ class _Loader:
         _warn(spec.name, self._name, stacklevel=2)
         module = import_module(self._name)
         self._spec = module.__spec__
-        return module
+        if spec.submodule_search_locations is None:
+            return module
+        package = ModuleType(spec.name, module.__doc__)
+        self._spec = None
+        package.__getattr__ = lambda name: getattr(module, name)  # type: ignore[method-assign]
+        return package
 
     def exec_module(self, module: ModuleType) -> None:
         """Puts back what importing has written over; the module itself has been loaded."""
-        module.__spec__ = self._spec
+        if self._spec is not None:
+            module.__spec__ = self._spec
 
 
 def install() -> None:
     """Has imports of old module names find the modules."""
     finder: Any = _Finder()
-    sys.meta_path.append(finder)
+    sys.meta_path.insert(0, finder)  # before the one that would find `lab/training` below `regrow.recipes`
 
 
 def names(module: str, renamed: Mapping[str, str]) -> Callable[[str], Any]:

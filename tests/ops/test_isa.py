@@ -79,7 +79,6 @@ def test_a_build_without_kernels_leaves_its_remedy_for_the_import(tmp_path, sett
     assert f"Remedy: {remedy}" in done.stderr
 
 
-@pytest.mark.slow
 def test_the_modules_work_without_the_library():
     layers = HERE.parent / "nn" / "test_layers.py"
     done = python("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(layers), REGROW_NO_NATIVE="1")
