@@ -1,10 +1,14 @@
 """README, docs/ and the notebook show what is true: tables, code, output, commands, links."""
 
 import doctest
+import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -134,6 +138,89 @@ def test_the_tutorial_builds_rigl_in_fifteen_lines_that_equal_regrows_own():
     history = names["updater"].history
     assert {row["step"] for row in history} == set(range(10, 200, 10))
     assert sum(row["grown"] for row in history) == sum(row["pruned"] for row in history) > 100
+
+
+OWN_METHOD = '''
+"""A method of one's own."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+import regrow.criteria as criteria
+from regrow.schedules import cosine_decay
+
+from .composed import ComposedUpdater
+
+__all__ = ["MyMethod"]
+
+
+class MyMethod(ComposedUpdater):
+    """Prunes and grows at random.
+
+    Args:
+        model: a model from `sparsify`.
+        optimizer: any.
+        total_steps: optimizer steps of the whole training.
+        update_every: optimizer steps between updates; None: by hand.
+        exchange: share of the weights that is exchanged at first.
+        seed: of the draws.
+    """
+
+    method = "my-method"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        total_steps: int,
+        update_every: int | None,
+        exchange: float = 0.25,
+        seed: int | None = None,
+    ):
+        super().__init__(
+            model,
+            optimizer,
+            total_steps=total_steps,
+            update_every=update_every,
+            schedule=cosine_decay(exchange, end=total_steps),
+            prune=lambda layer: torch.rand(layer.active, generator=layer.generator),
+            grow=criteria.random,
+            seed=seed,
+        )
+'''
+
+
+def test_a_method_is_a_file_and_a_line_of_the_registry(tmp_path):
+    """The last section of the tutorial, in a copy of the package: from the file to a training on the command line."""
+    package = Path(regrow.__file__).parent
+    shutil.copytree(package, tmp_path / "regrow", ignore=shutil.ignore_patterns("__pycache__", "csrc"))
+    (tmp_path / "regrow/updaters/my_method.py").write_text(OWN_METHOD)
+    with open(tmp_path / "regrow/updaters/registry.py", "a") as registry:
+        registry.write("from .my_method import MyMethod as MyMethod\n")
+    program = """
+import regrow
+from typer.testing import CliRunner
+from regrow.lab.cli.app import app
+
+assert regrow.MyMethod.method == "my-method" and "MyMethod" in regrow.__all__
+for words in (["list"], ["settings", "my-method"], ["train", "digits-mlp", "--method", "my-method", "--density", "0.1",
+              "--epochs", "2", "--set", "exchange=0.5", "--out", "run"]):
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, (words, result.output, result.exception)
+    print(result.output)
+"""
+    where = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=where, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "Prunes and grows at random." in done.stdout
+    assert "share of the weights that is exchanged at first." in done.stdout
+    rows = [json.loads(line) for line in (tmp_path / "run/topology.jsonl").read_text().splitlines()]
+    assert rows[0]["prune_rate"] == pytest.approx(0.25, abs=0.01)  # half as much after half of the training
+    assert rows[0]["pruned"] == rows[0]["grown"] > 0
 
 
 def test_the_notebook_runs_and_is_kept_without_output(tmp_path):
