@@ -135,7 +135,7 @@ class GradientMean:
         """
         if not self._queued:
             self._queued = True
-            queue = Variable._execution_engine.queue_callback  # type: ignore[attr-defined]
+            queue = Variable._execution_engine.queue_callback
             queue(lambda: queue(self._end))
 
     @torch.no_grad()

@@ -47,7 +47,9 @@ class Moments:
         return moments["momentum_buffer"]
 
     @staticmethod
-    def aged(moments: Mapping[str, Tensor], steps: float, age: float, group: Mapping[str, Any], full: bool):
+    def aged(
+        moments: Mapping[str, Tensor], steps: float, age: float, group: Mapping[str, Any], full: bool
+    ) -> dict[str, Tensor]:
         """Moments of `steps` steps as an optimizer holds them: M / (1 - mu^steps) makes up for what a window forgot."""
         scale = 1.0 if full else 1 / (1 - group["momentum"] ** steps)
         return {"momentum_buffer": moments["momentum_buffer"] * scale}
@@ -84,7 +86,9 @@ class AdamMoments:
         return first / (second.sqrt_() + group.get("eps", 1e-8))
 
     @staticmethod
-    def aged(moments: Mapping[str, Tensor], steps: float, age: float, group: Mapping[str, Any], full: bool):
+    def aged(
+        moments: Mapping[str, Tensor], steps: float, age: float, group: Mapping[str, Any], full: bool
+    ) -> dict[str, Tensor]:
         """Moments of `steps` steps as an optimizer `age` steps old holds them: m_hat * (1 - beta1^age), and so v."""
         betas = dict(zip(("exp_avg", "exp_avg_sq"), map(float, group["betas"][:2]), strict=True))
         return {name: m * ((1 - betas[name] ** age) / (1 - betas[name] ** steps)) for name, m in moments.items()}
@@ -111,7 +115,9 @@ class FirstMoment:
         return moments["exp_avg"] / (1 - float(group["betas"][0]) ** steps)
 
     @staticmethod
-    def aged(moments: Mapping[str, Tensor], steps: float, age: float, group: Mapping[str, Any], full: bool):
+    def aged(
+        moments: Mapping[str, Tensor], steps: float, age: float, group: Mapping[str, Any], full: bool
+    ) -> dict[str, Tensor]:
         beta = float(group["betas"][0])
         return {"exp_avg": moments["exp_avg"] * ((1 - beta**age) / (1 - beta**steps))}
 
@@ -136,7 +142,9 @@ class LastGradient:
         return moments["gradient"]
 
     @staticmethod
-    def aged(moments: Mapping[str, Tensor], steps: float, age: float, group: Mapping[str, Any], full: bool):
+    def aged(
+        moments: Mapping[str, Tensor], steps: float, age: float, group: Mapping[str, Any], full: bool
+    ) -> dict[str, Tensor]:
         """Nothing: no optimizer keeps this."""
         return {}
 

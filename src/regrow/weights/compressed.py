@@ -158,7 +158,7 @@ class CompressedTap(GradientTap):
         self._passes: dict[int, StagedGradient] = {}
         """What backward passes under way have added up, by their number; .grad has not been accumulated yet."""
         self.collect(False)
-        weak = weakref.WeakMethod(listener)  # type: ignore[arg-type]
+        weak = weakref.WeakMethod(listener)
 
         def hook(parameter: Tensor) -> None:
             alive = weak()
@@ -204,7 +204,7 @@ class CompressedTap(GradientTap):
                 self._passes.pop(number, None)
 
             self._passes[number] = StagedGradient()
-            torch.autograd.Variable._execution_engine.queue_callback(end)  # type: ignore[attr-defined]
+            torch.autograd.Variable._execution_engine.queue_callback(end)
         return self._passes[number]
 
     def new_moment(self) -> Tensor:

@@ -141,7 +141,7 @@ class GradientMask:
 
     def listen(self, listener: GradientListener | None) -> None:
         """The listener hears the parameter of now, not one that takes its place for a while and lives beside it."""
-        self._listener = None if listener is None else weakref.WeakMethod(listener)  # type: ignore[arg-type]
+        self._listener = None if listener is None else weakref.WeakMethod(listener)
         self._listened = weakref.ref(self.parameter)
 
     def _is_heard(self, parameter: Tensor) -> bool:

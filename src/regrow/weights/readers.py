@@ -99,7 +99,7 @@ def _methods(cls: type) -> Iterator[FunctionType]:
 @cache
 def _read_by(method: Callable[..., Any]) -> frozenset[Path]:
     """The paths from the method's first argument whose `.weight` it reads."""
-    code: CodeType = method.__code__  # type: ignore[attr-defined]
+    code: CodeType = method.__code__
     if not code.co_argcount or not _mentions_weight(code):  # the source is slow to find
         return frozenset()
     try:

@@ -99,7 +99,7 @@ def shard_masks(model: nn.Module) -> None:
                     "follow fully_shard's own placement, Shard(0)"
                 )
             module._buffers[f"{attribute}_mask"] = distribute_tensor(
-                mask,  # type: ignore[arg-type]
+                mask,
                 parameter.device_mesh,  # type: ignore[union-attr]
                 parameter.placements,  # type: ignore[union-attr]
             )
