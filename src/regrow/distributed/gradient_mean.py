@@ -114,7 +114,7 @@ class GradientMean:
                 f"{dist.get_world_size()} processes train a sparse model that no updater keeps alike; make one after "
                 "init_process_group, such as regrow.Static(model, optimizer), which changes nothing"
             )
-        self._queued = False  # a backward pass may have failed
+        self._queued = False  # a backward pass may have failed, and then its callback never ran
         reducer = DistributedDataParallel._get_active_ddp_module()
         self._synchronises = reducer is None or reducer.require_backward_grad_sync
         if reducer is not None and (self._seen is None or self._seen() is not reducer):
@@ -133,6 +133,7 @@ class GradientMean:
 
         It ends in a callback of the pass, too; what a callback adds comes after those that are there.
         """
+        # once a pass, however many parameters and outputs it reaches
         if not self._queued:
             self._queued = True
             queue = Variable._execution_engine.queue_callback
@@ -142,6 +143,7 @@ class GradientMean:
     def _end(self) -> None:
         self._queued = False
         if self._synchronises:
+            # one all-reduce for each dtype: gradients of several dtypes cannot be joined into one tensor
             for dtype in DTYPES:
                 _average([weight.parameter for weight in self._compressed() if weight.parameter.dtype == dtype])
         for one in self._then:

@@ -133,7 +133,7 @@ class MomentumCollector:
     def _stage(self, gradient: Tensor) -> None:
         """Keeps the dense gradient before inactive entries are zeroed; adds up over the micro-batches of a step."""
         self._arrived = True
-        self._heard = weakref.ref(gradient)
+        self._heard = weakref.ref(gradient)  # weakly, because zero_grad frees .grad
         self._watch.arrived(self.weight)
         if not self.collecting:
             return
@@ -144,12 +144,14 @@ class MomentumCollector:
         self._staged = staged
         self._before = self.tap.remembered(self._staged, gradient)
         self._source = weakref.ref(gradient)
+        # masked storage zeroes inactive entries after this call, which is a write of its own and no new micro-batch
         self._version = gradient._version + self.tap.writes_after_listener
 
     def _continues(self, gradient: Tensor) -> bool:
         """Whether .grad is that of the last call, with one more micro-batch in it, and not of a new step."""
         if self._source is None or self._source() is not gradient:
             return False
+        # a view shares its version with whatever else is written into the same memory, so that it tells nothing
         return gradient._is_view() or gradient._version == self._version + 1
 
     def backward_ended(self) -> None:
@@ -158,6 +160,7 @@ class MomentumCollector:
         self._heard = None if gradient is None else weakref.ref(gradient)
         if not self.collecting or gradient is None:
             return
+        # what this rank has is 0 then, and still takes part in the mean
         if self._source is None:  # the weight was used on other ranks only
             self._staged = StagedGradient()
         self._before = gradient.detach().clone()
@@ -196,11 +199,13 @@ class MomentumCollector:
             self._take_by_hand(gradient)
         if gradient is None or self._staged is None or self._source is None:
             return None
+        # scalers look at .grad alone, so that an overflow in inactive positions would pass them
         finite = self._staged.is_finite()
         if finite and self._is_as_staged(gradient.detach()):
             self._factor = 1.0
             return self._factor
         size, overlap = self._products(gradient.detach(), torch.promote_types(gradient.dtype, torch.float32))
+        # squares of gradients below about 1e-23 are 0 in float32
         if size == 0:  # or too small to square
             size, overlap = self._products(gradient.detach(), torch.float64)
         if not math.isfinite(size):
@@ -252,6 +257,7 @@ class MomentumCollector:
             common_factor: stands in where `measure` could tell nothing.
             unscale: what the optimizer itself multiplies gradients by.
         """
+        # noted here and not when it arrives: a step that the optimizer skips trains nothing
         self.saw_gradient |= self._arrived
         self._arrived = False
         self._heard = None
@@ -261,6 +267,7 @@ class MomentumCollector:
             return
         self._make_moments(self._staged)
         factor = (common_factor if self._factor is None else self._factor) * unscale
+        # the optimizer negates gradients before they enter its momentum
         if group.get("maximize", False):
             factor = -factor
         self.rule.fold(self.moments, self._staged, factor, group)
@@ -271,6 +278,7 @@ class MomentumCollector:
         """Makes the moments that `staged` can be folded into: factors, while they are fewer numbers than positions."""
         assert self.rule is not None
         kept = sum(m.size for m in self.moments.values() if isinstance(m, FactoredMoment))
+        # factors grow with each step of a window; once they are as large as the tensor, the tensor is cheaper
         factored = self.factored and staged.tensor is None and kept + staged.factors < self.weight.numel
         if not self.moments:
             make = self._new_factored if factored else self.tap.new_moment
@@ -339,6 +347,7 @@ class MomentumCollector:
     def after_update(self) -> None:
         """Starts the next interval; a window's momentum is given back."""
         self.saw_gradient = self.unknown = False
+        # moments over all steps go on, as the paper has them; those of a window are not needed until the next one
         if self.window is not None:
             self.release()
 

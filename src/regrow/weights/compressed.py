@@ -95,6 +95,7 @@ class CompressedWeight(SparseWeight):
         for name, tensor in per_element_state(parameter, state).items():
             entering = grown_state[name][fresh] if name in grown_state else zeros
             tensor.set_(moved(tensor, entering).view(-1, 1))  # type: ignore[call-overload]
+        # a weight that is pruned and grown in one update restarts at 0, though it never leaves the active set
         values = parameter.detach().clone()
         values[leaves] = 0
         self.module.set_topology(positions, moved(values, zeros))
@@ -188,8 +189,10 @@ class CompressedTap(GradientTap):
         if linear:
             input, grad_output = (tensor.reshape(-1, tensor.size(-1)) for tensor in (input, grad_output))
         batch, part = input.size(0), self._window_batch
+        # the part stands for the whole batch: sums of gradients are as large as those of all examples, on average
         if part is not None and part < batch:
             input, grad_output = input[:part], grad_output[:part] * (batch / part)
+        # a product is multiplied out straight into the momentum, so that no gradient of dense size is made
         if linear:
             self._of_this_pass().add_product(grad_output, input)
         else:
