@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any
 
 import torch
 from torch import nn
 
 from regrow.lab.errors import UsageError, unknown
 from regrow.weights.prunable import select
+from regrow.weights.storage import STORAGES
 
 from .catalog import RECIPES, get_recipe
 from .methods import METHODS, Choice, make_network, make_sparse, make_updater
@@ -24,7 +25,6 @@ from .recipe import Recipe, option_names, override, setting_names
 
 __all__ = ["Settings", "differing", "make_settings", "rehearse", "settings_of", "wrong_values"]
 
-Storage = Literal["auto", "masked", "compressed"]
 _IN_FOLDER_NAME = ("recipe", "method", "density", "seed")
 
 
@@ -39,8 +39,8 @@ class Settings(Choice):
             raise UsageError(f"density={self.density} must be above 0 and at most 1, such as 0.05")
         if self.method == "dense" and self.density != 1:
             raise UsageError(f"the method dense trains all weights; leave out density={self.density}")
-        if self.storage not in get_args(Storage):
-            raise unknown("storage", self.storage, get_args(Storage))
+        if self.storage not in ("auto", *STORAGES):
+            raise unknown("storage", self.storage, ("auto", *reversed(STORAGES)))
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"seed={self.seed} must be at least 0 and below 2**32")
 
@@ -99,7 +99,7 @@ def make_settings(
     base = get_recipe(recipe) if isinstance(recipe, str) else recipe
     if density is None:
         density = 1.0 if method == "dense" else base.default_density
-    settings = Settings(override(base, overrides), method, float(density), cast(Storage, storage), seed)
+    settings = Settings(override(base, overrides), method, float(density), storage, seed)
     rehearse(settings)
     return settings
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import regrow
+from regrow.weights.storage import STORAGES
 
 __all__ = ["REWIND", "Ticket", "rewind"]
 
@@ -37,5 +38,6 @@ def rewind(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     sparse = regrow.sparse_weights(model)
     for name, weight in sparse.items():
         weight.write(values[name].to(weight.parameter.device).flatten()[weight.indices])
-    others = {n: v for n, v in values.items() if n not in sparse and n.removesuffix("_mask") not in sparse}
+    stored = {key for name in sparse for kind in STORAGES.values() for key in (name, *kind.state_keys(name))}
+    others = {name: value for name, value in values.items() if name not in stored}
     model.load_state_dict(others, strict=False)
