@@ -76,6 +76,17 @@ def test_links_out_of_the_site_lead_somewhere(page):
     assert [target for target in targets if not (ROOT / target).exists()] == []
 
 
+def test_files_that_code_and_pages_name_are_there():
+    """Paths from the root of the project, in code and pages; the changelog names older ones."""
+    pattern = re.compile(r"\b(?:docs|tests|benchmarks|src)/[\w./-]+\.(?:md|py|json)\b")
+    files = [file for place in ("src", "tests", "benchmarks", "docs") for file in (ROOT / place).rglob("*.*")]
+    texts = {file: file.read_text() for file in [*files, *ROOT.glob("*.md")] if file.suffix in (".py", ".md")}
+    del texts[ROOT / "CHANGELOG.md"]
+    named = {path for text in texts.values() for path in pattern.findall(text)}
+    assert "docs/survival.md" in named
+    assert not [path for path in sorted(named) if not (ROOT / path).exists()]
+
+
 def test_tables_come_from_the_result_files():
     command = [sys.executable, str(ROOT / "benchmarks" / "tables.py"), "--check"]
     assert subprocess.run(command, check=False).returncode == 0, "run python benchmarks/tables.py"

@@ -1,4 +1,4 @@
-"""What all updaters redistribution: they hang on an optimizer's step hook, and keep inactive weights exactly 0."""
+"""The base of all updaters: it hangs on an optimizer's step hook, and keeps inactive weights exactly 0."""
 
 from __future__ import annotations
 

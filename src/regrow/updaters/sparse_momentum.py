@@ -53,7 +53,7 @@ class SparseMomentum(ComposedUpdater):
         growth: "momentum" (the paper); for the ablation "gradient" (of the last step) or "random", with which grown
             weights enter with momentum 0 and their layer's mean second moment.
         inherit_momentum: grown weights enter with the momentum they have (the paper); False: with momentum 0,
-            which is calmer (docs/decisions/0012-grown-momentum.md).
+            which is calmer (docs/decisions/0012-entering-momentum.md).
         per_neuron: growth is shared among the neurons of a layer by their sums of grow scores, as the reference
             implementation can ("momentum_neuron"), not over the layer as a whole.
         max_density: no layer grows above this density, or the one it starts with if that is more; in (0, 1].

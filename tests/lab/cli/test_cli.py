@@ -72,6 +72,19 @@ def test_options_that_recipes_have_no_field_for_reach_the_method(tmp_path: Path)
     assert_one_line(run("train", "digits-mlp", "--method", "set", "--set", "stop_fraction=0.5"), 2)
 
 
+@pytest.mark.parametrize("wrong", ["redistribution=none", "schedule=linear"])
+def test_a_setting_that_a_method_does_not_have_is_refused_by_either_of_its_names(wrong: str):
+    result = run(*SHORT, "--method", "gmp", "--set", wrong)
+    assert "the method gmp has no" in assert_one_line(result, 2)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("share=none", "redistribution=gradient"), ("prune_schedule=linear", "schedule=cosine")]
+)
+def test_a_setting_by_both_of_its_names_stands_twice(old: str, new: str):
+    assert "stands twice" in assert_one_line(run(*SHORT, "--set", old, "--set", new), 2)
+
+
 def test_train_prints_a_line_an_epoch_and_leaves_the_default_folder(tmp_path: Path):
     result = run(*SHORT, "--set", "lr=0.05", "--batch-size", "64")
     assert result.exit_code == 0, result.output

@@ -97,6 +97,12 @@ def test_a_varied_setting_is_a_column_which_dense_has_only_where_it_concerns_it(
     assert len({cell.folder for cell in grid.cells}) == len(grid.cells) == 2 * (2 + 4 * 4)
 
 
+def test_a_varied_setting_may_have_the_name_that_the_method_has_for_it():
+    old, new = (comparison(vary=[f"{key}=none,gradient"]) for key in ("share", "redistribution"))
+    assert [cell.folder for cell in old.cells] == [cell.folder for cell in new.cells]
+    assert old.identity == new.identity
+
+
 def test_values_that_hold_commas_are_parted_by_semicolons():
     grid = comparison(methods=["static"], densities=["0.1"], vary=["lr_drops=500,900;800"])
     assert [arm.settings["lr_drops"] for arm in grid.arms] == [[500, 900], [800]]

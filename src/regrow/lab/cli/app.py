@@ -173,6 +173,7 @@ def train(
     """
     from regrow import ops
     from regrow.lab.recipes.methods import refuse_foreign
+    from regrow.lab.recipes.recipe import stored_name
     from regrow.lab.recipes.settings import make_settings
     from regrow.lab.training.loop import train as run
     from regrow.lab.training.progress import terminal_reporter
@@ -195,7 +196,7 @@ def train(
         "window_batch": window_batch,
     }
     overrides = [*(set_ or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
-    named = [assignment.partition("=")[0] for assignment in overrides]
+    named = [stored_name(assignment.partition("=")[0]) for assignment in overrides]
     refuse_twice("setting", named)
     settings = make_settings(recipe, method=method, density=density, storage=storage, seed=seed, overrides=overrides)
     if not resume:  # a run of `regrow compare` goes on with the settings that its methods share

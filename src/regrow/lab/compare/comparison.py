@@ -14,7 +14,7 @@ from regrow.lab.bench.common import read_density
 from regrow.lab.cli.command import setting_text
 from regrow.lab.errors import UsageError, refuse_twice
 from regrow.lab.recipes.methods import refuse_foreign
-from regrow.lab.recipes.recipe import SPARSE_ONLY
+from regrow.lab.recipes.recipe import SPARSE_ONLY, stored_name
 from regrow.lab.recipes.settings import Settings, make_settings
 
 from .grid import Cell
@@ -90,7 +90,7 @@ def make_comparison(
     """
     read = [_read_axis(assignment) for assignment in vary]
     numbers, wanted, axes = read_seeds(seeds), [read_density(word) for word in densities], dict(read)
-    named = [key for key, _ in read] + [word.partition("=")[0] for word in overrides]
+    named = [key for key, _ in read] + [stored_name(word.partition("=")[0]) for word in overrides]
     for what, listed in (("method", methods), ("density", wanted), ("seed", numbers), ("setting", named)):
         refuse_twice(what, listed)
     base = make_settings(recipe, method=methods[0], overrides=overrides, storage=storage)
@@ -158,7 +158,7 @@ def _read_axis(assignment: str) -> tuple[str, list[str]]:
     if not equals or not all(values):
         raise UsageError(f"--vary {assignment!r} is not of the form key=value,value, such as --vary momentum=0.5,0.9")
     refuse_twice(f"value of {key}", values)
-    return key, values
+    return stored_name(key), values
 
 
 def _points(

@@ -15,7 +15,7 @@ from .options import known_options
 if TYPE_CHECKING:
     from regrow.lab.data.split import Data
 
-__all__ = ["SPARSE_ONLY", "Recipe", "learning_rate", "option_names", "override", "setting_names"]
+__all__ = ["SPARSE_ONLY", "Recipe", "learning_rate", "option_names", "override", "setting_names", "stored_name"]
 
 Window = int | Literal["all"] | None
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -267,9 +267,19 @@ _SPELLINGS = {"redistribution": "share", "schedule": "prune_schedule"}
 """Fields by the names that the updaters have for them."""
 
 
+def stored_name(key: str) -> str:
+    """Returns the name under which run folders have a setting, whichever of its spellings was typed.
+
+    Example:
+        >>> stored_name("redistribution"), stored_name("lr")
+        ('share', 'lr')
+    """
+    return _SPELLINGS.get(key, key)
+
+
 def _parse(assignment: str) -> tuple[str, Any]:
     key, equals, text = assignment.partition("=")
-    key = _SPELLINGS.get(key, key)
+    key = stored_name(key)
     options = option_names()
     if not equals or key not in (*setting_names(), *options):
         problem = f"{key!r} is not a setting" if equals else f"{assignment!r} is not of the form key=value"
