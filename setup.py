@@ -84,7 +84,7 @@ def compile_flags(torch: Path) -> list[str]:
         "-O1",
     ]
     return [
-        *["-std=gnu++17", "-fPIC", "-O3", "-fvisibility=hidden", "-Wall", "-Wno-psabi"],
+        *["-std=gnu++20", "-fPIC", "-O3", "-fvisibility=hidden", "-Wall", "-Wno-psabi"],
         *["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"],
         *[f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", *includes],
         *(debug if SANITIZE else []),
@@ -120,7 +120,8 @@ def run(command: list[str]) -> None:
     if done.returncode:
         raise RuntimeError(
             f"regrow: building the native kernels failed: {shlex.join(command)}\n{done.stderr}\n"
-            "Remedy: set CXX to a compiler of C++17, or REGROW_NO_NATIVE=1 to install without native kernels."
+            "Remedy: set CXX to a compiler of C++20 (g++ 10 or clang++ 12, say), or REGROW_NO_NATIVE=1 to install "
+            "without native kernels."
         )
     if done.stderr.strip():
         print(done.stderr, file=sys.stderr)

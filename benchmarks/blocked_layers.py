@@ -35,7 +35,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 def computed(x: Tensor) -> Tensor:
     """The tensor, nothing of it left pending."""
     if isinstance(x, BlockedTensor):
-        x.cell.data()
+        x.deferred.data()
     return x
 
 

@@ -332,11 +332,11 @@ def test_nothing_is_kept_without_need():
     layer, normal = conv(), norm().eval()
     with torch.no_grad():
         y = layer(to_blocked(torch.randn(SHAPE, dtype=torch.float64)))
-        read = weakref.ref(y.cell.data())
+        read = weakref.ref(y.deferred.data())
         z = F.relu(normal(y))
         del y
         assert read() is not None
-        z.cell.data()
+        z.deferred.data()
         gc.collect()
         assert read() is None
 

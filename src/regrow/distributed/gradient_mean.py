@@ -17,7 +17,7 @@ from torch.autograd import Variable
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
-from regrow.topology.indices import DTYPES
+from regrow.ops import DTYPES
 from regrow.weights import SparseWeight, hook_gradients, unwrapped
 
 from .ddp import check_reducer

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from regrow.ops._dtypes import DTYPE_NAMES, DTYPES
 from regrow.ops.reference import gather_active, scatter_dense
 from regrow.topology import indices as check
 
@@ -401,14 +402,14 @@ class SparseLayer(nn.Module):
     def _refuse_move(self, fn) -> None:
         """Raise, before anything is changed, if `fn` takes the weight where there are no kernels."""
         remedy = (
-            f"{self._label()} computes on the CPU in float32 or float64. Remedy: regrow.densify(model), "
+            f"{self._label()} computes on the CPU in {DTYPE_NAMES}. Remedy: regrow.densify(model), "
             'or regrow.sparsify(…, storage="masked"), which runs anywhere'
         )
         try:
             probe = fn(self.weight.detach()[:0])
         except Exception as error:
             raise RuntimeError(f"{remedy}. (Moving it failed with: {error})") from error
-        if probe.device.type not in ("cpu", "meta") or probe.dtype not in check.DTYPES:
+        if probe.device.type not in ("cpu", "meta") or probe.dtype not in DTYPES:
             raise RuntimeError(f"cannot move it to {probe.dtype} on {probe.device}: {remedy}")
 
     # -- describing

@@ -7,6 +7,7 @@
 
 from ._allocator import keep_pages
 from ._autograd import Arguments
+from ._dtypes import DTYPES
 from ._flops import tell_the_counter
 from ._layout import blocked_size, conv_output_shape, lanes
 from ._native import available_isas, info, isa, warn_if_absent
@@ -22,6 +23,7 @@ from .functional import (
 )
 
 __all__ = [
+    "DTYPES",
     "Arguments",
     "available_isas",
     "blocked_size",

@@ -24,8 +24,8 @@ def _linear(input_shape: Shape, weight_shape: Shape, *others: Any, **options: An
 
 
 def _linear_backward(grad_shape: Shape, input_shape: Shape, weight_shape: Shape, *others: Any, **options: Any) -> int:
-    check_input, check_weight, _ = others[-3:]
-    return _linear(input_shape, weight_shape) * (check_input + check_weight)
+    want_input, want_weight, _ = others[-3:]
+    return _linear(input_shape, weight_shape) * (want_input + want_weight)
 
 
 def _conv2d(input_shape: Shape, weight_shape: Shape, *others: Any, **options: Any) -> int:
@@ -35,8 +35,8 @@ def _conv2d(input_shape: Shape, weight_shape: Shape, *others: Any, **options: An
 
 
 def _conv2d_backward(grad_shape: Shape, input_shape: Shape, weight_shape: Shape, *others: Any, **options: Any) -> int:
-    *arguments, check_input, check_weight, _ = others
-    return _conv2d(input_shape, weight_shape, None, *arguments) * (check_input + check_weight)
+    *arguments, want_input, want_weight, _ = others
+    return _conv2d(input_shape, weight_shape, None, *arguments) * (want_input + want_weight)
 
 
 _FORMULAS: dict[str, Callable[..., int]] = {

@@ -98,15 +98,15 @@ class Gradients(torch.autograd.Function):
     @staticmethod
     def backward(ctx, of_dx, of_dw, of_db):
         (grad, input, weight), product = ctx.saved_tensors, ctx.product
-        check_grad, check_input, check_weight, *_ = ctx.needs_input_grad
+        want_grad, want_input, want_weight, *_ = ctx.needs_input_grad
         of_dx, of_dw, of_db = (g if g is None else g.contiguous() for g in (of_dx, of_dw, of_db))
-        if of_dx is not None and check_weight and watched(ctx.observer):
+        if of_dx is not None and want_weight and watched(ctx.observer):
             product.report(ctx.observer, of_dx, grad, ctx.arguments)
-        to_grad = _to_grad(ctx, input, weight, of_dx, of_dw, of_db) if check_grad else None
+        to_grad = _to_grad(ctx, input, weight, of_dx, of_dw, of_db) if want_grad else None
         to_input = to_weight = None
-        if of_dw is not None and check_input:
+        if of_dw is not None and want_input:
             to_input, _, _ = Gradients.apply(grad, input, of_dw, product, ctx.arguments, None, (True, False, False))
-        if of_dx is not None and check_weight:
+        if of_dx is not None and want_weight:
             _, to_weight, _ = Gradients.apply(grad, of_dx, weight, product, ctx.arguments, None, (False, True, False))
         return to_grad, to_input, to_weight, None, None, None, None
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import _native
+from ._dtypes import DTYPE_NAMES, DTYPES
 
 Shape = Sequence[int]
 
@@ -21,17 +22,15 @@ def lanes(dtype: torch.dtype) -> int:
     """Images side by side in a blocked activation of this dtype, for the instruction set in use.
 
     Args:
-        dtype: `torch.float32` or `torch.float64`.
+        dtype: one of `regrow.ops.DTYPES`.
 
     Example:
         >>> regrow.ops.lanes(torch.float32)
         8
     """
-    if dtype not in (torch.float32, torch.float64):
-        raise TypeError(
-            f"regrow: blocked activations are float32 or float64, got {dtype}; convert it first, e.g. .float()"
-        )
-    return _native.lanes(dtype == torch.float64)
+    if dtype not in DTYPES:
+        raise TypeError(f"regrow: blocked activations are {DTYPE_NAMES}, got {dtype}; convert it first, e.g. .float()")
+    return _native.lanes(dtype)
 
 
 def _margin(shape: Shape) -> int:

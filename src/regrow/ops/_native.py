@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ._allocator import pages_kept
+from ._dtypes import DTYPES, name_of
 
 LIBRARY = Path(os.environ.get("REGROW_LIBRARY") or Path(__file__).with_name("libregrow.so"))
 NOTE = LIBRARY.with_suffix(".absent")  # left by setup.py where it built no library: why, and the remedy
@@ -101,12 +102,10 @@ def isa() -> str:
     return _isa
 
 
-def lanes(float64: bool) -> int:
+def lanes(dtype: torch.dtype) -> int:
     """Images side by side in a blocked activation, for the instruction set in use. Raises as `isa`."""
     isa()
-    if _library is None:
-        return 4 if float64 else 8
-    return _library.regrow_lanes_f64() if float64 else _library.regrow_lanes_f32()
+    return _lanes[dtype]
 
 
 def info() -> dict[str, Any]:
@@ -138,10 +137,12 @@ def info() -> dict[str, Any]:
 
 _library: ctypes.CDLL | None = None
 _isa, _reason, _remedy = "reference", "", ""
+_lanes = {dtype: 32 // dtype.itemsize for dtype in DTYPES}  # of the reference, which has no vectors
 try:
     _library = _open()
     _isa = "none"
     _isa = _choose_isa(_library)
+    _lanes = {dtype: _library.regrow_lanes(name_of(dtype).encode()) for dtype in DTYPES}
 except _Unavailable as _error:
     _reason, _remedy = str(_error), _error.remedy
 

@@ -18,17 +18,17 @@ from ._layout import Shape, blocked_size, conv_output_shape
 library = torch.library.Library("regrow", "DEF")
 
 _CONV = "int[] shape, int lanes, int[] weight_shape, int[] stride, int[] padding, int[] dilation"
-_WANT = "bool check_input, bool check_weight, bool check_bias"
+_WANT = "bool want_input, bool want_weight, bool want_bias"
 _LAYER = "Tensor weight, Tensor? bias, Tensor indices, Tensor plan"
 _BACK = "Tensor grad_output, Tensor input, Tensor weight, Tensor indices, Tensor plan"
 _TRIPLE = "(Tensor, Tensor, Tensor)"
 _SHAPE = "int[] shape, int lanes"
 _MADE_OF = "Tensor grad_output, Tensor input"
-_LINE = "Tensor? scale, Tensor? center, Tensor? shift"
+_AFFINE = "Tensor? scale, Tensor? center, Tensor? shift"
 _POOL = f"Tensor windows, int[] out_size, {_SHAPE}"
 SCHEMAS = {
     "make_plan": "(Tensor indices, int[] weight_shape, int[] stride, int[] padding, int[] dilation, "
-    "int[] image, bool float64) -> Tensor",
+    "int[] image, ScalarType dtype) -> Tensor",
     "plan_bytes": "(Tensor plan) -> int",
     "to_blocked": "(Tensor input, int lanes) -> Tensor",
     "from_blocked": "(Tensor blocked, SymInt[] shape, int lanes) -> Tensor",
@@ -36,17 +36,17 @@ SCHEMAS = {
     "sparse_linear_backward": f"({_BACK}, {_WANT}) -> {_TRIPLE}",
     "sparse_conv2d": f"(Tensor input, {_LAYER}, {_CONV}) -> Tensor",
     "sparse_conv2d_backward": f"({_BACK}, {_CONV}, {_WANT}) -> {_TRIPLE}",
-    "blocked_affine": f"(Tensor input, {_LINE}, Tensor? residual, bool relu, {_SHAPE}) -> Tensor",
-    "blocked_relu_backward": f"({_MADE_OF}, {_LINE}, {_SHAPE}) -> Tensor",
-    "blocked_dropout": f"(Tensor input, {_LINE}, bool relu, int seed, float p, float factor, {_SHAPE}) -> Tensor",
-    "blocked_max_pool": f"(Tensor input, {_LINE}, bool relu, {_POOL}) -> Tensor",
-    "blocked_max_pool_backward": f"({_MADE_OF}, {_LINE}, bool relu, bool gated, {_POOL}) -> Tensor",
+    "blocked_affine": f"(Tensor input, {_AFFINE}, Tensor? residual, bool relu, {_SHAPE}) -> Tensor",
+    "blocked_relu_backward": f"({_MADE_OF}, {_AFFINE}, {_SHAPE}) -> Tensor",
+    "blocked_dropout": f"(Tensor input, {_AFFINE}, bool relu, int seed, float p, float factor, {_SHAPE}) -> Tensor",
+    "blocked_max_pool": f"(Tensor input, {_AFFINE}, bool relu, {_POOL}) -> Tensor",
+    "blocked_max_pool_backward": f"({_MADE_OF}, {_AFFINE}, bool relu, bool gated, {_POOL}) -> Tensor",
     "blocked_avg_pool": f"(Tensor input, {_POOL}) -> Tensor",
     "blocked_avg_pool_backward": f"(Tensor grad_output, {_POOL}) -> Tensor",
     "blocked_norm": "(Tensor input, Tensor? weight, Tensor? bias, Tensor(a!)? running_mean, Tensor(b!)? running_var, "
     f"bool training, float momentum, float eps, {_SHAPE}) -> (Tensor, Tensor, Tensor, Tensor)",
     "blocked_norm_backward": f"({_MADE_OF}, Tensor? weight, Tensor mean, Tensor invstd, bool training, "
-    f"{_LINE}, bool relu, Tensor? windows, int[] out_size, {_SHAPE}, bool check_input) -> {_TRIPLE}",
+    f"{_AFFINE}, bool relu, Tensor? windows, int[] out_size, {_SHAPE}, bool want_input) -> {_TRIPLE}",
 }
 
 
@@ -66,11 +66,11 @@ def _fake_linear(input: Tensor, weight: Tensor, bias, indices, plan, out_feature
     return input.new_empty(input.shape[0], out_features)
 
 
-def _fake_gradients(x_shape, input, weight, channels, check_input, check_weight, check_bias):
+def _fake_gradients(x_shape, input, weight, channels, want_input, want_weight, want_bias):
     return (
-        input.new_empty(x_shape if check_input else 0),
-        weight.new_empty(weight.shape if check_weight else 0),
-        weight.new_empty(channels if check_bias else 0),
+        input.new_empty(x_shape if want_input else 0),
+        weight.new_empty(weight.shape if want_weight else 0),
+        weight.new_empty(channels if want_bias else 0),
     )
 
 
@@ -111,8 +111,8 @@ def _fake_norm(input: Tensor, *arguments):
 
 
 def _fake_norm_backward(grad_output: Tensor, input: Tensor, *arguments):
-    shape, _, check_input = arguments[-3:]
-    dx = input.new_empty(input.numel() if check_input else 0)
+    shape, _, want_input = arguments[-3:]
+    dx = input.new_empty(input.numel() if want_input else 0)
     return dx, input.new_empty(shape[1]), input.new_empty(shape[1])
 
 
@@ -137,7 +137,7 @@ FAKES: dict[str, Callable] = {
 
 for _name, _schema in SCHEMAS.items():
     library.define(_name + _schema)
-    _room = reference if hasattr(reference, _name) else reference_activations
-    library.impl(_name, getattr(_room, _name), "CompositeExplicitAutograd")
+    _module = reference if hasattr(reference, _name) else reference_activations
+    library.impl(_name, getattr(_module, _name), "CompositeExplicitAutograd")
 for _name, _fake in FAKES.items():
     torch.library.register_fake(f"regrow::{_name}", _fake, lib=library)

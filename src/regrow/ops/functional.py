@@ -21,7 +21,7 @@ def linear_plan(indices: Tensor, out_features: int, in_features: int, dtype: tor
 
     Args:
         indices: (active,) int32 or int64, ascending, unique, flat positions in (out_features, in_features).
-        dtype: float32 or float64, that of the values to come.
+        dtype: that of the values to come, one of `regrow.ops.DTYPES`.
 
     Returns:
         An opaque int64 tensor of one element that owns the plan. Valid in this process only; make a new one
@@ -51,13 +51,13 @@ def conv2d_plan(
         padding: (h, w).
         dilation: (h, w).
         image: (H, W) of the input.
-        dtype: float32 or float64.
+        dtype: that of the values to come, one of `regrow.ops.DTYPES`.
 
     Returns, raises: as `linear_plan`.
     """
     lanes(dtype)  # raises for what has no kernels
     lists = [list(sizes) for sizes in (weight_shape, stride, padding, dilation, image)]
-    return _ops.make_plan.default(indices, *lists, dtype == torch.float64)
+    return _ops.make_plan.default(indices, *lists, dtype)
 
 
 def plan_bytes(plan: Tensor) -> int:

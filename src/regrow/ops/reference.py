@@ -20,7 +20,7 @@ def make_plan(
     padding: Shape,
     dilation: Shape,
     image: Shape,
-    float64: bool,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Check the indices. The plan itself is a placeholder: the reference reads the indices each time."""
     check_indices(indices, weight_shape)
@@ -99,18 +99,18 @@ def sparse_linear_backward(
     weight: Tensor,
     indices: Tensor,
     plan: Tensor,
-    check_input: bool,
-    check_weight: bool,
-    check_bias: bool,
+    want_input: bool,
+    want_weight: bool,
+    want_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of input, weight (at the active positions) and bias; empty where not wanted."""
     shape = (grad_output.shape[1], input.shape[1])
     none = input.new_empty(0)
     with torch.autocast(input.device.type, enabled=False):
         return (
-            grad_output @ scatter_dense(weight, indices, shape) if check_input else none,
-            gather_active(grad_output.t() @ input, indices) if check_weight else none.clone(),
-            grad_output.sum(0) if check_bias else none.clone(),
+            grad_output @ scatter_dense(weight, indices, shape) if want_input else none,
+            gather_active(grad_output.t() @ input, indices) if want_weight else none.clone(),
+            grad_output.sum(0) if want_bias else none.clone(),
         )
 
 
@@ -146,15 +146,15 @@ def sparse_conv2d_backward(
     stride: Shape,
     padding: Shape,
     dilation: Shape,
-    check_input: bool,
-    check_weight: bool,
-    check_bias: bool,
+    want_input: bool,
+    want_weight: bool,
+    want_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of input (blocked), weight (at the active positions) and bias; empty where not wanted."""
     out_shape = conv_output_shape(shape, weight_shape, stride, padding, dilation)
     grad, x = from_blocked(grad_output, out_shape, lanes), from_blocked(input, shape, lanes)
     dense = scatter_dense(weight, indices, weight_shape)
-    dx, dw, db = conv2d_backward(grad, x, dense, stride, padding, dilation, (check_input, check_weight, check_bias))
+    dx, dw, db = conv2d_backward(grad, x, dense, stride, padding, dilation, (want_input, want_weight, want_bias))
     none = input.new_empty(0)
     return (
         none if dx is None else to_blocked(dx, lanes),

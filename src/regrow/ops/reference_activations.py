@@ -1,7 +1,7 @@
 """The operators between convolutions in plain torch; see `reference.py`.
 
-`scale`, `center` and `shift` are (C,) or None (1, 0, 0): a line for each channel of `input`, scale * (input - center)
-+ shift. `windows` is the table of `_windows.py`.
+`scale`, `center` and `shift` are (C,) or None (1, 0, 0): the affine map of each channel of `input`,
+scale * (input - center) + shift. `windows` is the table of `_windows.py`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def blocked_affine(
     shape: Shape,
     lanes: int,
 ) -> Tensor:
-    """The line plus residual, and its relu."""
+    """The affine map plus residual, and its relu."""
     y = _line(from_blocked(input, shape, lanes), scale, center, shift)
     y = y if residual is None else y + from_blocked(residual, shape, lanes)
     return to_blocked(torch.relu(y) if relu else y, lanes)
@@ -48,7 +48,7 @@ def blocked_relu_backward(
     shape: Shape,
     lanes: int,
 ) -> Tensor:
-    """The gradient where the line is above 0."""
+    """The gradient where the affine map is above 0."""
     grad, y = from_blocked(grad_output, shape, lanes), _line(from_blocked(input, shape, lanes), scale, center, shift)
     return to_blocked(torch.where(y <= 0, 0, grad), lanes)
 
@@ -72,7 +72,7 @@ def blocked_dropout(
     shape: Shape,
     lanes: int,
 ) -> Tensor:
-    """The line (and its relu) times `factor`, zeroed with probability p; noise by seed and position."""
+    """The affine map (and its relu) times `factor`, zeroed with probability p; noise by seed and position."""
     y = _line(from_blocked(input, shape, lanes), scale, center, shift)
     place = torch.arange(y.numel()).view(y.shape) & 0xFFFFFFFF
     low, high = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
@@ -100,7 +100,7 @@ def blocked_max_pool(
     shape: Shape,
     lanes: int,
 ) -> Tensor:
-    """The largest value of the line (and its relu) in each window."""
+    """The largest value of the affine map (and its relu) in each window."""
     x = _line(from_blocked(input, shape, lanes), scale, center, shift)
     y = x.new_empty(*shape[:2], *out_size)
     for i, j, rows, columns, _ in _pixels(windows, out_size):
@@ -165,7 +165,7 @@ def blocked_norm(
     shape: Shape,
     lanes: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A BatchNorm as lines: scale, shift, mean (their center), 1 / deviation. Running moments follow in training."""
+    """A BatchNorm as affine maps: scale, shift, mean (their center), 1 / deviation. Training moves the moments."""
     if training:
         variance, mean = torch.var_mean(from_blocked(input, shape, lanes).double(), (0, 2, 3), correction=0)
         count = shape[0] * shape[2] * shape[3]
@@ -198,9 +198,9 @@ def blocked_norm_backward(
     out_size: Shape,
     shape: Shape,
     lanes: int,
-    check_input: bool,
+    want_input: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of input, weight and bias; `grad_output` comes back through a relu of the line and a max pool."""
+    """Gradients of input, weight and bias; `grad_output` comes back through a relu of the affine map and a max pool."""
     if windows is not None:
         pool = (scale, center, shift, relu, relu, windows, out_size, shape, lanes)
         grad_output = blocked_max_pool_backward(grad_output, input, *pool)
@@ -209,7 +209,7 @@ def blocked_norm_backward(
     grad = from_blocked(grad_output, shape, lanes)
     normal = (from_blocked(input, shape, lanes) - _per_channel(mean)) * _per_channel(invstd)
     dbias, dweight = grad.sum((0, 2, 3)), (grad * normal).sum((0, 2, 3))
-    if not check_input:
+    if not want_input:
         return input.new_empty(0), dweight, dbias
     count = shape[0] * shape[2] * shape[3]
     if training:

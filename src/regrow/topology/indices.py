@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-DTYPES = (torch.float32, torch.float64)
-"""Those that compressed layers have kernels for."""
+from regrow.ops._dtypes import DTYPE_NAMES, DTYPES
 
 LIMIT = 2**31 - 1
 """Positions that int32 can tell apart, and up to which a weight is ever made dense."""
@@ -70,7 +69,7 @@ def check_mask(layer: str, mask: Tensor, shape: torch.Size) -> None:
 def check_real(layer: str, dtype: torch.dtype, device: torch.device) -> None:
     """Raise unless a layer of this dtype and device can be compressed."""
     if dtype not in DTYPES:
-        raise TypeError(f"{layer}: weight is {dtype}; compressed layers are float32 or float64. Call .float() first")
+        raise TypeError(f"{layer}: weight is {dtype}; compressed layers are {DTYPE_NAMES}. Call .float() first")
     if device.type != "cpu":
         raise ValueError(f"{layer}: weight is on {device}; compressed layers are on the CPU. Use masked storage there")
 

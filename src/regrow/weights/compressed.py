@@ -18,7 +18,7 @@ from regrow.nn import SparseConv2d, SparseLayer, SparseLinear
 from regrow.nn._state import ENTRIES
 from regrow.nn.blocked import blocked_inputs, ordinary_outputs
 from regrow.nn.conv2d import resolve_padding
-from regrow.topology.indices import DTYPES
+from regrow.ops import DTYPES
 
 from .base import SparseWeight, among, hook_gradients, per_element_state
 from .extras import hand_over, irreplaceable

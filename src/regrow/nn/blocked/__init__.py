@@ -9,7 +9,7 @@ converts once at each end:
 
 Autograd, hooks and checkpoints are torch's own: the class is a wrapper subclass, and operators are
 intercepted below autograd (`__torch_dispatch__`), where a value may also be left uncomputed until somebody
-needs it (`cell.py`). Functions that may return a view convert above autograd, so that no view of blocked data
+needs it (`deferred.py`). Functions that may return a view convert above autograd, so that no view of blocked data
 is ever claimed.
 """
 

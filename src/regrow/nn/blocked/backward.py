@@ -9,7 +9,7 @@ from regrow.ops._layout import blocked_size, channel_blocks
 
 from .deferred import ChannelAffine, Spread, Upstream
 from .forward import avg_windows, same_kind, sliding
-from .tensor import HANDLERS, blocked, blocked_cell, blocked_data, like
+from .tensor import HANDLERS, blocked, blocked_data, blocked_deferred, like
 
 _ops = torch.ops.regrow
 _aten = torch.ops.aten
@@ -18,18 +18,18 @@ _aten = torch.ops.aten
 def _threshold_backward(grad, self, threshold):
     if threshold != 0 or not same_kind(grad, self):
         return NotImplemented
-    cell, back = blocked_cell(self, "threshold_backward"), blocked_cell(grad, "threshold_backward")
+    deferred, back = blocked_deferred(self, "threshold_backward"), blocked_deferred(grad, "threshold_backward")
     upstream = back.pending
-    if isinstance(upstream, Upstream) and upstream.pooled is cell and not upstream.gated:
-        return like(self, upstream._replace(lines=upstream.lines._replace(relu=True), gated=True))
-    return like(self, Upstream(back.data(), cell.lines(), gated=True))
+    if isinstance(upstream, Upstream) and upstream.pooled is deferred and not upstream.gated:
+        return like(self, upstream._replace(affine=upstream.affine._replace(relu=True), gated=True))
+    return like(self, Upstream(back.data(), deferred.affine(), gated=True))
 
 
 def _max_pool_backward(grad, self, windows):
     if windows is None:
         return NotImplemented
-    cell = blocked_cell(self, "max_pool2d backward")
-    upstream = Upstream(blocked_data(grad, "max_pool2d backward"), cell.lines(), False, windows, cell)
+    deferred = blocked_deferred(self, "max_pool2d backward")
+    upstream = Upstream(blocked_data(grad, "max_pool2d backward"), deferred.affine(), False, windows, deferred)
     return like(self, upstream)
 
 
@@ -61,14 +61,14 @@ def _expand(self, size, *, implicit=False):
     windows = _windows.adaptive(tuple(size[2:]), (1, 1))
     if windows is None:
         return NotImplemented
-    return blocked(size, Spread(self.cell.data(), windows, float(size[2] * size[3])), self.dtype)
+    return blocked(size, Spread(self.deferred.data(), windows, float(size[2] * size[3])), self.dtype)
 
 
 def _div_scalar(self, other):
-    pending = self.cell.pending
+    pending = self.deferred.pending
     if isinstance(pending, Spread):
         return like(self, pending._replace(factor=pending.factor / other))
-    return like(self, self.cell.data() / other)
+    return like(self, self.deferred.data() / other)
 
 
 def _slice(self, dim=0, start=None, end=None, step=1):
@@ -77,8 +77,8 @@ def _slice(self, dim=0, start=None, end=None, step=1):
         return NotImplemented
     start, end, _ = slice(start, end).indices(self.shape[1])
     shape, width = [self.shape[0], end - start, *self.shape[2:]], lanes(self.dtype)
-    result = self.cell.data().new_zeros(blocked_size(shape, width))
-    source = channel_blocks(self.cell.data(), self.cell.shape, width)
+    result = self.deferred.data().new_zeros(blocked_size(shape, width))
+    source = channel_blocks(self.deferred.data(), self.deferred.shape, width)
     plane = source.shape[1] // self.shape[1]
     channel_blocks(result, shape, width).copy_(source[:, start * plane : end * plane])
     return blocked(shape, result, self.dtype)
@@ -89,17 +89,17 @@ def _native_batch_norm_backward(
 ):
     if not same_kind(grad, input) or (weight is not None and weight.dtype != input.dtype):
         return NotImplemented
-    x, back = blocked_data(input, "batch_norm backward"), blocked_cell(grad, "batch_norm backward")
+    x, back = blocked_data(input, "batch_norm backward"), blocked_deferred(grad, "batch_norm backward")
     mean, invstd = (save_mean, save_invstd) if training else (running_mean, torch.rsqrt(running_var + eps))
     upstream = back.pending
-    if isinstance(upstream, Upstream) and upstream.lines.x is x and upstream.gated == upstream.lines.relu:
-        lines, windows = upstream.lines, upstream.windows
+    if isinstance(upstream, Upstream) and upstream.affine.x is x and upstream.gated == upstream.affine.relu:
+        affine, windows = upstream.affine, upstream.windows
         dy = upstream.grad
     else:
-        lines, windows, dy = ChannelAffine(x), None, back.data()
+        affine, windows, dy = ChannelAffine(x), None, back.data()
     table, out = windows or (None, ())
     dx, dweight, dbias = _ops.blocked_norm_backward.default(
-        *(dy, x, weight, mean, invstd, training, *lines.line, lines.relu, table, out),
+        *(dy, x, weight, mean, invstd, training, *affine.terms, affine.relu, table, out),
         *(list(input.shape), lanes(input.dtype), wanted[0]),
     )
     return (

@@ -22,7 +22,9 @@ class SparseConv2dBlocked(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, input, weight, bias, arguments, out_shape, observer):
-        data = input.cell.data().detach()  # one of its own to keep, since the cell's may be kept by others
+        data = (
+            input.deferred.data().detach()
+        )  # one of its own to keep, since that of the deferred value may be kept by others
         ctx.save_for_backward(data, weight)
         ctx.arguments, ctx.observer = arguments, observer
         ctx.set_materialize_grads(False)
@@ -60,7 +62,7 @@ class _Data(torch.autograd.Function):
     @staticmethod
     def forward(ctx, tensor: BlockedTensor) -> Tensor:
         ctx.shape = list(tensor.shape)
-        return tensor.cell.data().detach()
+        return tensor.deferred.data().detach()
 
     @staticmethod
     def backward(ctx, grad):

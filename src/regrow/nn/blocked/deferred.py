@@ -1,7 +1,7 @@
 """What a BlockedTensor holds: blocked data, or how to compute them.
 
-A BatchNorm is a line for each channel, and so is the relu behind it; nothing is computed until a convolution
-wants the data, or a max pool reads through the line. Gradients go back the same way. So BatchNorm, relu and
+A BatchNorm is an affine map of each channel, and so is the relu behind it; nothing is computed until a convolution
+wants the data, or a max pool reads through the map. Gradients go back the same way. So BatchNorm, relu and
 pool read the convolution's output once and write once, forward and backward.
 """
 
@@ -34,10 +34,10 @@ class ChannelAffine(NamedTuple):
         plain = self.scale is None and self.residual is None and not self.relu
         if plain:
             return self.x
-        return _ops.blocked_affine.default(self.x, *self.line, self.residual, self.relu, shape, lanes(self.x.dtype))
+        return _ops.blocked_affine.default(self.x, *self.terms, self.residual, self.relu, shape, lanes(self.x.dtype))
 
     @property
-    def line(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def terms(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Scale, center and shift, as operators take them."""
         return self.scale, self.center, self.shift
 
@@ -47,24 +47,24 @@ class Upstream(NamedTuple):
 
     Attributes:
         grad: blocked gradient behind relu and pool.
-        lines: the value that the relu or the pool saw; without residual.
-        gated: whether the relu of `lines` is on the way.
+        affine: the value that the relu or the pool saw; without residual.
+        gated: whether the relu of `affine` is on the way.
         windows: those of the pool, or None.
-        pooled: the cell that the pool read.
+        pooled: the deferred value that the pool read.
     """
 
     grad: Tensor
-    lines: ChannelAffine
+    affine: ChannelAffine
     gated: bool
     windows: Windows | None = None
     pooled: DeferredValue | None = None
 
     def compute(self, shape: Shape) -> Tensor:
-        lines, width = self.lines, lanes(self.grad.dtype)
+        affine, width = self.affine, lanes(self.grad.dtype)
         if self.windows is None:
-            return _ops.blocked_relu_backward.default(self.grad, lines.x, *lines.line, shape, width)
+            return _ops.blocked_relu_backward.default(self.grad, affine.x, *affine.terms, shape, width)
         table, out = self.windows
-        value = (lines.x, *lines.line, lines.relu)
+        value = (affine.x, *affine.terms, affine.relu)
         return _ops.blocked_max_pool_backward.default(self.grad, *value, self.gated, table, out, shape, width)
 
 
@@ -89,10 +89,10 @@ class Noise(NamedTuple):
     factor: float
     dtype: torch.dtype
 
-    def drop(self, lines: ChannelAffine, shape: Shape) -> Tensor:
+    def drop(self, affine: ChannelAffine, shape: Shape) -> Tensor:
         """The value times the noise, as blocked data; without residual."""
         return _ops.blocked_dropout.default(
-            *(lines.x, *lines.line, lines.relu, self.seed, self.p, self.factor, shape, lanes(self.dtype))
+            *(affine.x, *affine.terms, affine.relu, self.seed, self.p, self.factor, shape, lanes(self.dtype))
         )
 
     def compute(self, shape: Shape) -> Tensor:
@@ -115,7 +115,7 @@ Pending = ChannelAffine | Upstream | Spread | Noise | Zeros
 class DeferredValue:
     """The content of a BlockedTensor, shared by its aliases.
 
-    Blocked data are never written to once they are in a cell: an in-place operator puts something else in. So
+    Blocked data are never written to once they are in a deferred value: an in-place operator puts something else in. So
     whoever took data out keeps what it saw.
     """
 
@@ -127,14 +127,14 @@ class DeferredValue:
         self.put(content)
 
     def put(self, content: Tensor | Pending) -> None:
-        """Replace what is in the cell."""
+        """Replace what it holds."""
         self._refuse_views()
         self._origin: tuple[weakref.ref[Tensor], ChannelAffine] | None = None
         self._data = content if isinstance(content, Tensor) else None
         self.pending = None if isinstance(content, Tensor) else content
 
     def take(self, other: DeferredValue) -> None:
-        """Put in what the other cell holds."""
+        """Put in what the other one holds."""
         self._refuse_views()
         self._data, self._origin, self.pending = other._data, other._origin, other.pending
 
@@ -173,13 +173,13 @@ class DeferredValue:
             assert self.pending is not None
             self._data = self.pending.compute(self.shape)
             if isinstance(self.pending, ChannelAffine) and self.pending.residual is None:
-                # Backward may read x again; but it is not for this cell to keep it in memory.
+                # Backward may read x again; but it is not for this object to keep it in memory.
                 self._origin = weakref.ref(self.pending.x), self.pending._replace(x=self._data)
             self.pending = None
         return self._data
 
-    def lines(self) -> ChannelAffine:
-        """The value as lines without residual of what a BatchNorm read, if that still exists; else of the data."""
+    def affine(self) -> ChannelAffine:
+        """The value as an affine map, without residual, of what a BatchNorm read, or of the data if that is gone."""
         if isinstance(self.pending, ChannelAffine) and self.pending.residual is None:
             return self.pending
         data = self.data()
@@ -187,13 +187,13 @@ class DeferredValue:
         return ChannelAffine(data) if x is None else self._origin[1]._replace(x=x)  # type: ignore[index]
 
     def summand(self) -> ChannelAffine:
-        """The value as lines to which a residual can be added."""
+        """The value as an affine map to which a residual can be added."""
         pending = self.pending
         free = isinstance(pending, ChannelAffine) and pending.residual is None and not pending.relu
         return pending if free else ChannelAffine(self.data())  # type: ignore[return-value]
 
     def rectified(self) -> ChannelAffine:
-        """The relu of the value, as lines."""
+        """The relu of the value, as an affine map."""
         return (self.pending if isinstance(self.pending, ChannelAffine) else ChannelAffine(self.data()))._replace(
             relu=True
         )

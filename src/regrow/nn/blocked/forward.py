@@ -14,7 +14,7 @@ from regrow.ops._windows import Windows
 
 from .deferred import ChannelAffine, DeferredValue, Noise, Zeros
 from .maxima import MaximaIndices
-from .tensor import HANDLERS, BlockedTensor, blocked, blocked_cell, blocked_data, like
+from .tensor import HANDLERS, BlockedTensor, blocked, blocked_data, blocked_deferred, like
 
 _ops = torch.ops.regrow
 _aten = torch.ops.aten
@@ -28,7 +28,7 @@ def same_kind(a: Any, b: Any) -> bool:
 
 def _put(target: BlockedTensor, content) -> BlockedTensor:
     """What an in-place operator does."""
-    target.cell.put(content)
+    target.deferred.put(content)
     return target
 
 
@@ -39,20 +39,20 @@ def _native_batch_norm(input, weight, bias, running_mean, running_var, training,
     others = (weight, bias, running_mean, running_var)
     if not isinstance(input, BlockedTensor) or any(t is not None and t.dtype != input.dtype for t in others):
         return NotImplemented
-    x = input.cell.data()
+    x = input.deferred.data()
     scale, shift, mean, invstd = _ops.blocked_norm.default(
-        x, *others, training, momentum, eps, input.cell.shape, lanes(x.dtype)
+        x, *others, training, momentum, eps, input.deferred.shape, lanes(x.dtype)
     )
-    lines = ChannelAffine(x, scale, mean, shift)
-    return like(input, lines), *((mean, invstd) if training else (x.new_empty(0), x.new_empty(0)))
+    affine = ChannelAffine(x, scale, mean, shift)
+    return like(input, affine), *((mean, invstd) if training else (x.new_empty(0), x.new_empty(0)))
 
 
 def _relu(self):
-    return like(self, self.cell.rectified())
+    return like(self, self.deferred.rectified())
 
 
 def _relu_(self):
-    return _put(self, self.cell.rectified())
+    return _put(self, self.deferred.rectified())
 
 
 def _keeps_zero(op: Callable) -> Callable:
@@ -61,7 +61,7 @@ def _keeps_zero(op: Callable) -> Callable:
     def run(self, *args, **kwargs):
         if not isinstance(self, BlockedTensor) or any(isinstance(a, Tensor) for a in (*args, *kwargs.values())):
             return NotImplemented
-        return like(self, op(self.cell.data(), *args, **kwargs))
+        return like(self, op(self.deferred.data(), *args, **kwargs))
 
     return run
 
@@ -73,7 +73,7 @@ def _in_place(handler: Callable) -> Callable:
         result = handler(self, *args, **kwargs) if isinstance(self, BlockedTensor) else NotImplemented
         if result is NotImplemented or not same_kind(self, result):
             return NotImplemented
-        self.cell.take(result.cell)
+        self.deferred.take(result.deferred)
         return self
 
     return run
@@ -85,7 +85,7 @@ def _in_place(handler: Callable) -> Callable:
 def _add(self, other, *, alpha=1):
     if not same_kind(self, other):
         return NotImplemented
-    a, b = blocked_cell(self, "add"), blocked_cell(other, "add")
+    a, b = blocked_deferred(self, "add"), blocked_deferred(other, "add")
     if alpha != 1:
         return like(self, torch.add(a.data(), b.data(), alpha=alpha))
     if not isinstance(a.pending, ChannelAffine):
@@ -101,25 +101,25 @@ def _sub(self, other, *, alpha=1):
 
 def _mul(self, other):
     if same_kind(self, other):
-        a, b = blocked_cell(self, "mul"), blocked_cell(other, "mul")
+        a, b = blocked_deferred(self, "mul"), blocked_deferred(other, "mul")
         if isinstance(b.pending, Noise):
-            return like(self, b.pending.drop(a.lines(), a.shape))
+            return like(self, b.pending.drop(a.affine(), a.shape))
         return like(self, a.data() * b.data())
     if not isinstance(self, BlockedTensor):
         self, other = other, self
     if isinstance(other, Tensor):
         return _mul_channels(self, other)
-    return like(self, self.cell.data() * other)
+    return like(self, self.deferred.data() * other)
 
 
 def _mul_channels(self, other):
     """One factor for each image and channel: (N, C, 1, 1)."""
     if other.dtype != self.dtype or other.shape != (*self.shape[:2], 1, 1):
         return NotImplemented
-    shape, width = self.cell.shape, lanes(self.dtype)
+    shape, width = self.deferred.shape, lanes(self.dtype)
     factor = grid(blocked_data(other, "mul"), list(other.shape), width)
-    result = torch.zeros_like(self.cell.data())
-    torch.mul(grid(self.cell.data(), shape, width), factor, out=grid(result, shape, width))
+    result = torch.zeros_like(self.deferred.data())
+    torch.mul(grid(self.deferred.data(), shape, width), factor, out=grid(result, shape, width))
     return like(self, result)
 
 
@@ -140,16 +140,16 @@ def sliding(self, kernel, stride, padding, *options) -> Windows | None:
 
 def _pooled(self, windows: Windows, pool: Callable, *arguments) -> BlockedTensor:
     table, out = windows
-    data = pool(*arguments, table, out, self.cell.shape, lanes(self.dtype))
+    data = pool(*arguments, table, out, self.deferred.shape, lanes(self.dtype))
     return blocked((*self.shape[:2], *out), data, self.dtype)
 
 
 def _max_pooled(self, windows: Windows | None, pool: Callable, *arguments):
     if windows is None:
         return NotImplemented
-    lines = self.cell.lines()
-    y = _pooled(self, windows, _ops.blocked_max_pool.default, lines.x, *lines.line, lines.relu)
-    return y, MaximaIndices(y.shape, pool, lines, self.cell.shape, arguments)
+    affine = self.deferred.affine()
+    y = _pooled(self, windows, _ops.blocked_max_pool.default, affine.x, *affine.terms, affine.relu)
+    return y, MaximaIndices(y.shape, pool, affine, self.deferred.shape, arguments)
 
 
 def _max_pool2d(self, kernel, stride=(), padding=(0, 0), dilation=(1, 1), ceil_mode=False):
@@ -170,7 +170,9 @@ def avg_windows(self, kernel, stride=(), padding=(0, 0), ceil_mode=False, count_
 
 def _averaged(self, windows: Windows | None):
     return (
-        NotImplemented if windows is None else _pooled(self, windows, _ops.blocked_avg_pool.default, self.cell.data())
+        NotImplemented
+        if windows is None
+        else _pooled(self, windows, _ops.blocked_avg_pool.default, self.deferred.data())
     )
 
 
@@ -222,24 +224,24 @@ def _keeps_layout(self, memory_format=None, pin_memory=None, **options) -> bool:
 
 
 def _alias(self):
-    return BlockedTensor(self.cell)
+    return BlockedTensor(self.deferred)
 
 
 def _view(self, size):
     """The same shape: autograd's own alias of what a function, or a module with backward hooks, passes through."""
-    return _alias(self) if list(size) == self.cell.shape else NotImplemented
+    return _alias(self) if list(size) == self.deferred.shape else NotImplemented
 
 
 def _clone(self, *, memory_format=None):
-    cell = DeferredValue(self.cell.shape, Zeros(self.dtype), self.dtype)
-    cell.take(self.cell)
-    return BlockedTensor(cell)
+    deferred = DeferredValue(self.deferred.shape, Zeros(self.dtype), self.dtype)
+    deferred.take(self.deferred)
+    return BlockedTensor(deferred)
 
 
 def _copy_(self, source, non_blocking=False):
     if not isinstance(self, BlockedTensor) or not same_kind(self, source):
         return NotImplemented
-    self.cell.take(blocked_cell(source, "copy_"))
+    self.deferred.take(blocked_deferred(source, "copy_"))
     return self
 
 
@@ -285,7 +287,7 @@ def _dropout(self, p, train):
 
 def _div_number_(self, other):
     """What dropout does to its noise."""
-    pending = self.cell.pending
+    pending = self.deferred.pending
     if isinstance(pending, Noise) and not isinstance(other, Tensor):
         return _put(self, pending._replace(factor=pending.factor / other))
     return _in_place(_numbers[_aten.div.Scalar])(self, other)

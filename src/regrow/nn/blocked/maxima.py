@@ -27,12 +27,12 @@ class MaximaIndices(torch.Tensor):
     def __new__(cls, size, *_) -> MaximaIndices:
         return torch.Tensor._make_wrapper_subclass(cls, torch.Size(size), dtype=torch.int64, device=_CPU)
 
-    def __init__(self, size, pool: Callable, lines: ChannelAffine, shape: Shape, arguments: tuple[Any, ...]):
-        self._pool, self._lines, self._shape, self._arguments = pool, lines, shape, arguments
+    def __init__(self, size, pool: Callable, affine: ChannelAffine, shape: Shape, arguments: tuple[Any, ...]):
+        self._pool, self._affine, self._shape, self._arguments = pool, affine, shape, arguments
 
     def found(self) -> Tensor:
         """The indices as an ordinary tensor."""
-        data = self._lines.compute(self._shape)
+        data = self._affine.compute(self._shape)
         pixels = _ops.from_blocked.default(data, self._shape, lanes(data.dtype))
         _, indices = self._pool(pixels, *self._arguments)
         return indices

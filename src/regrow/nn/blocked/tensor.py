@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from regrow.nn._plain import is_plain
-from regrow.ops import isa, lanes
+from regrow.ops import DTYPES, isa, lanes
 from regrow.ops._gradients import check_not_batched
 
 from .conversions import note, running
@@ -18,7 +18,6 @@ from .deferred import DeferredValue, Pending
 
 _ops = torch.ops.regrow
 _CPU = torch.device("cpu")
-_SERVED = (torch.float32, torch.float64)
 HANDLERS: dict[Any, Callable] = {}  # operator -> what runs it on blocked data; filled by forward.py and backward.py
 
 
@@ -26,21 +25,21 @@ class BlockedTensor(torch.Tensor):
     """A batch-blocked activation that passes for the ordinary one. Made by `to_blocked` and by SparseConv2d.
 
     Args:
-        cell: the data, or how to compute them.
+        deferred: the data, or how to compute them.
     """
 
     @staticmethod
-    def __new__(cls, cell: DeferredValue) -> BlockedTensor:
-        return torch.Tensor._make_wrapper_subclass(cls, torch.Size(cell.shape), dtype=cell.dtype, device=_CPU)
+    def __new__(cls, deferred: DeferredValue) -> BlockedTensor:
+        return torch.Tensor._make_wrapper_subclass(cls, torch.Size(deferred.shape), dtype=deferred.dtype, device=_CPU)
 
-    def __init__(self, cell: DeferredValue):
-        self._cell = cell
+    def __init__(self, deferred: DeferredValue):
+        self._deferred = deferred
 
     @property
-    def cell(self) -> DeferredValue:
+    def deferred(self) -> DeferredValue:
         """The content, which aliases share."""
-        self._cell.check()
-        return self._cell
+        self._deferred.check()
+        return self._deferred
 
     def dense(self, operation: str = "dense") -> Tensor:
         """The ordinary contiguous tensor. Differentiable. `operation`: what asks, for `regrow.summary`.
@@ -104,10 +103,10 @@ def to_blocked(input: Tensor, operation: str = "to_blocked", module: str | None 
     return _ToBlocked.apply(input, operation, running() if module is None else module)
 
 
-def blocked_cell(tensor: Tensor, operation: str, module: str | None = None) -> DeferredValue:
-    """The cell of any (N, C, H, W) tensor; an ordinary one is converted. Not differentiable."""
+def blocked_deferred(tensor: Tensor, operation: str, module: str | None = None) -> DeferredValue:
+    """The deferred value of any (N, C, H, W) tensor; an ordinary one is converted. Not differentiable."""
     if isinstance(tensor, BlockedTensor):
-        return tensor.cell
+        return tensor.deferred
     check_not_batched(tensor)
     note(True, operation, tensor.shape, module)
     return DeferredValue(list(tensor.shape), _ops.to_blocked.default(tensor, lanes(tensor.dtype)), tensor.dtype)
@@ -115,7 +114,7 @@ def blocked_cell(tensor: Tensor, operation: str, module: str | None = None) -> D
 
 def blocked_data(tensor: Tensor, operation: str) -> Tensor:
     """The blocked data of any (N, C, H, W) tensor; an ordinary one is converted. Not differentiable."""
-    return blocked_cell(tensor, operation).data()
+    return blocked_deferred(tensor, operation).data()
 
 
 def ordinary(tensor: Any, operation: str, module: str | None = None) -> Any:
@@ -123,7 +122,7 @@ def ordinary(tensor: Any, operation: str, module: str | None = None) -> Any:
     if not isinstance(tensor, BlockedTensor):
         return tensor
     note(False, operation, tensor.shape, module)
-    return _ops.from_blocked.default(tensor.cell.data(), list(tensor.shape), lanes(tensor.dtype))
+    return _ops.from_blocked.default(tensor.deferred.data(), list(tensor.shape), lanes(tensor.dtype))
 
 
 def ordinary_outputs(module: Any, args: Any, output: Any) -> Any:
@@ -140,7 +139,7 @@ def blocked_inputs(module: Any, args: Any) -> Any:
     if torch.compiler.is_compiling() or is_plain() or isa() == "reference":
         return None
     input: Any = args[0] if args else None
-    served = type(input) is Tensor and input.dim() == 4 and input.device == _CPU and input.dtype in _SERVED
+    served = type(input) is Tensor and input.dim() == 4 and input.device == _CPU and input.dtype in DTYPES
     return (to_blocked(input, "batch_norm"),) if served else None
 
 
@@ -148,7 +147,7 @@ class _ToBlocked(torch.autograd.Function):
     @staticmethod
     def forward(ctx, input, operation, module):
         ctx.place = f"{operation} backward", module
-        return BlockedTensor(blocked_cell(input, operation, module))
+        return BlockedTensor(blocked_deferred(input, operation, module))
 
     @staticmethod
     def backward(ctx, grad):
@@ -223,15 +222,15 @@ def _on_ordinary(func: Callable, name: str, args, kwargs) -> Any:
         if not isinstance(value, BlockedTensor):
             return value
         plain = _ordinary(value, name)
-        lent.append((value.cell, plain))
+        lent.append((value.deferred, plain))
         return plain
 
     result = func(*tree_map(lend, args), **tree_map(lend, kwargs))
     if not torch.is_inference_mode_enabled() and any(
         isinstance(r, Tensor) and r._is_view() for r in tree_leaves(result)
     ):
-        for cell, plain in lent:
-            cell.lend(plain)
+        for deferred, plain in lent:
+            deferred.lend(plain)
     return result
 
 
@@ -244,7 +243,7 @@ def _set_item(self, index, value):
     if not isinstance(self, BlockedTensor):
         return NotImplemented
     if isinstance(value, Tensor):
-        self._cell.take_back(value._base)  # x[i] += 1 writes into a view of a copy, then hands it in
+        self._deferred.take_back(value._base)  # x[i] += 1 writes into a view of a copy, then hands it in
     changed = _ordinary(self, "__setitem__").clone()
     changed[_dense(index, "__setitem__")] = _dense(value, "__setitem__")
     return self.copy_(changed)
@@ -304,4 +303,4 @@ def _write_back(given: BlockedTensor, plain: Tensor, name: str) -> None:
             f"{name} would turn a blocked activation {tuple(given.shape)} into {tuple(plain.shape)} in place; "
             "call .dense() on it first, which gives an ordinary tensor"
         )
-    given.cell.take(blocked_cell(plain, name))
+    given.deferred.take(blocked_deferred(plain, name))

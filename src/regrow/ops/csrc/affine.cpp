@@ -11,11 +11,11 @@ Tensor affine(const Tensor& x, const Channel& scale, const Channel& center, cons
               const std::optional<Tensor>& residual, bool relu, const Ints& shape, int64_t lanes) {
   const char* op = "blocked_affine";
   const Layout layout = blocked_layout<T>(op, shape, lanes);
-  want_blocked(op, "input", x, layout, scalar_type<T>);
-  if (residual) want_blocked(op, "residual", *residual, layout, scalar_type<T>);
-  const Lines<T> lines = lines_of<T>(op, scale, center, shift, relu, layout);
+  check_blocked(op, "input", x, layout, scalar_type<T>);
+  if (residual) check_blocked(op, "residual", *residual, layout, scalar_type<T>);
+  const ChannelAffine<T> affine = channel_affine<T>(op, scale, center, shift, relu, layout);
   Tensor y = empty({layout.size()}, scalar_type<T>);
-  kernels<T>().affine(x.const_data_ptr<T>(), layout, lines, residual ? residual->const_data_ptr<T>() : nullptr,
+  kernels<T>().affine(x.const_data_ptr<T>(), layout, affine, residual ? residual->const_data_ptr<T>() : nullptr,
                       y.mutable_data_ptr<T>(), threads_for(layout.size()));
   return y;
 }
@@ -25,11 +25,11 @@ Tensor relu_backward(const Tensor& dy, const Tensor& x, const Channel& scale, co
                      const Channel& shift, const Ints& shape, int64_t lanes) {
   const char* op = "blocked_relu_backward";
   const Layout layout = blocked_layout<T>(op, shape, lanes);
-  want_blocked(op, "grad_output", dy, layout, scalar_type<T>);
-  want_blocked(op, "input", x, layout, scalar_type<T>);
-  const Lines<T> lines = lines_of<T>(op, scale, center, shift, true, layout);
+  check_blocked(op, "grad_output", dy, layout, scalar_type<T>);
+  check_blocked(op, "input", x, layout, scalar_type<T>);
+  const ChannelAffine<T> affine = channel_affine<T>(op, scale, center, shift, true, layout);
   Tensor dx = empty({layout.size()}, scalar_type<T>);
-  kernels<T>().relu_backward(dy.const_data_ptr<T>(), x.const_data_ptr<T>(), layout, lines, dx.mutable_data_ptr<T>(),
+  kernels<T>().relu_backward(dy.const_data_ptr<T>(), x.const_data_ptr<T>(), layout, affine, dx.mutable_data_ptr<T>(),
                              threads_for(layout.size()));
   return dx;
 }

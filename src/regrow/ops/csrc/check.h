@@ -39,38 +39,38 @@ inline std::string shape_text(const Tensor& tensor) {
   return text.str();
 }
 
-inline void want_cpu(const char* op, const char* name, const Tensor& tensor) {
+inline void check_cpu(const char* op, const char* name, const Tensor& tensor) {
   if (!tensor.is_cpu()) fail(op, ": ", name, " is not on the CPU, where the native kernels run");
 }
 
-inline void want_dtype(const char* op, const char* name, const Tensor& tensor, ScalarType wanted) {
+inline void check_dtype(const char* op, const char* name, const Tensor& tensor, ScalarType wanted) {
   if (tensor.scalar_type() != wanted)
     fail(op, ": ", name, " is ", dtype_name(tensor.scalar_type()), ", wanted ", dtype_name(wanted));
 }
 
 // Real numbers of the layer's dtype, on the CPU.
-inline void want_real(const char* op, const char* name, const Tensor& tensor, ScalarType wanted) {
-  want_cpu(op, name, tensor);
-  want_dtype(op, name, tensor, wanted);
+inline void check_real(const char* op, const char* name, const Tensor& tensor, ScalarType wanted) {
+  check_cpu(op, name, tensor);
+  check_dtype(op, name, tensor, wanted);
 }
 
-inline void want_contiguous(const char* op, const char* name, const Tensor& tensor) {
+inline void check_contiguous(const char* op, const char* name, const Tensor& tensor) {
   if (!tensor.is_contiguous()) fail(op, ": ", name, " is not contiguous; call .contiguous() on it");
 }
 
-inline void want_dims(const char* op, const char* name, const Tensor& tensor, int64_t dims) {
+inline void check_dims(const char* op, const char* name, const Tensor& tensor, int64_t dims) {
   if (tensor.dim() != dims) fail(op, ": ", name, " has shape ", shape_text(tensor), ", wanted ", dims, " dimensions");
 }
 
-inline void want_length(const char* op, const char* name, const Tensor& tensor, int64_t wanted) {
+inline void check_length(const char* op, const char* name, const Tensor& tensor, int64_t wanted) {
   if (tensor.numel() != wanted)
     fail(op, ": ", name, " has shape ", shape_text(tensor), " and ", tensor.numel(), " elements, wanted ", wanted);
 }
 
 // The active values of the layer: shape (active, 1), as the plan was made for.
-inline void want_values(const char* op, const Tensor& weight, int64_t active, ScalarType type) {
-  want_real(op, "weight", weight, type);
-  want_contiguous(op, "weight", weight);
+inline void check_values(const char* op, const Tensor& weight, int64_t active, ScalarType type) {
+  check_real(op, "weight", weight, type);
+  check_contiguous(op, "weight", weight);
   if (weight.dim() != 2 || weight.size(0) != active || weight.size(1) != 1)
     fail(op, ": weight has shape ", shape_text(weight), ", but the plan was made for (", active,
          ", 1); make a new plan whenever the active set changes");

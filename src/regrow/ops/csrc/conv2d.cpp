@@ -1,5 +1,5 @@
 // regrow::sparse_conv2d and its backward: blocked activations in and out.
-#include "check.h"
+#include "dtype.h"
 #include "isa.h"
 #include "layout.h"
 #include "ops.h"
@@ -13,7 +13,7 @@ double work(const Plan& plan, int64_t batch) {
   return static_cast<double>(plan.active) * batch * plan.out_height * plan.out_width;
 }
 
-void want_geometry(const char* op, const Plan& plan, const Ints& shape) {
+void check_geometry(const char* op, const Plan& plan, const Ints& shape) {
   if (shape.size() != 4 || shape[1] != plan.shape.in_channels || shape[2] != plan.height || shape[3] != plan.width)
     fail(op, ": shape does not fit the plan, which was made for (N, ", plan.shape.in_channels, ", ", plan.height, ", ",
          plan.width, "); make a plan for each image size");
@@ -28,7 +28,7 @@ template <class T>
 Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Plan& plan,
                const Ints& shape, int64_t lanes) {
   const Layout in = blocked_layout<T>("sparse_conv2d", shape, lanes);
-  want_blocked("sparse_conv2d", "input", x, in, scalar_type<T>);
+  check_blocked("sparse_conv2d", "input", x, in, scalar_type<T>);
   Tensor y = empty({out_layout<T>(plan, in.batch, lanes).size()}, scalar_type<T>);
   const Parallel parallel = threads_for(work(plan, in.batch));
   void* space = scratch(kernels<T>().conv_forward_scratch(plan, in.batch, parallel.workers));
@@ -42,8 +42,8 @@ Gradients backward(const Tensor& dy, const Tensor& x, const Tensor& weight, cons
                    int64_t lanes, bool want_x, bool want_weight, bool want_bias) {
   const char* op = "sparse_conv2d_backward";
   const Layout in = blocked_layout<T>(op, shape, lanes);
-  want_blocked(op, "input", x, in, scalar_type<T>);
-  want_blocked(op, "grad_output", dy, out_layout<T>(plan, in.batch, lanes), scalar_type<T>);
+  check_blocked(op, "input", x, in, scalar_type<T>);
+  check_blocked(op, "grad_output", dy, out_layout<T>(plan, in.batch, lanes), scalar_type<T>);
   const int64_t none = 0;
   Tensor dx = empty({want_x ? in.size() : 0}, scalar_type<T>);
   Tensor dw = want_weight ? empty({plan.active, 1}, scalar_type<T>) : empty({none}, scalar_type<T>);
@@ -64,11 +64,12 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& weight, const std::optio
   const char* op = "sparse_conv2d";
   const auto record = find_plan(op, handle);
   const Plan& plan = record->plan();
-  want_geometry(op, plan, shape);
-  want_values(op, weight, plan.active, record->type);
-  want_bias(op, bias, plan.shape.out_channels, record->type);
-  const auto& run = record->type == ScalarType::Double ? forward<double> : forward<float>;
-  return run(input, weight, bias, plan, shape, lanes);
+  check_geometry(op, plan, shape);
+  check_values(op, weight, plan.active, record->type);
+  check_bias(op, bias, plan.shape.out_channels, record->type);
+  return of_dtype(op, "plan", record->type, [&](auto zero) {
+    return forward<decltype(zero)>(input, weight, bias, plan, shape, lanes);
+  });
 }
 
 Gradients sparse_conv2d_backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight, const Tensor&,
@@ -77,10 +78,11 @@ Gradients sparse_conv2d_backward(const Tensor& grad_output, const Tensor& input,
   const char* op = "sparse_conv2d_backward";
   const auto record = find_plan(op, handle);
   const Plan& plan = record->plan();
-  want_geometry(op, plan, shape);
-  want_values(op, weight, plan.active, record->type);
-  const auto& run = record->type == ScalarType::Double ? backward<double> : backward<float>;
-  return run(grad_output, input, weight, plan, shape, lanes, want_x, want_weight, want_bias);
+  check_geometry(op, plan, shape);
+  check_values(op, weight, plan.active, record->type);
+  return of_dtype(op, "plan", record->type, [&](auto zero) {
+    return backward<decltype(zero)>(grad_output, input, weight, plan, shape, lanes, want_x, want_weight, want_bias);
+  });
 }
 
 }  // namespace regrow

@@ -21,10 +21,10 @@ Tensor dropout(const Tensor& x, const Channel& scale, const Channel& center, con
                int64_t seed, double p, double factor, const Ints& shape, int64_t lanes) {
   const char* op = "blocked_dropout";
   const Layout layout = blocked_layout<T>(op, shape, lanes);
-  want_blocked(op, "input", x, layout, scalar_type<T>);
+  check_blocked(op, "input", x, layout, scalar_type<T>);
   const Noise noise = noise_of(op, seed, p);
   Tensor y = empty({layout.size()}, scalar_type<T>);
-  kernels<T>().dropout(x.const_data_ptr<T>(), layout, lines_of<T>(op, scale, center, shift, relu, layout), noise,
+  kernels<T>().dropout(x.const_data_ptr<T>(), layout, channel_affine<T>(op, scale, center, shift, relu, layout), noise,
                        static_cast<T>(factor), y.mutable_data_ptr<T>(), threads_for(2.0 * layout.size()));
   return y;
 }

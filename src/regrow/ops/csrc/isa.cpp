@@ -1,6 +1,9 @@
 #include "isa.h"
 
 #include <cstring>
+#include <string>
+
+#include "dtype.h"
 
 namespace regrow {
 namespace {
@@ -38,6 +41,13 @@ const Level* find(const char* name) {
 
 const Isa* in_use = nullptr;
 
+template <class... T>
+int lanes_of(const char* dtype, Types<T...>) {
+  int lanes = 0;
+  ((std::strcmp(dtype, dtype_name(scalar_type<T>)) ? 0 : lanes = kernels<T>().lanes), ...);
+  return lanes;
+}
+
 }  // namespace
 
 const Isa& isa() { return in_use ? *in_use : isa_base(); }
@@ -62,6 +72,11 @@ REGROW_EXPORT bool regrow_isa_use(const char* name) {
   return true;
 }
 
-// Images side by side in a blocked activation, float32 and float64.
-REGROW_EXPORT int regrow_lanes_f32() { return regrow::isa().f32.lanes; }
-REGROW_EXPORT int regrow_lanes_f64() { return regrow::isa().f64.lanes; }
+// Names of the dtypes that there are kernels for, separated by commas.
+REGROW_EXPORT const char* regrow_dtypes() {
+  static const std::string names = regrow::dtype_names(",", regrow::Dtypes{});
+  return names.c_str();
+}
+
+// Images side by side in a blocked activation of the named dtype; 0 if there is no such dtype.
+REGROW_EXPORT int regrow_lanes(const char* dtype) { return regrow::lanes_of(dtype, regrow::Dtypes{}); }

@@ -1,5 +1,5 @@
 // regrow::to_blocked and regrow::from_blocked.
-#include "check.h"
+#include "dtype.h"
 #include "isa.h"
 #include "layout.h"
 #include "ops.h"
@@ -22,7 +22,7 @@ Tensor to(const Tensor& input, int64_t lanes) {
 template <class T>
 Tensor from(const Tensor& blocked, const Ints& shape, int64_t lanes) {
   const Layout layout = blocked_layout<T>("from_blocked", shape, lanes);
-  want_blocked("from_blocked", "blocked", blocked, layout, scalar_type<T>);
+  check_blocked("from_blocked", "blocked", blocked, layout, scalar_type<T>);
   Tensor out = empty({shape[0], shape[1], shape[2], shape[3]}, scalar_type<T>);
   const Strides strides{out.stride(0), out.stride(1), out.stride(2), out.stride(3)};
   kernels<T>().from_blocked(blocked.const_data_ptr<T>(), layout, out.mutable_data_ptr<T>(), strides,
@@ -30,24 +30,17 @@ Tensor from(const Tensor& blocked, const Ints& shape, int64_t lanes) {
   return out;
 }
 
-bool is_double(const char* op, const Tensor& tensor) {
-  want_cpu(op, "input", tensor);
-  const ScalarType type = tensor.scalar_type();
-  if (type != ScalarType::Float && type != ScalarType::Double)
-    fail(op, ": input is ", dtype_name(type), ", wanted float32 or float64; call .float() on it");
-  return type == ScalarType::Double;
-}
-
 }  // namespace
 
 Tensor to_blocked(const Tensor& input, int64_t lanes) {
-  const bool wide = is_double("to_blocked", input);
-  want_dims("to_blocked", "input", input, 4);
-  return wide ? to<double>(input, lanes) : to<float>(input, lanes);
+  return of_dtype("to_blocked", input, [&](auto zero) {
+    check_dims("to_blocked", "input", input, 4);
+    return to<decltype(zero)>(input, lanes);
+  });
 }
 
 Tensor from_blocked(const Tensor& blocked, Ints shape, int64_t lanes) {
-  return is_double("from_blocked", blocked) ? from<double>(blocked, shape, lanes) : from<float>(blocked, shape, lanes);
+  return of_dtype("from_blocked", blocked, [&](auto zero) { return from<decltype(zero)>(blocked, shape, lanes); });
 }
 
 }  // namespace regrow

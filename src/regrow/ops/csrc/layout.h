@@ -1,7 +1,7 @@
 // Blocked activations as tensors: one dimension, activation_layout(...).size() elements.
 #pragma once
 
-#include "check.h"
+#include "dtype.h"
 #include "isa.h"
 #include "ops.h"
 
@@ -21,10 +21,10 @@ Layout blocked_layout(const char* op, const Ints& shape, int64_t lanes) {
   return activation_layout(shape[0], shape[1], shape[2], shape[3], lanes);
 }
 
-inline void want_blocked(const char* op, const char* name, const Tensor& tensor, const Layout& layout,
+inline void check_blocked(const char* op, const char* name, const Tensor& tensor, const Layout& layout,
                          ScalarType type) {
-  want_real(op, name, tensor, type);
-  want_contiguous(op, name, tensor);
+  check_real(op, name, tensor, type);
+  check_contiguous(op, name, tensor);
   if (tensor.dim() != 1 || tensor.numel() != layout.size())
     fail(op, ": ", name, " has shape ", shape_text(tensor), ", but (", layout.batch, ", ", layout.channels, ", ",
          layout.height, ", ", layout.width, ") in blocks of ", layout.lanes, " takes (", layout.size(), ",)");

@@ -1,5 +1,5 @@
 // regrow::sparse_linear and its backward: ordinary (batch, features) tensors in and out.
-#include "check.h"
+#include "dtype.h"
 #include "isa.h"
 #include "ops.h"
 #include "plans.h"
@@ -9,15 +9,15 @@ namespace regrow {
 namespace {
 
 // A matrix whose rows are contiguous; the distance between rows may be anything.
-void want_rows(const char* op, const char* name, const Tensor& x, int64_t columns, ScalarType type) {
-  want_real(op, name, x, type);
-  want_dims(op, name, x, 2);
+void check_rows(const char* op, const char* name, const Tensor& x, int64_t columns, ScalarType type) {
+  check_real(op, name, x, type);
+  check_dims(op, name, x, 2);
   if (x.size(1) != columns)
     fail(op, ": ", name, " has shape ", shape_text(x), ", wanted (batch, ", columns, ")");
   if (columns > 1 && x.stride(1) != 1) fail(op, ": the rows of ", name, " are not contiguous; call .contiguous()");
 }
 
-void want_linear(const char* op, const Plan& plan) {
+void check_linear(const char* op, const Plan& plan) {
   const ConvShape& s = plan.shape;
   if (s.kernel_h * s.kernel_w * plan.height * plan.width != 1)
     fail(op, ": the plan is that of a ", s.kernel_h, "x", s.kernel_w, " convolution on ", plan.height, "x", plan.width,
@@ -61,12 +61,12 @@ Tensor sparse_linear(const Tensor& input, const Tensor& weight, const std::optio
   const char* op = "sparse_linear";
   const auto record = find_plan(op, handle);
   const Plan& plan = record->plan();
-  want_linear(op, plan);
-  want_values(op, weight, plan.active, record->type);
-  want_rows(op, "input", input, plan.shape.in_channels, record->type);
-  want_bias(op, bias, plan.shape.out_channels, record->type);
-  return record->type == ScalarType::Double ? forward<double>(input, weight, bias, plan)
-                                            : forward<float>(input, weight, bias, plan);
+  check_linear(op, plan);
+  check_values(op, weight, plan.active, record->type);
+  check_rows(op, "input", input, plan.shape.in_channels, record->type);
+  check_bias(op, bias, plan.shape.out_channels, record->type);
+  return of_dtype(op, "plan", record->type,
+                  [&](auto zero) { return forward<decltype(zero)>(input, weight, bias, plan); });
 }
 
 Gradients sparse_linear_backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight, const Tensor&,
@@ -74,14 +74,15 @@ Gradients sparse_linear_backward(const Tensor& grad_output, const Tensor& input,
   const char* op = "sparse_linear_backward";
   const auto record = find_plan(op, handle);
   const Plan& plan = record->plan();
-  want_linear(op, plan);
-  want_values(op, weight, plan.active, record->type);
-  want_rows(op, "input", input, plan.shape.in_channels, record->type);
-  want_rows(op, "grad_output", grad_output, plan.shape.out_channels, record->type);
+  check_linear(op, plan);
+  check_values(op, weight, plan.active, record->type);
+  check_rows(op, "input", input, plan.shape.in_channels, record->type);
+  check_rows(op, "grad_output", grad_output, plan.shape.out_channels, record->type);
   if (grad_output.size(0) != input.size(0))
     fail(op, ": grad_output has ", grad_output.size(0), " rows, input has ", input.size(0));
-  const auto& run = record->type == ScalarType::Double ? backward<double> : backward<float>;
-  return run(grad_output, input, weight, plan, want_x, want_weight, want_bias);
+  return of_dtype(op, "plan", record->type, [&](auto zero) {
+    return backward<decltype(zero)>(grad_output, input, weight, plan, want_x, want_weight, want_bias);
+  });
 }
 
 }  // namespace regrow

@@ -1,5 +1,5 @@
-// regrow::blocked_norm, which turns a BatchNorm into a line for each channel, scale * (x - mean) + shift, and the
-// derivative. The mean is rounded to the element type; the shift makes good for that, and is else the bias.
+// regrow::blocked_norm, which turns a BatchNorm into the affine map of each channel, scale * (x - mean) + shift, and
+// its derivative. The mean is rounded to the element type; the shift makes good for that, and is else the bias.
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -29,7 +29,7 @@ Norm norm(const Tensor& x, const Channel& weight, const Channel& bias, std::opti
           int64_t lanes) {
   const char* op = "blocked_norm";
   const Layout layout = blocked_layout<T>(op, shape, lanes);
-  want_blocked(op, "input", x, layout, scalar_type<T>);
+  check_blocked(op, "input", x, layout, scalar_type<T>);
   const T *gain = channel_data<T>(op, "weight", weight, layout), *base = channel_data<T>(op, "bias", bias, layout);
   T* kept_mean = running_data<T>(op, "running_mean", running_mean, layout);
   T* kept_var = running_data<T>(op, "running_var", running_var, layout);
@@ -62,20 +62,20 @@ Gradients backward(const Tensor& dy, const Tensor& x, const Channel& weight, con
                    bool want_x) {
   const char* op = "blocked_norm_backward";
   const Layout in = blocked_layout<T>(op, shape, lanes);
-  want_blocked(op, "input", x, in, scalar_type<T>);
+  check_blocked(op, "input", x, in, scalar_type<T>);
   Windows over;
   Layout out = in;
   if (windows) {
     over = windows_of(op, *windows, out_size, in);
     out = pooled(in, out_size);
   }
-  want_blocked(op, "grad_output", dy, out, scalar_type<T>);
+  check_blocked(op, "grad_output", dy, out, scalar_type<T>);
   const NormGradient<T> norm{channel_data<T>(op, "mean", mean, in), channel_data<T>(op, "invstd", invstd, in),
                              channel_data<T>(op, "weight", weight, in), training};
   Tensor dx = empty({want_x ? in.size() : 0}, scalar_type<T>);
   Tensor dweight = empty({in.channels}, scalar_type<T>), dbias = empty({in.channels}, scalar_type<T>);
   kernels<T>().norm_backward(dy.const_data_ptr<T>(), x.const_data_ptr<T>(), in, norm,
-                             lines_of<T>(op, scale, center, shift, relu, in), out, windows ? &over : nullptr,
+                             channel_affine<T>(op, scale, center, shift, relu, in), out, windows ? &over : nullptr,
                              want_x ? dx.mutable_data_ptr<T>() : nullptr, dweight.mutable_data_ptr<T>(),
                              dbias.mutable_data_ptr<T>(), threads_for(4.0 * in.size()));
   return {dx, dweight, dbias};

@@ -15,11 +15,11 @@ using Ints = std::vector<int64_t>;
 using Norm = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // scale, shift, mean, inverse standard deviation
 using Gradients = std::tuple<Tensor, Tensor, Tensor>;  // of input, weight, bias; empty where not wanted
 
-inline void want_bias(const char* op, const std::optional<Tensor>& bias, int64_t channels, ScalarType type) {
+inline void check_bias(const char* op, const std::optional<Tensor>& bias, int64_t channels, ScalarType type) {
   if (!bias) return;
-  want_real(op, "bias", *bias, type);
-  want_contiguous(op, "bias", *bias);
-  want_length(op, "bias", *bias, channels);
+  check_real(op, "bias", *bias, type);
+  check_contiguous(op, "bias", *bias);
+  check_length(op, "bias", *bias, channels);
 }
 
 Tensor sparse_linear(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,

@@ -47,7 +47,7 @@ void free_handle(void* data) {
   delete number;
 }
 
-void want_list(const char* name, const std::vector<int64_t>& list, size_t length, int64_t least) {
+void check_list(const char* name, const std::vector<int64_t>& list, size_t length, int64_t least) {
   if (list.size() != length) fail("make_plan: ", name, " has ", list.size(), " numbers, wanted ", length);
   for (int64_t value : list)
     if (value < least) fail("make_plan: ", name, " holds ", value, ", wanted at least ", least);
@@ -55,14 +55,14 @@ void want_list(const char* name, const std::vector<int64_t>& list, size_t length
 
 template <class Index>
 std::shared_ptr<const PlanRecord> build(const Tensor& indices, const ConvShape& shape,
-                                        const std::vector<int64_t>& image, bool float64) {
+                                        const std::vector<int64_t>& image, ScalarType dtype) {
   const Index* flat = indices.const_data_ptr<Index>();
   const IndexCheck check = check_indices(flat, indices.numel(), shape.positions());
   if (!check.ok()) fail("make_plan: ", check.message());
-  const Target& target = float64 ? isa().f64.target : isa().f32.target;
+  const Target target =
+      of_dtype("make_plan", "dtype", dtype, [](auto zero) { return kernels<decltype(zero)>().target; });
   return std::make_shared<const PlanRecord>(
-      PlanRecord{PlanStorage(shape, flat, indices.numel(), image[0], image[1], target),
-                 float64 ? ScalarType::Double : ScalarType::Float});
+      PlanRecord{PlanStorage(shape, flat, indices.numel(), image[0], image[1], target), dtype});
 }
 
 }  // namespace
@@ -80,22 +80,30 @@ std::shared_ptr<const PlanRecord> find_plan(const char* op, const Tensor& handle
 
 Tensor make_plan(const Tensor& indices, std::vector<int64_t> weight_shape, std::vector<int64_t> stride,
                  std::vector<int64_t> padding, std::vector<int64_t> dilation, std::vector<int64_t> image,
-                 bool float64) {
-  want_list("weight_shape", weight_shape, 4, 1);
-  want_list("stride", stride, 2, 1);
-  want_list("padding", padding, 2, 0);
-  want_list("dilation", dilation, 2, 1);
-  want_list("image", image, 2, 1);
-  want_cpu("make_plan", "indices", indices);
-  want_dims("make_plan", "indices", indices, 1);
-  want_contiguous("make_plan", "indices", indices);
-  const ConvShape shape{weight_shape[0], weight_shape[1], weight_shape[2], weight_shape[3], stride[0],  stride[1],
-                        padding[0],      padding[1],      dilation[0],     dilation[1]};
+                 ScalarType dtype) {
+  check_list("weight_shape", weight_shape, 4, 1);
+  check_list("stride", stride, 2, 1);
+  check_list("padding", padding, 2, 0);
+  check_list("dilation", dilation, 2, 1);
+  check_list("image", image, 2, 1);
+  check_cpu("make_plan", "indices", indices);
+  check_dims("make_plan", "indices", indices, 1);
+  check_contiguous("make_plan", "indices", indices);
+  const ConvShape shape{.out_channels = weight_shape[0],
+                        .in_channels = weight_shape[1],
+                        .kernel_h = weight_shape[2],
+                        .kernel_w = weight_shape[3],
+                        .stride_h = stride[0],
+                        .stride_w = stride[1],
+                        .padding_h = padding[0],
+                        .padding_w = padding[1],
+                        .dilation_h = dilation[0],
+                        .dilation_w = dilation[1]};
   const ScalarType type = indices.scalar_type();
   if (type != ScalarType::Int && type != ScalarType::Long)
     fail("make_plan: indices are ", dtype_name(type), ", wanted int32 or int64");
-  auto record = type == ScalarType::Int ? build<int32_t>(indices, shape, image, float64)
-                                        : build<int64_t>(indices, shape, image, float64);
+  auto record = type == ScalarType::Int ? build<int32_t>(indices, shape, image, dtype)
+                                        : build<int64_t>(indices, shape, image, dtype);
   auto* number = new int64_t(registry().add(std::move(record)));
   const int64_t size = 1, step = 1;
   return torch::stable::from_blob(number, {&size, 1}, {&step, 1}, indices.device(), ScalarType::Long, free_handle);

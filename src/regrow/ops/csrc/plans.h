@@ -9,13 +9,14 @@
 #include <memory>
 #include <vector>
 
+#include "dtype.h"
 #include "kernels/kernels.h"
 
 namespace regrow {
 
 struct PlanRecord {
   PlanStorage storage;
-  torch::headeronly::ScalarType type;
+  ScalarType type;  // of the layer
   const Plan& plan() const { return storage.plan(); }
 };
 
@@ -26,7 +27,7 @@ std::shared_ptr<const PlanRecord> find_plan(const char* op, const torch::stable:
 // weight_shape (O, I, kH, kW); conv (stride, padding, dilation), each (h, w); image (H, W).
 torch::stable::Tensor make_plan(const torch::stable::Tensor& indices, std::vector<int64_t> weight_shape,
                                 std::vector<int64_t> stride, std::vector<int64_t> padding,
-                                std::vector<int64_t> dilation, std::vector<int64_t> image, bool float64);
+                                std::vector<int64_t> dilation, std::vector<int64_t> image, ScalarType dtype);
 
 // Memory that the plan's index arrays take.
 int64_t plan_bytes(const torch::stable::Tensor& handle);

@@ -11,11 +11,11 @@ Tensor max_forward(const Tensor& x, const Channel& scale, const Channel& center,
                    const Tensor& windows, const Ints& out_size, const Ints& shape, int64_t lanes) {
   const char* op = "blocked_max_pool";
   const Layout in = blocked_layout<T>(op, shape, lanes);
-  want_blocked(op, "input", x, in, scalar_type<T>);
+  check_blocked(op, "input", x, in, scalar_type<T>);
   const Windows over = windows_of(op, windows, out_size, in);
   const Layout out = pooled(in, out_size);
   Tensor y = empty({out.size()}, scalar_type<T>);
-  kernels<T>().max_pool(x.const_data_ptr<T>(), in, lines_of<T>(op, scale, center, shift, relu, in), out, over,
+  kernels<T>().max_pool(x.const_data_ptr<T>(), in, channel_affine<T>(op, scale, center, shift, relu, in), out, over,
                         y.mutable_data_ptr<T>(), threads_for(in.size()));
   return y;
 }
@@ -26,13 +26,13 @@ Tensor max_backward(const Tensor& dy, const Tensor& x, const Channel& scale, con
                     const Ints& shape, int64_t lanes) {
   const char* op = "blocked_max_pool_backward";
   const Layout in = blocked_layout<T>(op, shape, lanes);
-  want_blocked(op, "input", x, in, scalar_type<T>);
+  check_blocked(op, "input", x, in, scalar_type<T>);
   const Windows over = windows_of(op, windows, out_size, in);
   const Layout out = pooled(in, out_size);
-  want_blocked(op, "grad_output", dy, out, scalar_type<T>);
+  check_blocked(op, "grad_output", dy, out, scalar_type<T>);
   Tensor dx = empty({in.size()}, scalar_type<T>);
   kernels<T>().max_pool_backward(dy.const_data_ptr<T>(), x.const_data_ptr<T>(), in,
-                                 lines_of<T>(op, scale, center, shift, relu, in), gated, out, over,
+                                 channel_affine<T>(op, scale, center, shift, relu, in), gated, out, over,
                                  dx.mutable_data_ptr<T>(), threads_for(2.0 * in.size()));
   return dx;
 }
@@ -41,7 +41,7 @@ template <class T>
 Tensor avg_forward(const Tensor& x, const Tensor& windows, const Ints& out_size, const Ints& shape, int64_t lanes) {
   const char* op = "blocked_avg_pool";
   const Layout in = blocked_layout<T>(op, shape, lanes);
-  want_blocked(op, "input", x, in, scalar_type<T>);
+  check_blocked(op, "input", x, in, scalar_type<T>);
   const Windows over = windows_of(op, windows, out_size, in);
   const Layout out = pooled(in, out_size);
   Tensor y = empty({out.size()}, scalar_type<T>);
@@ -55,7 +55,7 @@ Tensor avg_backward(const Tensor& dy, const Tensor& windows, const Ints& out_siz
   const Layout in = blocked_layout<T>(op, shape, lanes);
   const Windows over = windows_of(op, windows, out_size, in);
   const Layout out = pooled(in, out_size);
-  want_blocked(op, "grad_output", dy, out, scalar_type<T>);
+  check_blocked(op, "grad_output", dy, out, scalar_type<T>);
   Tensor dx = empty({in.size()}, scalar_type<T>);
   kernels<T>().avg_pool_backward(dy.const_data_ptr<T>(), in, out, over, dx.mutable_data_ptr<T>(),
                                  threads_for(in.size()));

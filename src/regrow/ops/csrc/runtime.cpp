@@ -25,8 +25,8 @@ struct Buffer {
   size_t bytes = 0;
 };
 
-int32_t shim_dtype(torch::headeronly::ScalarType type) {
-  return type == ScalarType::Double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
+int32_t shim_dtype(ScalarType type) {
+  return torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
 }
 
 }  // namespace

@@ -220,7 +220,7 @@ static double best_seconds(int reps, F f) {
 }
 
 static void bench(const char* filter, int reps) {
-  const Kernels<float>& k = DRIVER_ISA().f32;
+  const Kernels<float>& k = DRIVER_ISA();
   const int workers = env("THREADS") ? env("THREADS") : 2;
   const Parallel par = threads(workers);
   std::printf("%-22s %7s %9s %9s %9s %9s   blocks\n", "case", "density", "fwd ms", "bwd ms", "fwd GF/s", "bwd GF/s");
@@ -265,8 +265,8 @@ int main(int argc, char** argv) {
   if (!test_indices()) return std::printf("check_indices is wrong\n"), 1;
   double error32 = 0, error64 = 0;
   for (int c = 0; c < count; ++c) {
-    error32 = std::max({error32, test_conv(DRIVER_ISA().f32, false), test_linear(DRIVER_ISA().f32)});
-    error64 = std::max({error64, test_conv(DRIVER_ISA().f64, false), test_linear(DRIVER_ISA().f64)});
+    error32 = std::max({error32, test_conv<float>(DRIVER_ISA(), false), test_linear<float>(DRIVER_ISA())});
+    error64 = std::max({error64, test_conv<double>(DRIVER_ISA(), false), test_linear<double>(DRIVER_ISA())});
   }
   std::printf("%d cases: largest error float %.2g, double %.2g\n", count, error32, error64);
   return error32 > 1e-4 || error64 > 1e-12;

@@ -142,13 +142,13 @@ struct BackwardKernels {
   struct Make {
     static constexpr BackwardPanel<T> get() { return &backward_panel<T, PH, PW, Step, WantInput>; }
   };
-  static constexpr int kRows = Step ? kMaxTileRows : 1;
+  static constexpr int kRows = Step ? kTileRows<T> : 1;
   static constexpr TileTable<BackwardPanel<T>, Make, kRows, kMaxTile> table{};
 };
 
 template <class T, bool WantInput>
 inline BackwardPanel<T> backward_kernel(const Tile& tile, int64_t step) {
-  if constexpr (sizeof(T) == 4) {
+  if constexpr (kTileRows<T> > 1) {
     if (step == 1) return BackwardKernels<T, 1, WantInput>::table(tile);
     if (step == 2) return BackwardKernels<T, 2, WantInput>::table(tile);
   }

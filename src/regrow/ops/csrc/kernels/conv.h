@@ -75,11 +75,21 @@ void conv_forward(const Plan& plan, int64_t batch, const T* values, const T* bia
   zero_margins(out, y, parallel);
 
   constexpr int L = kLanes<T>;
-  const ForwardJob<T> job{plan.forward, own.values, true, bias, L, s.stride_h * in.row() * L, s.stride_w * L,
-                            out.plane() * L, out.row() * L,
-                            {(unseen(s.kernel_h, s.dilation_h, s.stride_h) * in.row() +
-                              unseen(s.kernel_w, s.dilation_w, s.stride_w)) * L,
-                             plan.forward_tile.height * s.stride_h, in.row() * L, in.plane() * L}};
+  const int64_t unseen_h = unseen(s.kernel_h, s.dilation_h, s.stride_h);
+  const int64_t unseen_w = unseen(s.kernel_w, s.dilation_w, s.stride_w);
+  const ForwardJob<T> job{.list = plan.forward,
+                          .values = own.values,
+                          .gathered = true,
+                          .bias = bias,
+                          .pixel = L,
+                          .x_row = s.stride_h * in.row() * L,
+                          .x_step = s.stride_w * L,
+                          .y_plane = out.plane() * L,
+                          .y_row = out.row() * L,
+                          .ahead_x = {.shift = (unseen_h * in.row() + unseen_w) * L,
+                                      .rows = plan.forward_tile.height * s.stride_h,
+                                      .row = in.row() * L,
+                                      .plane = in.plane() * L}};
   const TileGrid grid(plan.out_height, plan.out_width, plan.forward_tile);
   const bool fetch = exceeds_cache<T>(in, out);
   const int64_t tiles = out.blocks() * grid.count();
@@ -90,7 +100,7 @@ void conv_forward(const Plan& plan, int64_t batch, const T* values, const T* bia
   each_worker(parallel, parallel.workers, [&](int worker) {
     each_panel(plan.forward, tiles, worker, parallel.workers, [&](int64_t t, int64_t panel) {
       const Tile tile = grid[t % grid.count()];
-      ForwardTile<T> where{x + x_at(t, tile), y + y_at(t, tile), images_in(out, t / grid.count())};
+      ForwardTile<T> where{.x = x + x_at(t, tile), .y = y + y_at(t, tile), .images = images_in(out, t / grid.count())};
       if (fetch && t + 1 < tiles) {
         const Tile next = grid[(t + 1) % grid.count()];
         where.next_x = x_at(t + 1, next) - x_at(t, tile), where.next_y = y_at(t + 1, next) - y_at(t, tile);
@@ -168,10 +178,19 @@ void conv_backward(const Plan& plan, int64_t batch, const T* values, const T* x,
   const auto backward_class = [&](const ResidueClass& cls, int worker) {
     const TileGrid grid(cls.height, cls.width, plan.backward_tile);
     const int64_t tiles = in.blocks() * grid.count();
-    BackwardJob<T> job{cls.list, nullptr, 0, L, in.plane() * L, s.stride_h * in.row() * L, s.stride_w * L,
-                       out.row() * L,
-                       {(plan.backward_margin_h * out.row() + plan.backward_margin_w) * L, plan.backward_tile.height,
-                        out.row() * L, out.plane() * L}};
+    const int64_t margin = plan.backward_margin_h * out.row() + plan.backward_margin_w;
+    BackwardJob<T> job{.list = cls.list,
+                       .values = nullptr,
+                       .first_weight = 0,
+                       .pixel = L,
+                       .x_plane = in.plane() * L,
+                       .x_row = s.stride_h * in.row() * L,
+                       .x_step = s.stride_w * L,
+                       .dy_row = out.row() * L,
+                       .ahead_dy = {.shift = margin * L,
+                                    .rows = plan.backward_tile.height,
+                                    .row = out.row() * L,
+                                    .plane = out.plane() * L}};
     const auto x_at = [&](int64_t t, const Tile& tile) {
       return pixel_at(in, t / grid.count(), cls.residue_h + tile.y * s.stride_h, cls.residue_w + tile.x * s.stride_w);
     };
@@ -179,7 +198,7 @@ void conv_backward(const Plan& plan, int64_t batch, const T* values, const T* x,
     const auto run = [&](int64_t t, int64_t panel, int64_t first_weight, const T* gathered, T* dw) {
       const Tile tile = grid[t % grid.count()];
       const int64_t at = x_at(t, tile);
-      BackwardTile<T> where{dy + dy_at(t, tile), x + at, want_dx ? dx + at : nullptr, dw};
+      BackwardTile<T> where{.dy = dy + dy_at(t, tile), .x = x + at, .dx = want_dx ? dx + at : nullptr, .dw = dw};
       if (fetch && t + 1 < tiles) {
         const Tile next = grid[(t + 1) % grid.count()];
         where.next_x = x_at(t + 1, next) - at, where.next_dy = dy_at(t + 1, next) - dy_at(t, tile);

@@ -2,26 +2,14 @@
 // backward draws it again, and it depends neither on threads nor on lanes.
 #pragma once
 
-#include "lines.h"
+#include "channel_affine.h"
 
 namespace regrow {
 namespace REGROW_ISA {
 
-// 32 random bits a lane, in an unsigned integer of the element's size.
-template <class T>
-struct BitsOf;
-template <>
-struct BitsOf<float> {
-  typedef uint32_t type __attribute__((vector_size(REGROW_VECTOR_BYTES)));
-};
-template <>
-struct BitsOf<double> {
-  typedef uint64_t type __attribute__((vector_size(REGROW_VECTOR_BYTES)));
-};
-
 // A bijection of 32 bits that leaves no bias (C. Wellons, "Prospecting for hash functions", lowbias32).
-template <class Bits>
-REGROW_INLINE Bits scramble(Bits x) {
+template <class B>
+REGROW_INLINE B scramble(B x) {
   x ^= x >> 16;
   x = (x * 0x7feb352du) & 0xffffffffu;
   x ^= x >> 15;
@@ -29,32 +17,32 @@ REGROW_INLINE Bits scramble(Bits x) {
   return x ^ (x >> 16);
 }
 
-template <class Bits>
-REGROW_INLINE Bits noise_bits(Bits place, const Noise& noise) {
-  const Bits first = scramble(place ^ noise.low);
+// 32 random bits a lane.
+template <class B>
+REGROW_INLINE B noise_bits(B place, const Noise& noise) {
+  const B first = scramble(place ^ noise.low);
   return scramble((first + place * 0x9e3779b9u + noise.high) & 0xffffffffu);
 }
 
 template <class T>
-void dropout(const T* x, Layout layout, Lines<T> lines, Noise noise, T factor, T* y, Parallel parallel) {
+void dropout(const T* x, Layout layout, ChannelAffine<T> affine, Noise noise, T factor, T* y, Parallel parallel) {
   constexpr int L = kLanes<T>;
-  using Bits = typename BitsOf<T>::type;
   const int64_t area = layout.height * layout.width, image = layout.channels * area;
   const bool far = is_far<T>(layout);
   each_plane(layout, parallel, [&](int64_t n, int64_t c) {
-    const Line<T> line(lines, c);
+    const AffineMap<T> map(affine, c);
     const auto alive = living<T>(layout, n);
     const Vec<T> times = splat(factor);
-    Bits first{};
+    Bits<T> first{};
     for (int l = 0; l < L; ++l) first[l] = static_cast<uint32_t>((n * L + l) * image + c * area);
     clear_margin(layout, y, n, c);
     for (int64_t h = 0; h < layout.height; ++h) {
       const T* from = row_of(x, layout, n, c, h);
       T* to = row_of(y, layout, n, c, h);
       fill_row(to, layout.width, far, [&](int64_t i) {
-        const Bits place = (first + static_cast<uint32_t>(h * layout.width + i / L)) & 0xffffffffu;
+        const Bits<T> place = (first + static_cast<uint32_t>(h * layout.width + i / L)) & 0xffffffffu;
         const auto kept = alive & (noise_bits(place, noise) >= noise.drop);
-        return kept ? line(load_ahead(from + i)) * times : Vec<T>{};
+        return kept ? map(load_ahead(from + i)) * times : Vec<T>{};
       });
     }
     if (far) finish_stores();

@@ -101,14 +101,13 @@ struct ForwardKernels {
   struct Make {
     static constexpr ForwardPanel<T> get() { return &forward_panel<T, PH, PW, Step>; }
   };
-  static constexpr int kRows = Step ? kMaxTileRows : 1;
+  static constexpr int kRows = Step ? kTileRows<T> : 1;
   static constexpr TileTable<ForwardPanel<T>, Make, kRows, kMaxTile> table{};
 };
 
-// Only float has kernels of its own for strides 1 and 2.
 template <class T>
 inline ForwardPanel<T> forward_kernel(const Tile& tile, int64_t step) {
-  if constexpr (sizeof(T) == 4) {
+  if constexpr (kTileRows<T> > 1) {
     if (step == 1) return ForwardKernels<T, 1>::table(tile);
     if (step == 2) return ForwardKernels<T, 2>::table(tile);
   }

@@ -49,7 +49,13 @@ struct Layout {
 // The layout in which conv kernels take and give activations: one zero row and column; a 1x1 plane has none.
 inline Layout activation_layout(int64_t batch, int64_t channels, int64_t height, int64_t width, int64_t lanes) {
   const int64_t margin = height * width > 1 ? 1 : 0;
-  return {batch, channels, height, width, lanes, margin, margin};
+  return {.batch = batch,
+          .channels = channels,
+          .height = height,
+          .width = width,
+          .lanes = lanes,
+          .margin_h = margin,
+          .margin_w = margin};
 }
 
 // The same planes with a margin of at least this much.

@@ -16,28 +16,35 @@ constexpr Kernels<T> table() {
   target.lanes = kLanes<T>;
   target.element_size = sizeof(T);
   target.max_tile = kMaxTile;
-  target.max_tile_rows = sizeof(T) == 4 ? kMaxTileRows : 1;
-  return {kLanes<T>,
-          target,
-          to_blocked<T>,
-          from_blocked<T>,
-          conv_forward_scratch<T>,
-          conv_forward<T>,
-          conv_backward_scratch<T>,
-          conv_backward<T>,
-          linear_forward_scratch<T>,
-          linear_forward<T>,
-          linear_backward_scratch<T>,
-          linear_backward<T>,
-          affine<T>,
-          relu_backward<T>,
-          dropout<T>,
-          max_pool<T>,
-          max_pool_backward<T>,
-          avg_pool<T>,
-          avg_pool_backward<T>,
-          moments<T>,
-          norm_backward<T>};
+  target.max_tile_rows = kTileRows<T>;
+  Kernels<T> kernels{};
+  kernels.lanes = kLanes<T>;
+  kernels.target = target;
+  kernels.to_blocked = to_blocked<T>;
+  kernels.from_blocked = from_blocked<T>;
+  kernels.conv_forward_scratch = conv_forward_scratch<T>;
+  kernels.conv_forward = conv_forward<T>;
+  kernels.conv_backward_scratch = conv_backward_scratch<T>;
+  kernels.conv_backward = conv_backward<T>;
+  kernels.linear_forward_scratch = linear_forward_scratch<T>;
+  kernels.linear_forward = linear_forward<T>;
+  kernels.linear_backward_scratch = linear_backward_scratch<T>;
+  kernels.linear_backward = linear_backward<T>;
+  kernels.affine = affine<T>;
+  kernels.relu_backward = relu_backward<T>;
+  kernels.dropout = dropout<T>;
+  kernels.max_pool = max_pool<T>;
+  kernels.max_pool_backward = max_pool_backward<T>;
+  kernels.avg_pool = avg_pool<T>;
+  kernels.avg_pool_backward = avg_pool_backward<T>;
+  kernels.moments = moments<T>;
+  kernels.norm_backward = norm_backward<T>;
+  return kernels;
+}
+
+template <class... T>
+constexpr Isa isa(const char* name, Types<T...>) {
+  return {{table<T>()...}, name};
 }
 
 }  // namespace REGROW_ISA
@@ -48,7 +55,7 @@ constexpr Kernels<T> table() {
 #define REGROW_NAME(a) REGROW_QUOTE(a)
 
 const Isa& REGROW_ACCESSOR(REGROW_ISA)() {
-  static constexpr Isa isa{REGROW_NAME(REGROW_ISA), REGROW_ISA::table<float>(), REGROW_ISA::table<double>()};
+  static constexpr Isa isa = REGROW_ISA::isa(REGROW_NAME(REGROW_ISA), Dtypes{});
   return isa;
 }
 

@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "dtypes.h"
 #include "geometry.h"
 #include "plan.h"
 
@@ -32,9 +33,9 @@ struct Strides {
   int64_t n = 0, c = 0, h = 0, w = 0;
 };
 
-// One line for each channel: max(scale * (x - center) + shift, 0 if relu). Null: 1, 0 and 0.
+// The affine map of each channel: max(scale * (x - center) + shift, 0 if relu). Null: 1, 0 and 0.
 template <class T>
-struct Lines {
+struct ChannelAffine {
   const T* scale = nullptr;
   const T* center = nullptr;
   const T* shift = nullptr;
@@ -99,34 +100,39 @@ struct Kernels {
                           const T* dy, int64_t dy_stride, T* dx, int64_t dx_stride, T* dvalues, T* dbias,
                           void* scratch, Parallel parallel);
 
-  // y = max(line(x) + residual, floor); residual null: 0.
-  void (*affine)(const T* x, Layout layout, Lines<T> lines, const T* residual, T* y, Parallel parallel);
-  // dx = dy where the line is above its floor.
-  void (*relu_backward)(const T* dy, const T* x, Layout layout, Lines<T> lines, T* dx, Parallel parallel);
+  // y = max(affine(x) + residual, floor); residual null: 0.
+  void (*affine)(const T* x, Layout layout, ChannelAffine<T> affine, const T* residual, T* y, Parallel parallel);
+  // dx = dy where affine(x) is above its floor.
+  void (*relu_backward)(const T* dy, const T* x, Layout layout, ChannelAffine<T> affine, T* dx, Parallel parallel);
 
-  // y = line(x) * factor where the noise lets it stay, else 0.
-  void (*dropout)(const T* x, Layout layout, Lines<T> lines, Noise noise, T factor, T* y, Parallel parallel);
+  // y = affine(x) * factor where the noise lets it stay, else 0.
+  void (*dropout)(const T* x, Layout layout, ChannelAffine<T> affine, Noise noise, T factor, T* y, Parallel parallel);
 
-  // The largest line(x) of each window; first of equals, NaN before all. Backward gives dy to that pixel, and where
+  // The largest affine(x) of each window; first of equals, NaN before all. Backward gives dy to that pixel, and where
   // `gated` only if it is above the floor.
-  void (*max_pool)(const T* x, Layout in, Lines<T> lines, Layout out, Windows windows, T* y, Parallel parallel);
-  void (*max_pool_backward)(const T* dy, const T* x, Layout in, Lines<T> lines, bool gated, Layout out,
+  void (*max_pool)(const T* x, Layout in, ChannelAffine<T> affine, Layout out, Windows windows, T* y,
+                   Parallel parallel);
+  void (*max_pool_backward)(const T* dy, const T* x, Layout in, ChannelAffine<T> affine, bool gated, Layout out,
                             Windows windows, T* dx, Parallel parallel);
   void (*avg_pool)(const T* x, Layout in, Layout out, Windows windows, T* y, Parallel parallel);
   void (*avg_pool_backward)(const T* dy, Layout in, Layout out, Windows windows, T* dx, Parallel parallel);
 
   // Mean and (biased) variance of each channel over images and pixels.
   void (*moments)(const T* x, Layout layout, double* mean, double* variance, Parallel parallel);
-  // Gradients of a BatchNorm of x, of which `lines` is what became of it: dy comes back through the ReLU of lines and,
-  // if windows is not null, through a max pool with output layout `out`. dx null: not wanted.
-  void (*norm_backward)(const T* dy, const T* x, Layout in, NormGradient<T> norm, Lines<T> lines, Layout out,
+  // Gradients of a BatchNorm of x, of which `affine` is what became of it: dy comes back through the ReLU of affine
+  // and, if windows is not null, through a max pool with output layout `out`. dx null: not wanted.
+  void (*norm_backward)(const T* dy, const T* x, Layout in, NormGradient<T> norm, ChannelAffine<T> affine, Layout out,
                         const Windows* windows, T* dx, T* dweight, T* dbias, Parallel parallel);
 };
 
-struct Isa {
+template <class>
+struct KernelsOf;
+template <class... T>
+struct KernelsOf<Types<T...>> : Kernels<T>... {};
+
+// What is compiled for one instruction set. It converts to the Kernels<T> of each dtype.
+struct Isa : KernelsOf<Dtypes> {
   const char* name;  // "v4" (x86-64-v4), "v3" (x86-64-v3), "base"
-  Kernels<float> f32;
-  Kernels<double> f64;
 };
 
 const Isa& isa_v4();    // needs AVX-512 F, BW, CD, DQ, VL

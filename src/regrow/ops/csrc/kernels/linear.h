@@ -14,7 +14,7 @@ inline Layout linear_layout(int64_t batch, int64_t features) {
   const int64_t vectors = (batch + L - 1) / L;
   const int64_t blocks = vectors > kMaxTile ? (vectors + kMaxTile - 1) / kMaxTile : 1;
   const int64_t per_block = vectors > 0 ? (vectors + blocks - 1) / blocks : 1;
-  return {batch, features, 1, 1, per_block * L, 0, 0};
+  return {.batch = batch, .channels = features, .height = 1, .width = 1, .lanes = per_block * L};
 }
 template <class T>
 inline Tile linear_tile(const Layout& layout) {
@@ -96,7 +96,15 @@ void linear_forward(const Plan& plan, int64_t batch, const T* values, const T* b
   const Layout out = linear_layout<T>(batch, plan.shape.out_channels);
   const ActiveList& list = plan.forward;
   // Segments are long here, so values are read where they are.
-  const ForwardJob<T> job{list, values, false, bias, in.lanes, 0, kLanes<T>, out.lanes, 0};
+  const ForwardJob<T> job{.list = list,
+                          .values = values,
+                          .gathered = false,
+                          .bias = bias,
+                          .pixel = in.lanes,
+                          .x_row = 0,
+                          .x_step = kLanes<T>,
+                          .y_plane = out.lanes,
+                          .y_row = 0};
   const auto kernel = forward_kernel<T>(linear_tile<T>(in), 1);
 
   if (own.by_block) {
@@ -188,11 +196,19 @@ void linear_backward(const Plan& plan, int64_t batch, const T* values, const T* 
   const auto kernel = backward_kernel<T>(linear_tile<T>(in), 1, want_dx);
   // `copy`: which of the scratch blocks.
   const auto run = [&](int64_t copy, int64_t panel, int64_t first_weight, const T* gathered, T* dw) {
-    const BackwardJob<T> job{list, gathered, first_weight, out.lanes, in.lanes, 0, kLanes<T>, 0};
-    kernel(job,
-           {own.dy + copy * out.block_size(), own.x + copy * in.block_size(), want_dx ? own.dx + copy * in.block_size() : nullptr,
-            dw},
-           panel);
+    const BackwardJob<T> job{.list = list,
+                             .values = gathered,
+                             .first_weight = first_weight,
+                             .pixel = out.lanes,
+                             .x_plane = in.lanes,
+                             .x_row = 0,
+                             .x_step = kLanes<T>,
+                             .dy_row = 0};
+    const BackwardTile<T> tile{.dy = own.dy + copy * out.block_size(),
+                               .x = own.x + copy * in.block_size(),
+                               .dx = want_dx ? own.dx + copy * in.block_size() : nullptr,
+                               .dw = dw};
+    kernel(job, tile, panel);
   };
 
   if (own.by_block) {

@@ -112,15 +112,16 @@ void moments(const T* x, Layout layout, double* mean, double* variance, Parallel
   });
 }
 
-// Sums of g and g (x - mean) over a plane, g being what the ReLU of `line` lets through of dy.
+// Sums of g and g (x - mean) over a plane, g being what the ReLU of `map` lets through of dy.
 template <class T>
-inline void add_gradients(const T* dy, const T* x, const Layout& in, const Line<T>& line, Vec<T> mean, Sums<T, 2>& sums) {
+inline void add_gradients(const T* dy, const T* x, const Layout& in, const AffineMap<T>& map, Vec<T> mean,
+                          Sums<T, 2>& sums) {
   constexpr int L = kLanes<T>;
   for (int64_t h = 0; h < in.height; ++h) {
     const int64_t row = h * in.row() * L;
     sums.add_row(in.width, [&](int64_t i, Vec<T>* terms) {
       const Vec<T> v = load(x + row + i * L);
-      terms[0] = line.gate(load(dy + row + i * L), v);
+      terms[0] = map.gate(load(dy + row + i * L), v);
       terms[1] = terms[0] * (v - mean);
     });
   }
@@ -128,19 +129,19 @@ inline void add_gradients(const T* dy, const T* x, const Layout& in, const Line<
 
 // The same behind a max pool: only the winner of a window counts.
 template <class T>
-inline void add_pooled_gradients(const T* dy, const T* x, const Layout& in, const Line<T>& line, Vec<T> mean,
+inline void add_pooled_gradients(const T* dy, const T* x, const Layout& in, const AffineMap<T>& map, Vec<T> mean,
                                  const Layout& out, const Windows& windows, Sums<T, 2>& sums) {
   constexpr int L = kLanes<T>;
   for (int64_t i = 0; i < out.height; ++i)
     sums.add_row(out.width, [&](int64_t j, Vec<T>* terms) {
       Vec<T> best = splat(-std::numeric_limits<T>::infinity()), winner{};
       each_pixel<T>(in, windows.rows[i], windows.columns[j], [&](int64_t at) {
-        const Vec<T> v = load_ahead(x + at), y = line(v);
+        const Vec<T> v = load_ahead(x + at), y = map(v);
         const auto better = beats<T>(y, best);
         best = better ? y : best;
         winner = better ? v : winner;
       });
-      terms[0] = line.gate(load(dy + (i * out.row() + j) * L), winner);
+      terms[0] = map.gate(load(dy + (i * out.row() + j) * L), winner);
       terms[1] = terms[0] * (winner - mean);
     });
 }
@@ -149,7 +150,7 @@ inline void add_pooled_gradients(const T* dy, const T* x, const Layout& in, cons
 template <class T>
 struct Gradient {
   Vec<T> mean, gain, slope, base;
-  typename LaneMask<T>::type alive;
+  Mask<T> alive;
 
   REGROW_INLINE Vec<T> operator()(Vec<T> g, Vec<T> x) const {
     return alive ? gain * g + (slope * (x - mean) + base) : Vec<T>{};
@@ -158,38 +159,37 @@ struct Gradient {
 
 // That for one plane; grad may be dx itself.
 template <class T>
-inline void apply_gradients(const T* grad, const T* x, const Layout& in, const Line<T>& line, const Gradient<T>& of,
+inline void apply_gradients(const T* grad, const T* x, const Layout& in, const AffineMap<T>& map, const Gradient<T>& of,
                             bool far, T* dx) {
   for (int64_t h = 0; h < in.height; ++h) {
     const int64_t row = h * in.row() * kLanes<T>;
     fill_row(dx + row, in.width, far, [&](int64_t i) {
       const Vec<T> v = load(x + row + i);
-      return of(line.gate(load(grad + row + i), v), v);
+      return of(map.gate(load(grad + row + i), v), v);
     });
   }
 }
 
 // The same behind a max pool whose windows tile the plane: pixels that did not win have no gradient of their own.
 template <class T>
-inline void apply_pooled_gradients(const T* dy, const T* x, const Layout& in, const Line<T>& line,
+inline void apply_pooled_gradients(const T* dy, const T* x, const Layout& in, const AffineMap<T>& map,
                                    const Gradient<T>& of, const Layout& out, const Windows& windows, bool far, T* dx) {
   constexpr int L = kLanes<T>;
-  using Mask = typename LaneMask<T>::type;
   for (int64_t i = 0; i < out.height; ++i)
     for (int64_t j = 0; j < out.width; ++j) {
       const Window rows = windows.rows[i], columns = windows.columns[j];
       Vec<T> best = splat(-std::numeric_limits<T>::infinity()), value{};
-      Mask winner{}, pixel{};
+      Mask<T> winner{}, pixel{};
       each_pixel<T>(in, rows, columns, [&](int64_t at) {
-        const Vec<T> v = load(x + at), y = line(v);
-        const Mask better = beats<T>(y, best);
+        const Vec<T> v = load(x + at), y = map(v);
+        const Mask<T> better = beats<T>(y, best);
         best = better ? y : best;
         value = better ? v : value;
         winner = better ? pixel : winner;
         pixel += 1;
       });
-      const Vec<T> grad = line.gate(load(dy + (i * out.row() + j) * L), value);
-      pixel = Mask{};
+      const Vec<T> grad = map.gate(load(dy + (i * out.row() + j) * L), value);
+      pixel = Mask<T>{};
       each_pixel<T>(in, rows, columns, [&](int64_t at) {
         const Vec<T> result = of(winner == pixel ? grad : Vec<T>{}, load(x + at));
         if (far)
@@ -203,20 +203,20 @@ inline void apply_pooled_gradients(const T* dy, const T* x, const Layout& in, co
 
 // dx = invstd * weight * (g - (sum g + (x - mean) * invstd^2 * sum g (x - mean)) / count); the last part in training.
 template <class T>
-void norm_backward(const T* dy, const T* x, Layout in, NormGradient<T> norm, Lines<T> lines, Layout out,
+void norm_backward(const T* dy, const T* x, Layout in, NormGradient<T> norm, ChannelAffine<T> affine, Layout out,
                    const Windows* windows, T* dx, T* dweight, T* dbias, Parallel parallel) {
   const bool tiled = windows && tiles(in, out, *windows), far = dx && is_far<T>(in);
   const double count = static_cast<double>(in.batch * in.height * in.width);
   each_channel(in, parallel, [&](int64_t c) {
-    const Line<T> line(lines, c);
+    const AffineMap<T> map(affine, c);
     const Vec<T> mean = splat(norm.mean[c]);
     Sums<T, 2> sums;
     for (int64_t n = 0; n < in.blocks(); ++n) {
       const T *plane = row_of(x, in, n, c, 0), *grad = row_of(dy, windows ? out : in, n, c, 0);
       if (windows)
-        add_pooled_gradients(grad, plane, in, line, mean, out, *windows, sums);
+        add_pooled_gradients(grad, plane, in, map, mean, out, *windows, sums);
       else
-        add_gradients(grad, plane, in, line, mean, sums);
+        add_gradients(grad, plane, in, map, mean, sums);
     }
     const double invstd = norm.invstd[c], gain = norm.weight ? invstd * norm.weight[c] : invstd;
     const double back = norm.training ? -gain / count : 0;
@@ -232,10 +232,10 @@ void norm_backward(const T* dy, const T* x, Layout in, NormGradient<T> norm, Lin
       of.alive = living<T>(in, n);
       clear_margin(in, dx, n, c);
       if (tiled) {
-        apply_pooled_gradients(grad, plane, in, line, of, out, *windows, far, to);
+        apply_pooled_gradients(grad, plane, in, map, of, out, *windows, far, to);
       } else {
-        if (windows) route(grad, plane, in, line, out, *windows, false, to);
-        apply_gradients(windows ? to : grad, plane, in, line, of, far && !windows, to);
+        if (windows) route(grad, plane, in, map, out, *windows, false, to);
+        apply_gradients(windows ? to : grad, plane, in, map, of, far && !windows, to);
       }
     }
     if (far) finish_stores();

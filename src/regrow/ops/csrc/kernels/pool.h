@@ -1,14 +1,14 @@
 // Pooling of batch-blocked activations: any windows (see Windows in kernels.h), overlapping or not.
 #pragma once
 
-#include "lines.h"
+#include "channel_affine.h"
 
 namespace regrow {
 namespace REGROW_ISA {
 
 // Torch's rule: the first of equal maxima wins, and the last NaN beats everything.
 template <class T>
-REGROW_INLINE typename LaneMask<T>::type beats(Vec<T> v, Vec<T> best) {
+REGROW_INLINE Mask<T> beats(Vec<T> v, Vec<T> best) {
   return (v > best) | (v != v);
 }
 
@@ -18,24 +18,24 @@ inline bool is_pair(const Window& w) { return w.end - w.begin == 2 && w.step == 
 // The 2x2 window that nearly every pool has is unrolled.
 template <class T, class Body>
 REGROW_INLINE void each_pixel(const Layout& layout, const Window& rows, const Window& columns, const Body& body) {
-  const int64_t pixel = kLanes<T>, line = layout.row() * kLanes<T>;
+  const int64_t pixel = kLanes<T>, row = layout.row() * kLanes<T>;
   if (is_pair(rows) && is_pair(columns)) {
-    const int64_t first = rows.begin * line + columns.begin * pixel;
+    const int64_t first = rows.begin * row + columns.begin * pixel;
     body(first);
     body(first + pixel);
-    body(first + line);
-    body(first + line + pixel);
+    body(first + row);
+    body(first + row + pixel);
     return;
   }
   for (int64_t h = rows.begin; h < rows.end; h += rows.step)
-    for (int64_t w = columns.begin; w < columns.end; w += columns.step) body(h * line + w * pixel);
+    for (int64_t w = columns.begin; w < columns.end; w += columns.step) body(h * row + w * pixel);
 }
 
 template <class T>
-void max_pool(const T* x, Layout in, Lines<T> lines, Layout out, Windows windows, T* y, Parallel parallel) {
+void max_pool(const T* x, Layout in, ChannelAffine<T> affine, Layout out, Windows windows, T* y, Parallel parallel) {
   constexpr int L = kLanes<T>;
   each_plane(out, parallel, [&](int64_t n, int64_t c) {
-    const Line<T> line(lines, c);
+    const AffineMap<T> map(affine, c);
     const auto alive = living<T>(out, n);
     const T* plane = row_of(x, in, n, c, 0);
     clear_margin(out, y, n, c);
@@ -46,7 +46,7 @@ void max_pool(const T* x, Layout in, Lines<T> lines, Layout out, Windows windows
         const Window columns = windows.columns[j];
         Vec<T> best = splat(-std::numeric_limits<T>::infinity());
         each_pixel<T>(in, rows, columns, [&](int64_t at) {
-          const Vec<T> v = line(load_ahead(plane + at));
+          const Vec<T> v = map(load_ahead(plane + at));
           best = beats<T>(v, best) ? v : best;
         });
         store(to + j * L, alive ? best : Vec<T>{});
@@ -76,10 +76,9 @@ inline void zero_rows(const Layout& layout, T* plane) {  // plane: pixel (0, 0)
 
 // Gives each window's gradient to the pixel that won it. x, dx: pixel (0, 0) of planes of `in`; dy: of a plane of `out`.
 template <class T>
-inline void route(const T* dy, const T* x, const Layout& in, const Line<T>& line, const Layout& out,
+inline void route(const T* dy, const T* x, const Layout& in, const AffineMap<T>& map, const Layout& out,
                   const Windows& windows, bool tiled, T* dx) {
   constexpr int L = kLanes<T>;
-  using Mask = typename LaneMask<T>::type;
   if (!tiled) zero_rows(in, dx);
   for (int64_t i = 0; i < out.height; ++i) {
     const Window rows = windows.rows[i];
@@ -87,15 +86,15 @@ inline void route(const T* dy, const T* x, const Layout& in, const Line<T>& line
       const Window columns = windows.columns[j];
       const Vec<T> grad = load(dy + (i * out.row() + j) * L);
       Vec<T> best = splat(-std::numeric_limits<T>::infinity());
-      Mask winner{}, pixel{};
+      Mask<T> winner{}, pixel{};
       each_pixel<T>(in, rows, columns, [&](int64_t at) {
-        const Vec<T> v = line(load(x + at));
-        const Mask better = beats<T>(v, best);
+        const Vec<T> v = map(load(x + at));
+        const Mask<T> better = beats<T>(v, best);
         best = better ? v : best;
         winner = better ? pixel : winner;
         pixel += 1;
       });
-      pixel = Mask{};
+      pixel = Mask<T>{};
       each_pixel<T>(in, rows, columns, [&](int64_t at) {
         const Vec<T> share = winner == pixel ? grad : Vec<T>{};
         store(dx + at, tiled ? share : load(dx + at) + share);
@@ -106,25 +105,25 @@ inline void route(const T* dy, const T* x, const Layout& in, const Line<T>& line
 }
 
 template <class T>
-inline void gate_plane(const T* x, const Layout& layout, const Line<T>& line, T* grad) {
+inline void gate_plane(const T* x, const Layout& layout, const AffineMap<T>& map, T* grad) {
   constexpr int L = kLanes<T>;
   for (int64_t h = 0; h < layout.height; ++h) {
     const int64_t at = h * layout.row() * L;
-    for (int64_t i = at; i < at + layout.width * L; i += L) store(grad + i, line.gate(load(grad + i), load(x + i)));
+    for (int64_t i = at; i < at + layout.width * L; i += L) store(grad + i, map.gate(load(grad + i), load(x + i)));
   }
 }
 
 template <class T>
-void max_pool_backward(const T* dy, const T* x, Layout in, Lines<T> lines, bool gated, Layout out, Windows windows,
-                       T* dx, Parallel parallel) {
+void max_pool_backward(const T* dy, const T* x, Layout in, ChannelAffine<T> affine, bool gated, Layout out,
+                       Windows windows, T* dx, Parallel parallel) {
   const bool tiled = tiles(in, out, windows);
   each_plane(in, parallel, [&](int64_t n, int64_t c) {
-    const Line<T> line(lines, c);
+    const AffineMap<T> map(affine, c);
     const T* plane = row_of(x, in, n, c, 0);
     T* to = row_of(dx, in, n, c, 0);
     clear_margin(in, dx, n, c);
-    route(row_of(dy, out, n, c, 0), plane, in, line, out, windows, tiled, to);
-    if (gated) gate_plane(plane, in, line, to);
+    route(row_of(dy, out, n, c, 0), plane, in, map, out, windows, tiled, to);
+    if (gated) gate_plane(plane, in, map, to);
   });
   zero_tail(in, dx);
 }

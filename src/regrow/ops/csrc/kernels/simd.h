@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #if defined(__x86_64__)
@@ -36,20 +37,23 @@ constexpr int kMaxTile = 16;
 #else
 constexpr int kMaxTile = 12;
 #endif
-constexpr int kMaxTileRows = 4;
+// Only elements of 4 bytes are worth the time to compile tiles of several rows and kernels of their own for strides 1
+// and 2: others serve to check results.
+template <class T>
+constexpr int kTileRows = sizeof(T) == 4 ? 4 : 1;
 
 template <class T>
-struct VectorOf;
-template <>
-struct VectorOf<float> {
-  typedef float type __attribute__((vector_size(REGROW_VECTOR_BYTES), may_alias));
-};
-template <>
-struct VectorOf<double> {
-  typedef double type __attribute__((vector_size(REGROW_VECTOR_BYTES), may_alias));
+struct VectorOf {
+  typedef T type __attribute__((vector_size(REGROW_VECTOR_BYTES), may_alias));
 };
 template <class T>
 using Vec = typename VectorOf<T>::type;
+
+// As many unsigned (signed) integers of the element's size.
+template <class T>
+using Bits = typename VectorOf<std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>>::type;
+template <class T>
+using Mask = typename VectorOf<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>::type;
 template <class T>
 constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
 

@@ -10,33 +10,22 @@
 namespace regrow {
 namespace REGROW_ISA {
 
-template <class T>
-struct LaneMask;
-template <>
-struct LaneMask<float> {
-  typedef int32_t type __attribute__((vector_size(REGROW_VECTOR_BYTES)));
-};
-template <>
-struct LaneMask<double> {
-  typedef int64_t type __attribute__((vector_size(REGROW_VECTOR_BYTES)));
-};
-
 // All bits set in the lanes of images that exist.
 template <class T>
-REGROW_INLINE typename LaneMask<T>::type living(const Layout& layout, int64_t block) {
+REGROW_INLINE Mask<T> living(const Layout& layout, int64_t block) {
   return lane_mask<T>(images_in(layout, block)) > T(0);
 }
 
-// One channel's line. NaN stays NaN.
+// One channel's affine map, as vectors. NaN stays NaN.
 template <class T>
-struct Line {
+struct AffineMap {
   Vec<T> scale, center, shift, floor;
 
-  Line(const Lines<T>& lines, int64_t channel)
-      : scale(splat(lines.scale ? lines.scale[channel] : T(1))),
-        center(splat(lines.center ? lines.center[channel] : T(0))),
-        shift(splat(lines.shift ? lines.shift[channel] : T(0))),
-        floor(splat(lines.relu ? T(0) : -std::numeric_limits<T>::infinity())) {}
+  AffineMap(const ChannelAffine<T>& affine, int64_t channel)
+      : scale(splat(affine.scale ? affine.scale[channel] : T(1))),
+        center(splat(affine.center ? affine.center[channel] : T(0))),
+        shift(splat(affine.shift ? affine.shift[channel] : T(0))),
+        floor(splat(affine.relu ? T(0) : -std::numeric_limits<T>::infinity())) {}
 
   REGROW_INLINE Vec<T> above(Vec<T> v) const { return v < floor ? floor : v; }
   REGROW_INLINE Vec<T> unbounded(Vec<T> x) const { return scale * (x - center) + shift; }
@@ -80,10 +69,10 @@ REGROW_INLINE void fill_row(T* to, int64_t count, bool far, const Body& body) {
 }
 
 template <class T>
-void affine(const T* x, Layout layout, Lines<T> lines, const T* residual, T* y, Parallel parallel) {
+void affine(const T* x, Layout layout, ChannelAffine<T> affine, const T* residual, T* y, Parallel parallel) {
   const bool far = is_far<T>(layout);
   each_plane(layout, parallel, [&](int64_t n, int64_t c) {
-    const Line<T> line(lines, c);
+    const AffineMap<T> map(affine, c);
     const auto alive = living<T>(layout, n);
     clear_margin(layout, y, n, c);
     for (int64_t h = 0; h < layout.height; ++h) {
@@ -92,11 +81,11 @@ void affine(const T* x, Layout layout, Lines<T> lines, const T* residual, T* y, 
       if (residual) {
         const T* more = row_of(residual, layout, n, c, h);
         fill_row(to, layout.width, far, [&](int64_t i) {
-          const Vec<T> v = line.above(line.unbounded(load_ahead(from + i)) + load_ahead(more + i));
+          const Vec<T> v = map.above(map.unbounded(load_ahead(from + i)) + load_ahead(more + i));
           return alive ? v : Vec<T>{};
         });
       } else {
-        fill_row(to, layout.width, far, [&](int64_t i) { return alive ? line(load_ahead(from + i)) : Vec<T>{}; });
+        fill_row(to, layout.width, far, [&](int64_t i) { return alive ? map(load_ahead(from + i)) : Vec<T>{}; });
       }
     }
     if (far) finish_stores();
@@ -105,15 +94,15 @@ void affine(const T* x, Layout layout, Lines<T> lines, const T* residual, T* y, 
 }
 
 template <class T>
-void relu_backward(const T* dy, const T* x, Layout layout, Lines<T> lines, T* dx, Parallel parallel) {
+void relu_backward(const T* dy, const T* x, Layout layout, ChannelAffine<T> affine, T* dx, Parallel parallel) {
   constexpr int L = kLanes<T>;
   each_plane(layout, parallel, [&](int64_t n, int64_t c) {
-    const Line<T> line(lines, c);
+    const AffineMap<T> map(affine, c);
     clear_margin(layout, dx, n, c);
     for (int64_t h = 0; h < layout.height; ++h) {
       const T *grad = row_of(dy, layout, n, c, h), *from = row_of(x, layout, n, c, h);
       T* to = row_of(dx, layout, n, c, h);
-      for (int64_t i = 0; i < layout.width * L; i += L) store(to + i, line.gate(load(grad + i), load(from + i)));
+      for (int64_t i = 0; i < layout.width * L; i += L) store(to + i, map.gate(load(grad + i), load(from + i)));
     }
   });
   zero_tail(layout, dx);
