@@ -66,12 +66,12 @@ def measured(width: int, method: str, steps: int) -> dict[str, Any]:
     step = steps_of(session)
     updater = session.updater
     if updater:
-        updater.expect_update(steps + 3 + settings.recipe.window)
+        updater.expect_update(steps + 3 + settings.recipe.option("window"))
     for _ in range(3):
         step()
     row["step_ms"] = 1e3 * statistics.median(step() for _ in range(steps))
     if updater:
-        row |= updates(settings.recipe.window, updater, step)
+        row |= updates(settings.recipe.option("window"), updater, step)
         row["active"] = {name: weight.active for name, weight in regrow.sparse_weights(session.model).items()}
     return row | {"positions": session.prunable, "peak_mib": peak_memory_mib()}
 

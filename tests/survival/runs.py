@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from regrow.lab import Recipe, Settings, make_settings, models
 from regrow.lab.data.split import Data, Split
+from regrow.lab.recipes.options import given
 
 EPOCHS, STEPS = 5, 6
 """Of each run; steps are those of an epoch."""
@@ -71,7 +72,7 @@ _RECIPE = Recipe(
     lr_drops=(20,),
     schedule_steps=EPOCHS * STEPS,
     update_every=4,
-    window=3,
+    options=given(window=3),
 )
 
 

@@ -54,9 +54,12 @@ def test_list_names_recipes_and_settings():
 
 
 def test_settings_are_explained_with_and_without_a_method():
-    assert all(word in run("settings").stdout for word in ("weight_decay", "label_smoothing", "rewind_epochs"))
+    assert all(word in run("settings").stdout for word in ("weight_decay", "label_smoothing", "clip_norm"))
+    assert "rewind_epochs" in run("settings", "lottery").stdout
     output = run("settings", "rigl").stdout
     assert all(word in output for word in ("stop_fraction", "0.75", "prune_rate", "window_batch"))
+    wide = run("settings", "set", "--recipe", "resnet50-imagenet").stdout
+    assert all(word in wide for word in ("0.2", "Defaults are those of resnet50-imagenet"))
     assert "dense has no settings of its own" in run("settings", "dense").stdout
     assert_one_line(run("settings", "magic"), 2)
 

@@ -67,7 +67,7 @@ FLAGS = {
     "report": ["--out", "--live", "--every", "--open"],
     "features": ["--out", "--split", "--images", "--data-dir"],
     "list": [],
-    "settings": [],
+    "settings": ["--recipe"],
     "demo": ["--seed", "--density", "--out", "--threads"],
     "summary": [],
     "export": ["--to", "--out", "--optimizer"],

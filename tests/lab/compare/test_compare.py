@@ -20,7 +20,6 @@ from regrow import ops
 from regrow.lab.compare.comparison import Comparison, make_comparison, read_seeds
 from regrow.lab.compare.grid import Cell, Outcome
 from regrow.lab.errors import UsageError
-from regrow.lab.recipes.recipe import SPARSE_ONLY, setting_names
 from regrow.lab.report.leaderboard import COLUMNS, Entry, find_published, leaderboard, markdown, write_tables
 from regrow.lab.report.published import PublishedPoint, published_points
 
@@ -106,10 +105,6 @@ def test_a_varied_setting_may_have_the_name_that_the_method_has_for_it():
 def test_values_that_hold_commas_are_parted_by_semicolons():
     grid = comparison(methods=["static"], densities=["0.1"], vary=["lr_drops=500,900;800"])
     assert [arm.settings["lr_drops"] for arm in grid.arms] == [[500, 900], [800]]
-
-
-def test_settings_that_leave_dense_runs_alone_exist():
-    assert set(SPARSE_ONLY) < set(setting_names())
 
 
 def test_seeds_are_a_number_or_a_list():

@@ -15,8 +15,7 @@ def test_published_mnist_protocol():
         recipe = get_recipe(name)
         assert (recipe.epochs, recipe.batch_size, recipe.lr) == (100, 100, 0.1)
         assert (recipe.momentum, recipe.nesterov, recipe.weight_decay) == (0.9, True, 5e-4)
-        assert (recipe.validation_fraction, recipe.prune_rate, recipe.prune_schedule) == (0.1, 0.5, "cosine")
-        assert (recipe.distribution, recipe.share, recipe.dense) == ("uniform", "momentum", ())
+        assert (recipe.validation_fraction, recipe.options, recipe.dense) == (0.1, (), ())
 
 
 def test_published_cifar10_protocol():
@@ -26,7 +25,7 @@ def test_published_cifar10_protocol():
         recipe = get_recipe(f"{name}-cifar10")
         assert recipe.model == name
         assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.weight_decay) == (250, 128, 0.1, 5e-4)
-        assert (recipe.momentum, recipe.nesterov, recipe.prune_rate) == (0.9, True, 0.5)
+        assert (recipe.momentum, recipe.nesterov, recipe.option("prune_rate", 0.5)) == (0.9, True, 0.5)
         drops = [learning_rate(recipe, step, 88_000) for step in (29_999, 30_000, 60_000)]
         assert drops == pytest.approx([0.1, 0.01, 0.001])
 
@@ -34,7 +33,12 @@ def test_published_cifar10_protocol():
 def test_published_imagenet_protocol():
     recipe = get_recipe("resnet50-imagenet")
     assert (recipe.epochs, recipe.batch_size, recipe.classes, recipe.label_smoothing) == (100, 256, 1000, 0.1)
-    assert (recipe.momentum, recipe.nesterov, recipe.weight_decay, recipe.prune_rate) == (0.9, True, 1e-4, 0.2)
+    assert (recipe.momentum, recipe.nesterov, recipe.weight_decay, recipe.option("prune_rate")) == (
+        0.9,
+        True,
+        1e-4,
+        0.2,
+    )
     an_epoch = 4955
     at = {0: 0.1 / 5 / an_epoch, 2.5: 0.05, 5: 0.1, 29.9: 0.1, 30: 0.01, 60: 0.001, 90: 0.0001}
     rates = [learning_rate(recipe, round(epoch * an_epoch), 100 * an_epoch) for epoch in at]
@@ -66,9 +70,13 @@ def test_overrides_are_typed():
         ["epochs=3", "lr=1e-2", "nesterov=false", "lr_drops=5,9", "max_density=none", "dense=fc1,fc3", "images=99"],
     )
     assert (recipe.images, override(recipe, ["images=none"]).images) == (99, None)
-    assert [override(recipe, [f"window={value}"]).window for value in ("all", "none", "5")] == ["all", None, 5]
+    assert [override(recipe, [f"window={value}"]).option("window") for value in ("all", "none", "5")] == [
+        "all",
+        None,
+        5,
+    ]
     assert (recipe.epochs, recipe.lr, recipe.nesterov) == (3, 0.01, False)
-    assert (recipe.lr_drops, recipe.max_density, recipe.dense) == ((5, 9), None, ("fc1", "fc3"))
+    assert (recipe.lr_drops, recipe.options, recipe.dense) == ((5, 9), (("max_density", None),), ("fc1", "fc3"))
 
 
 @pytest.mark.parametrize("assignment", ["nope=1", "model=1", "lr", "name=x", "threads=2"])
@@ -125,7 +133,7 @@ def test_folder_is_named_by_the_settings_that_are_not_default():
 def test_a_setting_added_later_leaves_old_folders_valid():
     settings = make_settings("digits-mlp", density=0.1)
     stored = settings.as_dict()
-    del stored["max_density"]
+    del stored["clip_norm"]
     assert differing(settings, stored) == []
-    changed = make_settings("digits-mlp", density=0.1, overrides=["max_density=0.5"])
-    assert differing(changed, stored) == ["max_density: None there, 0.5 now"]
+    changed = make_settings("digits-mlp", density=0.1, overrides=["clip_norm=0.5", "max_density=0.5"])
+    assert differing(changed, stored) == ["clip_norm: None there, 0.5 now", "max_density: default there, 0.5 now"]

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import ast
+import json
 from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 
-from regrow.lab import Settings, make_settings
+from regrow.lab import Settings, get_recipe, make_settings
 from regrow.lab.errors import UsageError
-from regrow.lab.recipes.methods import METHODS, make_sparse, make_updater, refuse_foreign
+from regrow.lab.recipes.methods import METHODS, check_taken, concerns_dense, make_sparse, make_updater
 from regrow.lab.recipes.optimizer import make_optimizer
-from regrow.lab.recipes.recipe import SPARSE_ONLY, override
+from regrow.lab.recipes.options import updaters
+from regrow.lab.recipes.recipe import option_names, override, setting_names, stored_name
+from regrow.lab.recipes.settings import settings_of
+from regrow.lab.report.runs import differences
+from regrow.lab.stored_settings import OPTIONS_OF_0_1, in_effect
 
 OTHER = {
     "prune_rate": "0.25",
-    "prune_schedule": "linear",
+    "schedule": "linear",
     "growth": "random",
     "inherit_momentum": "false",
     "per_neuron": "true",
-    "share": "none",
+    "redistribution": "none",
     "max_density": "0.75",
     "flops_budget": "0.5",
     "window": "3",
@@ -48,10 +56,9 @@ def traces(settings: Settings) -> tuple[dict[str, torch.Tensor], list[dict[str, 
 
 def changed(settings: Settings, key: str) -> Settings:
     """With another value, whether the method has that setting or not."""
-    values = (
-        {key: ("0",)} if key == "dense" else {key: getattr(override(settings.recipe, [f"{key}={OTHER[key]}"]), key)}
-    )
-    return replace(settings, recipe=replace(settings.recipe, **values))
+    recipe = settings.recipe
+    changed = replace(recipe, dense=("0",)) if key == "dense" else override(recipe, [f"{key}={OTHER[key]}"])
+    return replace(settings, recipe=changed)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - {"dense", "lottery"}))
@@ -65,15 +72,42 @@ def test_a_setting_that_a_method_does_not_have_changes_nothing(method: str):
 
 
 def test_sparse_momentum_has_all_settings_and_dense_none():
-    assert set(METHODS["sparse-momentum"].takes) == set(SPARSE_ONLY) | {"factored"}
-    assert set(SPARSE_ONLY) == OTHER.keys() | {"update_every"}
+    assert METHODS["sparse-momentum"].takes == OTHER.keys() | {"update_every", "factored"}
     assert not METHODS["dense"].takes
 
 
+def test_settings_that_concern_a_dense_run_are_known():
+    sparse = set().union(*(method.takes for method in METHODS.values()))
+    assert {key for key in (*setting_names(), *option_names()) if not concerns_dense(key)} == sparse
+
+
+OTHER_DEFAULTS = [
+    (method, key, OPTIONS_OF_0_1[stored_name(key)])
+    for method in METHODS
+    for key, default in METHODS[method].options.items()
+    if OPTIONS_OF_0_1.get(stored_name(key)) not in (None, default)
+]
+
+
+@pytest.mark.parametrize(("method", "key", "common"), OTHER_DEFAULTS)
+def test_an_option_that_is_given_the_default_of_other_methods_is_given(method: str, key: str, common: object):
+    """0.1 dropped what equalled the default of sparse momentum, and trained with the method's own."""
+    plain = make_settings("digits-mlp", method=method, density=0.3)
+    settings = make_settings("digits-mlp", method=method, density=0.3, overrides=[f"{key}={common}"])
+    assert settings.recipe.option(key) == common
+    assert settings.folder() != plain.folder()
+    assert settings_of(settings.stored()) == settings
+    if kind := updaters().get(method):
+        made = make_sparse(torch.nn.Linear(20, 20), settings)
+        with patch.object(kind, "__init__", autospec=True, return_value=None) as init:
+            make_updater(made, make_optimizer(made, settings.recipe), settings, 10)
+        assert init.call_args.kwargs[key] == common
+
+
 def test_a_setting_that_one_of_several_methods_has_is_taken():
-    refuse_foreign(["static", "set"], ["lr", "prune_rate"])
+    check_taken(["static", "set"], ["lr", "prune_rate"])
     with pytest.raises(UsageError, match="the methods static, set have no share"):
-        refuse_foreign(["static", "set"], ["lr", "share"])
+        check_taken(["static", "set"], ["lr", "share"])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -91,3 +125,41 @@ def test_wrong_values_are_refused_where_settings_are_made():
 def test_a_distribution_by_scores_needs_none_to_load_a_network():
     settings = make_settings("digits-mlp", method="snip", overrides=["distribution=global"])
     assert make_sparse(torch.nn.Linear(20, 20), settings) is not None
+
+
+RUNS_OF_0_1 = json.loads((Path(__file__).parent / "folders_of_0_1.json").read_text())
+"""What version 0.1 called the folders of runs, and the settings that it wrote into them."""
+
+
+@pytest.mark.parametrize("name", RUNS_OF_0_1)
+def test_runs_of_0_1_have_the_settings_and_the_names_that_they_had(name: str):
+    run = RUNS_OF_0_1[name]
+    settings = settings_of(run["settings"])
+    assert settings.folder().name == run["folder"]
+    method, _, overrides = name.partition(" ")
+    if method != "wide":
+        density = None if method == "dense" else 0.1
+        assert (
+            make_settings("digits-mlp", method=method, density=density, overrides=ast.literal_eval(overrides))
+            == settings
+        )
+
+
+def test_what_is_stored_tells_what_was_given_and_what_was_in_effect():
+    plain = make_settings("digits-mlp", method="set", density=0.1)
+    given = make_settings("digits-mlp", method="set", density=0.1, overrides=["prune_rate=0.3"])
+    assert plain.stored()["prune_rate"] == given.stored()["prune_rate"] == 0.3
+    assert settings_of(plain.stored()) == plain
+    assert settings_of(given.stored()) == given
+    other = make_settings("digits-mlp", method="set", density=0.1, overrides=["prune_rate=0.5"])
+    assert differences([in_effect(one.stored()) for one in (plain, other)]) == [
+        {"prune_rate": 0.3},
+        {"prune_rate": 0.5},
+    ]
+
+
+def test_former_fields_of_recipes_are_options_until_0_3():
+    recipe = get_recipe("digits-mlp")
+    with pytest.warns(DeprecationWarning, match=r"write options=given\(share, window\)"):
+        changed = replace(recipe, share="none", window=3)
+    assert changed.options == (("redistribution", "none"), ("window", 3))

@@ -96,9 +96,9 @@ def measure(
         "density": sparse.session.active / sparse.session.prunable,
         "flop_density": flop_density,
         "flop_density_after_update": sparse.session.flop_density,
-        "rule": _rule(settings),
-        "share": settings.recipe.share,
-        "flops_budget": settings.recipe.flops_budget,
+        "rule": rule(settings),
+        "share": settings.recipe.option("redistribution", "momentum"),
+        "flops_budget": settings.recipe.option("flops_budget"),
         "dense": list(settings.recipe.dense),
         "batch": settings.recipe.batch_size,
         "threads": torch.get_num_threads(),
@@ -115,12 +115,12 @@ def measure(
     }
 
 
-def _rule(settings: Settings) -> str:
+def rule(settings: Settings) -> str:
     """How the topology changes, in a word."""
     if settings.method != "sparse-momentum":
         return settings.method
-    budget = settings.recipe.flops_budget
-    return settings.recipe.share if budget is None else f"budget {budget:g}"
+    budget = settings.recipe.option("flops_budget")
+    return settings.recipe.option("redistribution", "momentum") if budget is None else f"budget {budget:g}"
 
 
 def _epoch(sparse: Contestant, dense: dict[str, Contestant], dense_steps: int) -> float:

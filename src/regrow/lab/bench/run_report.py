@@ -41,7 +41,7 @@ def run_bench_run(given: Mapping[str, Any], file: Path | None) -> None:
     rows = Rows(len(runs), bench_command("run", {**given, "data_dir": None, "json": file}), file, _line)
 
     def starting(settings: Settings) -> None:
-        rows.starting(f"{settings.recipe.name} at density {settings.density:g}, share {settings.recipe.share}")
+        rows.starting(f"{settings.recipe.name} at density {settings.density:g}, {bench_run.rule(settings)}")
 
     root = data_root(given["data_dir"])
     bench_run.run(runs, root, given["threads"], kinds, starting=starting, progress=rows.add)

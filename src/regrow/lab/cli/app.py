@@ -172,7 +172,7 @@ def train(
       regrow train lenet300-mnist --method rigl --set update_every=100 --set stop_fraction=0.8
     """
     from regrow import ops
-    from regrow.lab.recipes.methods import refuse_foreign
+    from regrow.lab.recipes.methods import check_taken
     from regrow.lab.recipes.recipe import stored_name
     from regrow.lab.recipes.settings import make_settings
     from regrow.lab.training.loop import train as run
@@ -200,7 +200,7 @@ def train(
     refuse_twice("setting", named)
     settings = make_settings(recipe, method=method, density=density, storage=storage, seed=seed, overrides=overrides)
     if not resume:  # a run of `regrow compare` goes on with the settings that its methods share
-        refuse_foreign([method], named)
+        check_taken([method], named)
     folder = out or settings.folder()
     how: dict[str, Any] = {
         "data_dir": data_dir,
@@ -249,17 +249,20 @@ def settings(
     method: Annotated[
         str | None, typer.Argument(metavar="[METHOD]", help="A method that `regrow list` shows.", show_default=False)
     ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Show the defaults of this recipe.", show_default=False)
+    ] = None,
 ) -> None:
     """Explains the settings of a method, or without one those of all recipes: what `--set KEY=VALUE` can change.
 
     \b
     Examples:
       regrow settings sparse-momentum
-      regrow settings
+      regrow settings --recipe vgg16-d-cifar10
     """
     from .tables import print_settings
 
-    print_settings(method)
+    print_settings(method, recipe)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from inspect import getdoc
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from regrow.lab.errors import unknown
-from regrow.lab.recipes.catalog import RECIPES
+from regrow.lab.recipes.catalog import RECIPES, get_recipe
 from regrow.lab.recipes.methods import METHODS
-from regrow.lab.recipes.options import entries, options_of, updaters
+from regrow.lab.recipes.options import entries, known_options, options_of, updaters
 from regrow.lab.recipes.recipe import Recipe, setting_names
 from regrow.lab.training.progress import clock
 
@@ -55,33 +55,38 @@ def _as_typed(value: Any) -> str:
     )
 
 
-def print_settings(method: str | None) -> None:
-    """What --set can change: the options of a method, or the settings of all recipes."""
-    out = console()
+def print_settings(method: str | None, recipe: str | None) -> None:
+    """What --set can change: the settings of all recipes, or those of a method; with the defaults of a recipe."""
+    chosen = get_recipe(recipe or next(iter(RECIPES)))
+    rows = _method_rows(method, chosen) if method else _recipe_rows(chosen)
     table = Table("setting", "default", "what it is", box=None, pad_edge=False)
-    if method is None:
-        recipe = next(iter(RECIPES.values()))()
-        about = entries(getdoc(Recipe) or "")
-        for name in setting_names():
-            table.add_row(name, _as_typed(getattr(recipe, name)), about.get(name, ""))
-        out.print(table)
-        out.print(f"\nDefaults are those of {recipe.name}. Options of a method: regrow settings sparse-momentum")
-        return
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
-    out.print(f"{method}: {METHODS[method].about}\n", soft_wrap=True)
-    kind = updaters().get(method)
-    options = options_of(kind) if kind else {}
-    for option in options.values():
-        table.add_row(option.name, _as_typed(option.default), option.about)
-    further = [name for name in METHODS[method].takes if name in Recipe.__dataclass_fields__ and name not in options]
-    known = {"share": "redistribution", "prune_schedule": "schedule"}
+    for row in rows:
+        table.add_row(*row)
+    out = console()
+    if method:
+        out.print(f"{method}: {METHODS[method].about}\n", soft_wrap=True)
+    out.print(table if rows else f"{method} has no settings of its own.")
+    if not method or recipe:
+        out.print(f"\nDefaults are those of {chosen.name}.")
+    if not method:
+        out.print("Options of a method: regrow settings sparse-momentum")
+
+
+def _recipe_rows(recipe: Recipe, names: Iterable[str] | None = None) -> list[tuple[str, str, str]]:
     about = entries(getdoc(Recipe) or "")
-    for name in further:
-        if known.get(name) not in options:
-            default = Recipe.__dataclass_fields__[name].default
-            table.add_row(name, _as_typed(default), about.get(name, ""))
-    out.print(table if table.row_count else f"{method} has no settings of its own.")
+    return [
+        (name, _as_typed(getattr(recipe, name)), about.get(name, ""))
+        for name in (setting_names() if names is None else names)
+    ]
+
+
+def _method_rows(name: str, recipe: Recipe) -> list[tuple[str, str, str]]:
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    method, kind = METHODS[name], updaters().get(name)
+    about = {**known_options(), **(options_of(kind) if kind else {})}
+    options = [(key, recipe.option(key, default), about[key].about) for key, default in method.options.items()]
+    return [(key, _as_typed(value), text) for key, value, text in options] + _recipe_rows(recipe, method.fields)
 
 
 def print_summary(summary: Mapping[str, Any], folder: Path) -> None:

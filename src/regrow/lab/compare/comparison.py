@@ -13,9 +13,9 @@ from regrow.io.atomic import write_atomically
 from regrow.lab.bench.common import read_density
 from regrow.lab.cli.command import setting_text
 from regrow.lab.errors import UsageError, refuse_twice
-from regrow.lab.recipes.methods import refuse_foreign
-from regrow.lab.recipes.recipe import SPARSE_ONLY, stored_name
-from regrow.lab.recipes.settings import Settings, make_settings
+from regrow.lab.recipes.methods import check_taken, concerns_dense
+from regrow.lab.recipes.recipe import stored_name
+from regrow.lab.recipes.settings import Settings, as_given, make_settings
 
 from .grid import Cell
 
@@ -105,12 +105,12 @@ def make_comparison(
         values = {key: runs[0].as_dict()[key] for key in variant}
         cells = tuple(_cell(settings, changed, values, out, threads, data_dir) for settings in runs)
         arms.append(Arm(method, runs[0].density, values, cells))
-    refuse_foreign(methods, named)
+    check_taken(methods, named)
     _refuse_same_folder(arms)
     identity = {
         "recipe": recipe,
         "threads": threads,
-        "settings": {key: value for key, value in base.as_dict().items() if key not in (*_AXES, *axes)},
+        "settings": {key: value for key, value in base.stored().items() if key not in (*_AXES, *axes)},
         "methods": list(methods),
         "densities": wanted,
         "seeds": list(numbers),
@@ -166,7 +166,7 @@ def _points(
 ) -> Iterator[tuple[str, float | None, dict[str, str]]]:
     """(method, density, varied settings) of each row; dense has no density and only the settings that concern it."""
     for method in methods:
-        own = {key: values for key, values in axes.items() if method != DENSE or key not in SPARSE_ONLY}
+        own = {key: values for key, values in axes.items() if method != DENSE or concerns_dense(key)}
         for density in [None] if method == DENSE else densities:
             for chosen in itertools.product(*own.values()):
                 yield method, density, dict(zip(own, chosen, strict=True))
@@ -224,11 +224,11 @@ def _refuse_other_grid(out: Path, there: Mapping[str, Any], now: Mapping[str, An
     differences = [
         f"{key}: {there[key]} there, {now[key]} now" for key in ("recipe", "threads") if there[key] != now[key]
     ]
-    settings = {**now["settings"], **there["settings"]}
+    fixed, fixed_there = as_given(now["settings"]), as_given(there["settings"])
     differences += [
-        f"{key}: {value} there, {now['settings'].get(key, 'varied')} now"
-        for key, value in settings.items()
-        if value != now["settings"].get(key, object()) and key not in there["vary"]
+        f"{key}: {fixed_there.get(key, 'default')} there, {fixed.get(key, 'varied')} now"
+        for key in {**fixed, **fixed_there}
+        if fixed_there.get(key, ...) != fixed.get(key, ...) and key not in there["vary"]
     ]
     if there["vary"].keys() != now["vary"].keys():
         names = [", ".join(side["vary"]) or "nothing" for side in (there, now)]

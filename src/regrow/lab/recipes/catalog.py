@@ -11,6 +11,7 @@ from regrow.lab.data import datasets as data
 from regrow.lab.data import text
 from regrow.lab.errors import unknown
 
+from .options import given
 from .recipe import Recipe
 
 __all__ = ["RECIPES", "get_recipe", "recipe"]
@@ -115,9 +116,7 @@ def wide_mlp() -> Recipe:
         name="wide-mlp",
         about="MLP of two hidden layers of 250,000 units; --set width=N",
         model="wide-mlp",
-        width=250_000,
         default_density=1.28e-4,
-        distribution="er",
         dense=("fc3",),
         rescale=True,
         data=data.mnist,
@@ -126,9 +125,7 @@ def wide_mlp() -> Recipe:
         lr=0.3,
         lr_drops=(1_080,),
         schedule_steps=1_620,
-        prune_rate=0.3,
-        share="none",
-        window=2,
+        options=given(distribution="er", prune_rate=0.3, redistribution="none", width=250_000, window=2),
     )
 
 
@@ -165,7 +162,7 @@ def _published_cifar10(model: str) -> Recipe:
         lr=0.1,
         lr_drops=(30_000, 60_000),
         schedule_steps=88_000,
-        window=10,
+        options=given(window=10),
         channels_last=True,
     )
 
@@ -191,8 +188,7 @@ def resnet50_imagenet() -> Recipe:
         warmup_epochs=5,
         label_smoothing=0.1,
         validation_fraction=0.01,
-        prune_rate=0.2,
-        window=10,
+        options=given(prune_rate=0.2, window=10),
         channels_last=True,
     )
 
@@ -215,7 +211,7 @@ def resnet50_imagenette() -> Recipe:
         lr=0.01,
         lr_drops=(70, 90),
         warmup_epochs=0.5,
-        inherit_momentum=False,
+        options=given(inherit_momentum=False, prune_rate=0.2, window=10),
         validation_fraction=0.1,
     )
 

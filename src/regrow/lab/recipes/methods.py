@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import getdoc, signature
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from regrow.weights.meta import materialise, on_meta
 from regrow.weights.prunable import select
 
 from .options import options_of, updaters
-from .recipe import SPARSE_ONLY, Recipe, option_names
+from .recipe import Recipe, option_names, own_name
 
 if TYPE_CHECKING:
     from regrow.lab.data.split import AnySplit
@@ -29,11 +29,12 @@ __all__ = [
     "Choice",
     "Examples",
     "Method",
+    "check_taken",
+    "concerns_dense",
     "make_network",
     "make_sparse",
     "make_updater",
     "prunable_weights",
-    "refuse_foreign",
     "update_interval",
 ]
 
@@ -83,21 +84,29 @@ class Method:
         start: (dense model, settings, examples) -> the model as training starts; without examples, where only the shape
             of the model is wanted, with random active sets.
         intervals: topology updates in a training where the recipe gives no `update_every`; None: one an epoch.
-        takes: the settings of sparse training that it has; others would change nothing.
+        fields: the fields of recipes that concern sparse training and that it has; others would change nothing.
+        options: its options, with their defaults.
         about: one line for `regrow list`.
     """
 
     attach: Attach | None
     start: Start
     intervals: float | None = None
-    takes: Collection[str] = ()
+    fields: Collection[str] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
     about: str = ""
+
+    @property
+    def takes(self) -> set[str]:
+        """All settings of sparse training that it has."""
+        return {*self.fields, *self.options}
 
 
 def _sparsify(model: nn.Module, settings: Choice, **more: Any) -> nn.Module:
     recipe = settings.recipe
-    arguments = {"distribution": recipe.distribution, "dense": list(recipe.dense), "storage": settings.storage}
-    return regrow.sparsify(model, **{"density": settings.density, "rescale": recipe.rescale, **arguments, **more})
+    arguments: dict[str, Any] = {"dense": list(recipe.dense), "storage": settings.storage, "rescale": recipe.rescale}
+    arguments |= {"distribution": recipe.option("distribution", "uniform"), "density": settings.density}
+    return regrow.sparsify(model, **arguments | more)
 
 
 def _untouched(model: nn.Module, settings: Choice, examples: Examples | None) -> nn.Module:
@@ -123,13 +132,12 @@ def _ticket(model: nn.Module, settings: Choice, examples: Examples | None) -> nn
 
 
 def _by_scores(score: Callable[[nn.Module, Choice, Examples], Any]) -> Start:
-    """Keeps what is scored highest in the whole network, unless the recipe says another distribution than uniform."""
+    """Keeps what is scored highest in the whole network, unless the recipe gives a distribution."""
 
     def start(model: nn.Module, settings: Choice, examples: Examples | None) -> nn.Module:
-        distribution = settings.recipe.distribution
+        distribution = settings.recipe.option("distribution", "global")
         if examples is None:  # there are no scores
             return _sparsify(model, settings, distribution="uniform" if distribution == "global" else distribution)
-        distribution = "global" if distribution == "uniform" else distribution
         return _sparsify(model, settings, init=score(model, settings, examples), distribution=distribution)
 
     return start
@@ -163,38 +171,30 @@ def _magnitude(model: nn.Module, settings: Choice, examples: Examples | None) ->
     return _sparsify(model, settings, init="magnitude")
 
 
-def _chosen(settings: Choice, names: Mapping[str, str]) -> dict[str, Any]:
-    """Settings of the recipe that differ from a recipe's defaults, under the names that the updater has for them."""
-    defaults = Recipe.__dataclass_fields__
-    values = {argument: getattr(settings.recipe, field) for argument, field in names.items()}
-    return {argument: value for argument, value in values.items() if value != defaults[names[argument]].default}
-
-
-_START = ("distribution", "dense", "rescale")
-"""Settings of `sparsify`."""
-_FIELDS = {"schedule": "prune_schedule", "redistribution": "share"}
-"""Names that the recipe has for arguments of updaters, where they are others."""
+_START = ("dense", "rescale")
+"""Fields that `sparsify` is given, and its option."""
+_SPREAD = {"distribution": "uniform"}
 
 
 def _of_updater(kind: type[Updater]) -> Method:
-    """The method of an updater; the settings that it has are its arguments that recipes know."""
+    """The method of an updater, whose options are those of its arguments that have a plain type."""
     known = signature(kind).parameters
-    fields = {name: _FIELDS.get(name, name) for name in options_of(kind)}
-    names = {name: field for name, field in fields.items() if field in SPARSE_ONLY}
-    further = [name for name in option_names() if name in fields]
+    own = [name for name in options_of(kind) if name in option_names()]
 
     def attach(model: nn.Module, optimizer: optim.Optimizer, settings: Choice, run: dict[str, Any]) -> Any:
         given = {name: value for name, value in run.items() if name in known}  # some draw nothing and take no seed
         if kind.starts_dense:
             given["density"] = settings.density
-        given |= {name: value for name, value in settings.recipe.options if name in further}
+        given |= {name: value for name, value in settings.recipe.options if name in own}
         make: Callable[..., Updater] = kind
-        return make(model, optimizer, **given, **_chosen(settings, names))
+        return make(model, optimizer, **given)
 
-    start = ("dense",) if kind.starts_dense else _START
-    own = ("update_every", *names.values(), *further) if "update_every" in known else ()
+    fields: tuple[str, ...] = ("dense",) if kind.starts_dense else _START
+    fields += ("update_every",) if "update_every" in known else ()
+    options = {} if kind.starts_dense else dict(_SPREAD)
+    options |= {name: options_of(kind)[name].default for name in own}
     return Method(
-        attach, _all_weights if kind.starts_dense else _random, kind.updates, (*start, *own), _first_line(kind)
+        attach, _all_weights if kind.starts_dense else _random, kind.updates, fields, options, _first_line(kind)
     )
 
 
@@ -206,13 +206,13 @@ def _first_line(function: Callable[..., Any]) -> str:
     return (getdoc(function) or "").partition("\n")[0]
 
 
-_AT_INITIALISATION: dict[str, tuple[Start, str]] = {
-    "snip": (_by_scores(_snip), _first_line(regrow.snip)),
-    "grasp": (_by_scores(_grasp), _first_line(regrow.grasp)),
-    "synflow": (_by_scores(_synflow), _first_line(regrow.synflow)),
-    "obd": (_by_scores(_obd), _first_line(regrow.obd)),
-    "magnitude": (_magnitude, "The largest weights of each layer at initialisation, and no others."),
+_SCORES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "snip": (_snip, regrow.snip),
+    "grasp": (_grasp, regrow.grasp),
+    "synflow": (_synflow, regrow.synflow),
+    "obd": (_obd, regrow.obd),
 }
+_MAGNITUDE = "The largest weights of each layer at initialisation, and no others."
 _LOTTERY = "Lottery tickets: train, prune and rewind in rounds (Frankle & Carbin 2019, arXiv:1803.03635, section 2)."
 _MOVING = {name: _of_updater(kind) for name, kind in updaters().items()}
 
@@ -221,24 +221,36 @@ METHODS: dict[str, Method] = {
     "dense": Method(None, _untouched, about="All weights: the network to compare with."),
     "static": _MOVING["static"],
     **_MOVING,
-    **{name: Method(_static, start, None, _START, about) for name, (start, about) in _AT_INITIALISATION.items()},
-    "lottery": Method(_static, _ticket, None, ("dense", "rewind_epochs"), _LOTTERY),
+    **{
+        name: Method(_static, _by_scores(score), None, _START, {"distribution": "global"}, _first_line(about))
+        for name, (score, about) in _SCORES.items()
+    },
+    "magnitude": Method(_static, _magnitude, None, _START, _SPREAD, _MAGNITUDE),
+    "lottery": Method(_static, _ticket, None, ("dense",), {"rewind_epochs": 0}, _LOTTERY),
 }
 """Those that move weights come from `regrow.updaters.registry`."""
 
 
-def refuse_foreign(methods: Sequence[str], keys: Iterable[str]) -> None:
+_SPARSE_ONLY = {"update_every", *_START, *option_names()} - {"width"}
+
+
+def concerns_dense(key: str) -> bool:
+    """Whether a setting changes anything in a dense run."""
+    return own_name(key) not in _SPARSE_ONLY
+
+
+def check_taken(methods: Sequence[str], keys: Iterable[str]) -> None:
     """Raises UsageError for a setting of sparse training that none of the methods has.
 
     Example:
-        >>> refuse_foreign(["static", "set"], ["lr", "prune_rate"])
+        >>> check_taken(["static", "set"], ["lr", "prune_rate"])
     """
     taken = {setting for method in methods for setting in METHODS[method].takes}
     for key in keys:
-        if key in (*SPARSE_ONLY, *option_names(), "rewind_epochs") and key not in taken:
+        if not concerns_dense(key) and own_name(key) not in taken:
             those = f"the method {methods[0]} has" if len(methods) == 1 else f"the methods {', '.join(methods)} have"
             known = f"its own settings are {', '.join(sorted(taken))}" if taken else "it has none of its own"
-            having = [name for name, method in METHODS.items() if key in method.takes]
+            having = [name for name, method in METHODS.items() if own_name(key) in method.takes]
             raise UsageError(f"{those} no {key}; leave it out ({known}), or choose {' or '.join(having[:3])}")
 
 
@@ -248,12 +260,13 @@ def make_network(recipe: Recipe) -> nn.Module:
     Raises:
         UsageError: it takes no width, and the recipe has one.
     """
-    if recipe.width is None:
+    width = recipe.option("width")
+    if width is None:
         return models.build(recipe.model, recipe.classes)
     try:
-        return models.build(recipe.model, recipe.classes, width=recipe.width)
+        return models.build(recipe.model, recipe.classes, width=width)
     except TypeError as error:
-        raise UsageError(f"width={recipe.width}: {recipe.model} has no such option; leave it out ({error})") from error
+        raise UsageError(f"width={width}: {recipe.model} has no such option; leave it out ({error})") from error
 
 
 def make_sparse(

@@ -11,14 +11,14 @@ from typing import Any
 
 from regrow.updaters import Updater, registry
 
-__all__ = ["Option", "entries", "known_options", "options_of", "updaters"]
+__all__ = ["Option", "entries", "given", "known_options", "options_of", "updaters"]
 
 _GIVEN_BY_A_RUN = {"model", "optimizer", "total_steps", "update_every", "density", "seed"}
 
 
 @dataclass(frozen=True)
 class Option:
-    """One argument of an updater that a method may be given."""
+    """What a method (or a model) may be given beside what all recipes have; mostly an argument of its updater."""
 
     name: str
     type: str
@@ -26,6 +26,28 @@ class Option:
     default: Any
     about: str
     """What the docstring says of it."""
+
+
+_OF_NO_UPDATER = [
+    Option("distribution", "str", "uniform", "How the weights are spread over layers at first; see `sparsify`."),
+    Option("width", "int | None", None, "Hidden units of the model wide-mlp."),
+    Option(
+        "rewind_epochs",
+        "int",
+        0,
+        "Epochs of the dense training whose weights lottery tickets go back to; 0: those at initialisation.",
+    ),
+]
+
+
+def given(**options: Any) -> tuple[tuple[str, Any], ...]:
+    """Options as recipes hold them.
+
+    Example:
+        >>> given(window=10, prune_rate=0.2)
+        (('prune_rate', 0.2), ('window', 10))
+    """
+    return tuple(sorted(options.items()))
 
 
 def updaters() -> dict[str, type[Updater]]:
@@ -36,10 +58,12 @@ def updaters() -> dict[str, type[Updater]]:
 
 @cache
 def known_options() -> Mapping[str, Option]:
-    """The options of all updaters by name; where several have one of the same name, the first one's."""
-    found: dict[str, Option] = {}
+    """All options by name; where several updaters have one, that which may be None, or else the first one's."""
+    found = {option.name: option for option in _OF_NO_UPDATER}
     for kind in updaters().values():
-        found = {**options_of(kind), **found}
+        for name, option in options_of(kind).items():
+            if name not in found or option.type == f"{found[name].type} | None":
+                found[name] = option
     return found
 
 

@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from regrow.lab.errors import UsageError
 
-from .options import known_options
+from .options import given, known_options
 
 if TYPE_CHECKING:
     from regrow.lab.data.split import Data
 
-__all__ = ["SPARSE_ONLY", "Recipe", "learning_rate", "option_names", "override", "setting_names", "stored_name"]
+__all__ = ["Recipe", "learning_rate", "option_names", "override", "own_name", "setting_names", "stored_name"]
 
-Window = int | Literal["all"] | None
 PRECISIONS = ("32-true", "bf16-mixed")
 OPTIMIZERS = ("sgd", "adamw")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 LR_SCHEDULES = ("steps", "cosine")
-
-SPARSE_ONLY = (
-    "update_every",
-    "prune_rate",
-    "prune_schedule",
-    "growth",
-    "inherit_momentum",
-    "per_neuron",
-    "share",
-    "max_density",
-    "flops_budget",
-    "window",
-    "window_batch",
-    "distribution",
-    "dense",
-    "rescale",
-)
-"""Settings that change nothing in a dense run. One that is missing here costs a comparison needless dense runs."""
 
 
 @dataclass(frozen=True)
@@ -73,22 +56,6 @@ class Recipe:
         images: how many of the training images are used, the same ones for every seed; None: all.
         update_every: steps between topology updates; None: one at the end of each epoch, or the method's own interval.
             There is none after the last step, and one that falls on the end of an epoch comes after the validation.
-        prune_rate: share of a layer's weights exchanged at first; where it is not 0.5, also of other methods than
-            sparse momentum.
-        prune_schedule: the argument `schedule` of updaters; where it is not "cosine", also of other methods than sparse
-            momentum.
-        growth: where sparse momentum grows: by "momentum", "gradient" or at "random".
-        inherit_momentum: whether grown weights enter with the momentum they have.
-        per_neuron: whether growth is shared among the neurons of a layer first.
-        share: the argument `redistribution` of sparse momentum.
-        max_density: density above which no layer grows, in (0, 1]; None: no limit.
-        flops_budget: FLOP density that redistribution stays within, in (0, 1]; None: no limit.
-        window: steps before an update in which the momentum of inactive weights is collected; "all"; None: the
-            storage's own.
-        window_batch: examples of a batch that are used for it; None: all.
-        width: hidden units of the model wide-mlp; None for the others.
-        rewind_epochs: of the dense training, whose weights lottery tickets go back to; 0: those at initialisation.
-        distribution: how the weights are spread over layers at first; see `sparsify`.
         dense: names of parameters or modules that stay dense.
         rescale: whether active weights are scaled up at first; see `sparsify`.
         default_density: where none is asked for.
@@ -97,7 +64,8 @@ class Recipe:
         accelerator: of Lightning Fabric; "auto" takes a GPU where there is one.
         threads: of torch, where `--threads` says nothing; None: torch's choice. Not a setting, because results are
             named by what was trained, not by what it ran on.
-        options: arguments of the method's updater that have no field here, by name.
+        options: what the method, or the model, is given beside that, by name (`options.known_options`); a method that
+            has no such option leaves it alone, and one that is not given is the method's own.
     """
 
     name: str
@@ -122,19 +90,6 @@ class Recipe:
     validation_fraction: float = 0.1
     images: int | None = None
     update_every: int | None = None
-    prune_rate: float = 0.5
-    prune_schedule: str = "cosine"
-    growth: str = "momentum"
-    inherit_momentum: bool = True
-    per_neuron: bool = False
-    share: str = "momentum"
-    max_density: float | None = None
-    flops_budget: float | None = None
-    window: Window = None
-    window_batch: int | None = None
-    width: int | None = None
-    rewind_epochs: int = 0
-    distribution: str = "uniform"
     dense: tuple[str, ...] = ()
     rescale: bool = False
     default_density: float = 0.05
@@ -146,13 +101,10 @@ class Recipe:
     options: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "schedule_steps", "images", "update_every", "width", "window_batch"):
+        for name in ("epochs", "batch_size", "schedule_steps", "images", "update_every"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "at least 1")
         _require(0 <= self.warmup_epochs <= self.epochs, "warmup_epochs", self.warmup_epochs, "0 to the epochs")
-        _require(
-            0 <= self.rewind_epochs < self.epochs, "rewind_epochs", self.rewind_epochs, "0 to less than the epochs"
-        )
         _require(0 < self.lr < math.inf, "lr", self.lr, "above 0 and finite")
         _require(0 < self.lr_drop_factor <= 1, "lr_drop_factor", self.lr_drop_factor, "above 0 and at most 1")
         _require(all(drop >= 0 for drop in self.lr_drops), "lr_drops", self.lr_drops, "at least 0 each")
@@ -169,7 +121,41 @@ class Recipe:
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "at least 0 and below 1")
         _require(self.accelerator in ACCELERATORS, "accelerator", self.accelerator, " or ".join(ACCELERATORS))
         _require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
+        rewound, width = self.option("rewind_epochs", 0), self.option("width", 1)
+        _require(0 <= rewound < self.epochs, "rewind_epochs", rewound, "0 to less than the epochs")
+        _require(width is None or width >= 1, "width", width, "at least 1")
         _require(0 < self.validation_fraction < 1, "validation_fraction", self.validation_fraction, "between 0 and 1")
+
+    def option(self, name: str, otherwise: Any = None) -> Any:
+        """What the recipe gives the method or the model.
+
+        Args:
+            name: as the updater has it.
+            otherwise: what to return where nothing is given.
+        """
+        return dict(self.options).get(name, otherwise)
+
+
+def _with_former_fields(make: Callable[..., None]) -> Callable[..., None]:
+    """Has `Recipe(window=10)` and `replace(recipe, window=10)`, as until 0.2, give the option; with a warning."""
+
+    @wraps(make)
+    def wrapped(self: Recipe, *arguments: Any, **named: Any) -> None:
+        former = {name: named.pop(name) for name in list(named) if own_name(name) in option_names()}
+        if former:
+            options = given(**dict(named.get("options", ())), **{own_name(name): v for name, v in former.items()})
+            warnings.warn(
+                f"Recipe({', '.join(former)}): regrow 0.3 has no such fields; write options=given({', '.join(former)})",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            named["options"] = options
+        make(self, *arguments, **named)
+
+    return wrapped
+
+
+Recipe.__init__ = _with_former_fields(Recipe.__init__)  # type: ignore[method-assign]
 
 
 def _require(holds: bool, name: str, value: object, range_: str) -> None:
@@ -202,7 +188,7 @@ def _or_none(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return lambda text: None if text.lower() == "none" else parse(text)
 
 
-def _parse_window(text: str) -> Window:
+def _parse_window(text: str) -> int | str:
     return "all" if text.lower() == "all" else int(text)
 
 
@@ -222,7 +208,7 @@ _PARSERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "int | None": ("a whole number or none", _or_none(int)),
     "float | None": ("a number or none", _or_none(float)),
     "bool | None": ("true, false or none", _or_none(_parse_bool)),
-    "Window": ("a number of steps, all or none", _or_none(_parse_window)),
+    "int | Literal['all'] | None": ("a number of steps, all or none", _or_none(_parse_window)),
     "tuple[int, ...]": ("whole numbers with commas between", _parse_integers),
     "tuple[str, ...]": ("words with commas between", _parse_words),
 }
@@ -240,15 +226,13 @@ def setting_names() -> list[str]:
 
 
 def option_names() -> list[str]:
-    """Names of arguments of methods that have no field here, and that `--set` can give all the same.
+    """Names of the options of methods and models, which `--set` can give as well.
 
     Example:
         >>> "stop_fraction" in option_names()
         True
     """
-    fields_of_methods = {"schedule", "redistribution"}  # which are called `prune_schedule` and `share` here
-    known = {name for name, option in known_options().items() if option.type in _PARSERS}
-    return sorted(known - fields_of_methods - Recipe.__dataclass_fields__.keys())
+    return sorted(name for name, option in known_options().items() if option.type in _PARSERS)
 
 
 def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
@@ -260,26 +244,36 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
     """
     changes = dict(_parse(assignment) for assignment in assignments)
     options = dict(recipe.options) | {key: changes.pop(key) for key in option_names() if key in changes}
-    return replace(recipe, **changes, options=tuple(sorted(options.items())))
+    return replace(recipe, **changes, options=given(**options))
 
 
-_SPELLINGS = {"redistribution": "share", "schedule": "prune_schedule"}
-"""Fields by the names that the updaters have for them."""
+_STORED_NAMES = {"redistribution": "share", "schedule": "prune_schedule"}
+"""Names that files have for options since 0.1, by the names that the updaters have for them."""
 
 
 def stored_name(key: str) -> str:
-    """Returns the name under which run folders have a setting, whichever of its spellings was typed.
+    """Returns the name under which files have a setting, whichever of its spellings was typed.
 
     Example:
         >>> stored_name("redistribution"), stored_name("lr")
         ('share', 'lr')
     """
-    return _SPELLINGS.get(key, key)
+    return _STORED_NAMES.get(key, key)
+
+
+def own_name(key: str) -> str:
+    """Returns the name of the field or option, whichever of its spellings was typed.
+
+    Example:
+        >>> own_name("share"), own_name("lr")
+        ('redistribution', 'lr')
+    """
+    return {stored: own for own, stored in _STORED_NAMES.items()}.get(key, key)
 
 
 def _parse(assignment: str) -> tuple[str, Any]:
     key, equals, text = assignment.partition("=")
-    key = stored_name(key)
+    key = own_name(key)
     options = option_names()
     if not equals or key not in (*setting_names(), *options):
         problem = f"{key!r} is not a setting" if equals else f"{assignment!r} is not of the form key=value"
@@ -293,6 +287,6 @@ def _parse(assignment: str) -> tuple[str, Any]:
 
 
 def _example(annotation: str) -> str:
-    whole = dict.fromkeys(("int", "int | None", "Window"), "100")
+    whole = dict.fromkeys(("int", "int | None", "int | Literal['all'] | None"), "100")
     examples = {"bool": "true", "tuple[int, ...]": "25000,50000", "float": "0.1", **whole}
     return examples.get(annotation, "0.5")

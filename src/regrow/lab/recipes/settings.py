@@ -15,15 +15,17 @@ import torch
 from torch import nn
 
 from regrow.lab.errors import UsageError, unknown
+from regrow.lab.stored_settings import GIVEN, OPTIONS_OF_0_1, in_effect
 from regrow.weights.prunable import select
 from regrow.weights.storage import STORAGES
 
 from .catalog import RECIPES, get_recipe
 from .methods import METHODS, Choice, make_network, make_sparse, make_updater
 from .optimizer import make_optimizer
-from .recipe import Recipe, option_names, override, setting_names
+from .options import given
+from .recipe import Recipe, option_names, override, own_name, setting_names, stored_name
 
-__all__ = ["Settings", "differing", "make_settings", "rehearse", "settings_of", "wrong_values"]
+__all__ = ["Settings", "as_given", "differing", "make_settings", "rehearse", "settings_of", "wrong_values"]
 
 _IN_FOLDER_NAME = ("recipe", "method", "density", "seed")
 
@@ -47,20 +49,32 @@ class Settings(Choice):
     def as_dict(self) -> dict[str, Any]:
         """All settings flat, as JSON would give them back (tuples are lists)."""
         recipe = {name: _plain(getattr(self.recipe, name)) for name in setting_names()}
+        options = {stored_name(name): value for name, value in self.recipe.options}
         own = {"method": self.method, "density": self.density, "storage": self.storage, "seed": self.seed}
-        return {"recipe": self.recipe.name, **own, **recipe, **dict(self.recipe.options)}
+        return {"recipe": self.recipe.name, **own, **recipe, **options}
+
+    def stored(self) -> dict[str, Any]:
+        """What files hold: `as_dict`, all options of the method, and which options were given."""
+        options = {stored_name(name): default for name, default in METHODS[self.method].options.items()}
+        return {**options, **self.as_dict(), GIVEN: [stored_name(name) for name, _ in self.recipe.options]}
 
     def defaults(self) -> dict[str, Any]:
         """What `as_dict` gives for this recipe, method, density and seed when nothing else is chosen."""
         published = RECIPES.get(self.recipe.name, lambda: self.recipe)()
         return Settings(published, self.method, self.density, seed=self.seed).as_dict()
 
+    def _option_defaults(self) -> dict[str, Any]:
+        """Those of the method, as far as they are those that version 0.1 had for all methods."""
+        own = METHODS[self.method].options
+        return {key: value for key, value in OPTIONS_OF_0_1.items() if own.get(own_name(key), value) == value}
+
     def folder(self) -> Path:
         """runs/<recipe>/<method>-<density>-s<seed>-<hash of the non-default settings>.
 
-        A setting that is added later, with a default, leaves the names of old runs valid.
+        A setting that is added later, with a default, leaves the names of old runs valid, and so does an option that
+        is given its default.
         """
-        settings, defaults = self.as_dict(), self.defaults()
+        settings, defaults = self.as_dict(), self._option_defaults() | self.defaults()
         changed = {k: v for k, v in settings.items() if k not in _IN_FOLDER_NAME and v != defaults.get(k, ...)}
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
         return Path("runs") / self.recipe.name / f"{self.method}-{self.density:g}-s{self.seed}-{digest}"
@@ -104,29 +118,38 @@ def make_settings(
     return settings
 
 
+def as_given(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored settings as `as_dict` gives them: options that were not given are not there."""
+    own = in_effect(stored)
+    others = {*map(stored_name, option_names())} - set(stored.get(GIVEN, own))
+    return {key: value for key, value in own.items() if key not in others}
+
+
 def settings_of(stored: Mapping[str, Any]) -> Settings:
-    """The settings of which `as_dict` made this; those added since then have their defaults.
+    """The settings of which `stored` made this; those added since then have their defaults.
 
     Example:
         >>> settings = make_settings("digits-mlp", density=0.1, overrides=["dense=fc3"])
-        >>> settings_of(settings.as_dict()).recipe.dense
+        >>> settings_of(settings.stored()).recipe.dense
         ('fc3',)
     """
+    there = as_given(stored)
     own = {name: stored[name] for name in setting_names() if name in stored}
     own = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
-    options = tuple((name, stored[name]) for name in option_names() if name in stored)
-    recipe = replace(get_recipe(stored["recipe"]), **own, options=options)
+    options = {name: there[stored_name(name)] for name in option_names() if stored_name(name) in there}
+    recipe = replace(get_recipe(stored["recipe"]), **own, options=given(**options))
     return Settings(recipe, stored["method"], stored["density"], stored["storage"], stored["seed"])
 
 
 def differing(settings: Settings, stored: Mapping[str, Any]) -> list[str]:
     """One "key: stored there, given now" for each setting in which a folder's run differs from this one."""
-    now, defaults = settings.as_dict(), settings.defaults()
-    there = {**{key: defaults.get(key) for key in now}, **stored}
+    now, there = settings.as_dict(), as_given(stored)
+    later = {name: value for name, value in settings.defaults().items() if name not in there and name not in stored}
+    there |= {name: value for name, value in later.items() if name in setting_names()}
     return [
-        f"{key}: {there[key]} there, {now.get(key, 'unknown')} now"
-        for key in there
-        if there[key] != now.get(key, object())
+        f"{key}: {there.get(key, 'default')} there, {now.get(key, 'default')} now"
+        for key in {**now, **there}
+        if there.get(key, ...) != now.get(key, ...)
     ]
 
 

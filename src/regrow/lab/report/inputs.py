@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from regrow.lab.stored_settings import in_effect
+
 from .leaderboard import Entry, Row, leaderboard
 from .runs import Run, differences, is_run, name_runs, read_run
 
@@ -151,7 +153,7 @@ def _boards(summaries: Sequence[Mapping[str, Any]], commands: Mapping[str, Seque
     for recipe in dict.fromkeys(summary["recipe"] for summary in summaries):
         own = [summary for summary in summaries if summary["recipe"] == recipe]
         groups: dict[str, tuple[dict[str, Any], list[Mapping[str, Any]]]] = {}
-        for summary, changed in zip(own, differences([summary["settings"] for summary in own]), strict=True):
+        for summary, changed in zip(own, differences([in_effect(summary["settings"]) for summary in own]), strict=True):
             key = json.dumps([summary["method"], summary["density"], changed])
             groups.setdefault(key, (changed, []))[1].append(summary)
         entries = [

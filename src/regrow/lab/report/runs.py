@@ -9,6 +9,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from regrow.lab.stored_settings import in_effect
+
 from .leaderboard import percent
 from .lines import named
 
@@ -42,8 +44,8 @@ class Run:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """All settings; empty for a run of an earlier version that is not finished."""
-        return self.about.get("settings") or (self.summary or {}).get("settings") or {}
+        """All settings in effect; empty for a run of an earlier version that is not finished."""
+        return in_effect(self.about.get("settings") or (self.summary or {}).get("settings") or {})
 
     @property
     def recipe(self) -> str:

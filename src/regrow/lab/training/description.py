@@ -29,7 +29,7 @@ def describe(session: Session) -> dict[str, Any]:
     return {
         "command": train_command(settings),
         "model": settings.recipe.model,
-        "settings": settings.as_dict(),
+        "settings": settings.stored(),
         "total_steps": session.total_steps,
         "storage": session.storage,
         "layers": {name: list(shape) for name, (shape, _) in _weights(session).items()},

@@ -233,7 +233,9 @@ class _Run:
         self.folder.append(METRICS, [row])
         log_epoch(self.loggers, row, session.model)
         position.next_epoch()
-        if session.settings.method == "lottery" and position.epoch == session.settings.recipe.rewind_epochs:
+        if session.settings.method == "lottery" and position.epoch == session.settings.recipe.option(
+            "rewind_epochs", 0
+        ):
             self.folder.keep(REWIND, session.model.state_dict())
         if self.topology_every and position.epoch % self.topology_every == 0:
             self._save_topology(f"topology-epoch{position.epoch}.npz")
@@ -268,16 +270,17 @@ class _Run:
         """Writes the active sets, with what made them, where there are any."""
         session, settings = self.session, self.session.settings
         if session.updater and session.ranks.first:
+            option = settings.recipe.option
             about = {
                 "recipe": settings.recipe.name,
                 "model": settings.recipe.model,
                 "method": settings.method,
                 "density": settings.density,
-                "distribution": settings.recipe.distribution,
+                "distribution": option("distribution", "uniform"),
                 "flop_density": session.flop_density,
-                "share": settings.recipe.share,
-                "flops_budget": settings.recipe.flops_budget,
-                "max_density": settings.recipe.max_density,
+                "share": option("redistribution", "momentum"),
+                "flops_budget": option("flops_budget"),
+                "max_density": option("max_density"),
                 "seed": settings.seed,
                 "epochs": self.position.epoch,
                 "step": self.position.step,

@@ -94,7 +94,7 @@ def find_ticket(
         summaries.append(train(of_round, out=last, resume=True, reporter=reporter, ticket=ticket, **how))
         ticket = _next_ticket(of_round, ticket, last, out, settings.density)
     _copy_files(last, out)
-    summary = _together(summaries, settings.recipe.rewind_epochs)
+    summary = _together(summaries, settings.recipe.option("rewind_epochs", 0))
     folder.finish(summary)
     return summary
 
@@ -120,7 +120,7 @@ def _next_ticket(settings: Settings, ticket: Ticket, folder: Path, out: Path, fi
     for (name, weight), count in zip(weights.items(), counts, strict=True):
         kept = weight.indices[topology.largest(scores[name], count)]
         masks[name] = torch.zeros(weight.numel, dtype=torch.bool).index_fill_(0, kept, True).view(weight.shape)
-    epoch = settings.recipe.rewind_epochs
+    epoch = settings.recipe.option("rewind_epochs", 0)
     values = RunFolder(out / "round-0").kept(REWIND) if epoch else None
     return Ticket(masks, values, epoch)
 

@@ -25,7 +25,7 @@ def save(session: Session, folder: RunFolder, position: Position) -> None:
     position.note_memory()
     how = {"threads": torch.get_num_threads(), "processes": session.ranks.number}
     how |= {"deterministic": torch.are_deterministic_algorithms_enabled()}
-    settings = session.settings.as_dict()
+    settings = session.settings.stored()
     folder.save({"settings": settings, **how, "position": position.as_dict(), **session.state_dict()})
     session.ranks.wait()  # a process that ended sooner would take the others down
 

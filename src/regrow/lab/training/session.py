@@ -63,8 +63,8 @@ class Session:
     @property
     def window_share(self) -> float:
         """Share of a batch from which compressed storage has the gradients of inactive weights, in (0, 1]."""
-        recipe = self.settings.recipe
-        return min(1.0, (recipe.window_batch or recipe.batch_size) / recipe.batch_size)
+        batch = self.settings.recipe.batch_size
+        return min(1.0, (self.settings.recipe.option("window_batch") or batch) / batch)
 
     @property
     def active(self) -> int:

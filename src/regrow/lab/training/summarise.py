@@ -71,5 +71,5 @@ def summarise(
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "torch": str(torch.__version__),
         "regrow": regrow.__version__,
-        "settings": settings.as_dict(),
+        "settings": settings.stored(),
     }
