@@ -128,7 +128,7 @@ def test_what_is_no_image_has_no_picture(sparse: Run, tmp_path: Path):
 
 
 def test_settings_that_an_older_run_lacks(sparse: Run):
-    of_old = {key: value for key, value in sparse.settings.items() if key != "clip_norm"}
+    of_old = {key: value for key, value in sparse.about["settings"].items() if key != "clip_norm"}
     old = replace(sparse, label="old", about={**sparse.about, "settings": {**of_old, "lr": 1.0}})
     differing, common = settings_tables([old, replace(sparse, label="new")])
     assert [row[0].text for row in differing.rows] == ["lr"]
