@@ -20,9 +20,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import altair as alt
+
 from regrow.io.atomic import write_atomically
 from regrow.lab.bench import step as bench_step
 from regrow.lab.bench.step import FP32, Network
+from regrow.lab.report.charts import BASE, by_label, log_axis, save
 
 ROOT = Path(__file__).resolve().parents[1]
 DENSITY, BATCH, THREADS = 0.05, 128, 2
@@ -86,38 +89,51 @@ def varied(rows: Sequence[dict[str, Any]], name: str, model: str, threads: int =
     return sorted(same, key=lambda row: row[name])
 
 
+def drawn(rows: Sequence[dict[str, Any]], label: str, panel: str) -> list[dict[str, Any]]:
+    """Two points for each row, sparse and dense."""
+    about = [{"panel": panel, "label": label, **{key: row[key] for key in ("density", "batch")}} for row in rows]
+    sparse = [{"ms": row["sparse_ms"], "ratio": row["ratio_best_fp32"], "kind": "sparse"} for row in rows]
+    dense = [{"ms": dense_ms(row), "ratio": 1.0, "kind": "dense"} for row in rows]
+    return [{**one, **other} for points in (sparse, dense) for one, other in zip(about, points, strict=True)]
+
+
+def panel(rows: Sequence[dict[str, Any]], x: str, y: str, y_title: str, title: str, width: int) -> Any:
+    """Lines of sparse networks, and dashed ones of dense networks, on logarithmic axes."""
+    x_title = {"density": "density of the weights", "batch": "batch"}[x]
+    ticks = sorted({float(f"{row[x]:.3g}") for row in rows})
+    base = BASE.encode(
+        alt.X(f"{x}:Q", **log_axis(x_title, ticks, ticks)),
+        alt.Y(f"{y}:Q", **log_axis(y_title, [row[y] for row in rows])),
+        by_label([row["label"] for row in rows])["color"],
+    ).transform_filter(f"datum.panel == '{rows[0]['panel']}'")
+    sparse, dense = (base.transform_filter(f"datum.kind == '{kind}'") for kind in ("sparse", "dense"))
+    if y == "ratio":
+        dashed = [BASE.mark_rule(strokeDash=[5, 3]).encode(y=alt.datum(1))]
+    else:
+        dashed = [
+            dense.mark_line(strokeDash=[5, 3], strokeWidth=1.5),
+            dense.mark_point(size=30, fill="white", opacity=1, strokeWidth=1.3),
+        ]
+    layers = [*dashed, sparse.mark_line(strokeWidth=1.7), sparse.mark_point(size=45, filled=True, opacity=1)]
+    return alt.layer(*layers).properties(title=title, width=width, height=240)
+
+
 def draw(rows: Sequence[dict[str, Any]], networks: Sequence[str], file: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (by_density, ratios, by_batch) = pyplot.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
-    for number, name in enumerate(networks):
-        chosen = varied(rows, "density", name)
-        colour, densities = f"C{number}", [row["density"] for row in chosen]
-        by_density.plot(densities, [row["sparse_ms"] for row in chosen], "o-", color=colour, label=name)
-        by_density.plot(densities, [dense_ms(row) for row in chosen], "--", color=colour, alpha=0.6)
-        ratios.plot(densities, [row["ratio_best_fp32"] for row in chosen], "o-", color=colour, label=name)
-    ratios.axhline(1, color="black", linewidth=1)
-    for threads, marker in {1: "s", 2: "o"}.items():
-        chosen = varied(rows, "batch", networks[0], threads)
-        batches, label = [row["batch"] for row in chosen], f"{threads} thread{'s' * (threads > 1)}"
-        by_batch.plot(batches, [row["sparse_ms"] for row in chosen], f"{marker}-", color=f"C{threads}", label=label)
-        by_batch.plot(batches, [dense_ms(row) for row in chosen], f"{marker}--", color=f"C{threads}", alpha=0.6)
-    step, dashed, standard = "training step, ms", "(dashed: dense)", f"batch {BATCH}, {THREADS} threads"
-    by_density.set(ylabel=step, xlabel=f"density of the weights {dashed}", title=standard)
-    ratios.set(ylabel="times as fast as dense", xlabel="density of the weights", title="below the line dense wins")
-    by_batch.set(ylabel=step, xlabel=f"batch {dashed}", title=f"{networks[0]}, density {DENSITY:g}")
-    for axes in (by_density, ratios, by_batch):
-        axes.set(xscale="log", yscale="log")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter("{x:g}" if axis is axes.yaxis else "")
-        axes.grid(alpha=0.3, which="both")
-        axes.legend()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=120)
+    """Steps and ratios against density, a colour for each network; below them steps against the batch."""
+    by_density = [row for name in networks for row in drawn(varied(rows, "density", name), name, "density")]
+    by_batch = [
+        row
+        for threads in sorted({row["threads"] for row in rows})
+        for row in drawn(varied(rows, "batch", networks[0], threads), f"{threads} thread{'s' * (threads > 1)}", "batch")
+    ]
+    step, half = "training step in ms", 250
+    above = panel(by_density, "density", "ms", step, f"Batch {BATCH}, {THREADS} threads", half) | panel(
+        by_density, "density", "ratio", "times as fast as dense", "Below the line dense wins", half
+    )
+    below = panel(by_batch, "batch", "ms", step, f"{networks[0]}, density {DENSITY:g}", 2 * half + 80)
+    chart = (above & below).resolve_scale(color="independent")
+    title = "How the time of a training step grows"
+    save(file, chart, [*by_density, *by_batch], title, "Solid: sparse. Dashed: the best dense step in fp32.")
 
 
 def main() -> int:

@@ -23,8 +23,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import altair as alt
+
 import grid
 from grid import Cell
+from regrow.lab.report.charts import BASE, by_label, log_axis, save
 
 CURVE = ("epoch", "validation_error", "flop_density", "train_seconds", "validation_seconds")
 RULE = r"(?P<rule>dense|dense-bf16|static|momentum|none|momentum-per-flop|budget(?P<budget>[\d.]+))"
@@ -192,34 +195,25 @@ def show(content: dict[str, Any]) -> None:
 
 def draw(content: dict[str, Any], file: Path) -> None:
     """Validation error against minutes; the point at the end is the test error."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for number, row in enumerate(content["arms"]):
-        epochs = row["curve"]
-        ends = [line["train_seconds"] + line["validation_seconds"] for line in epochs]
-        if row["epoch_seconds"]:
-            ends = [row["epoch_seconds"] * line["epoch"] for line in epochs]
-        style = "--" if row["arm"].startswith("dense") else "-"
-        colour = f"C{number % 10}"
-        minutes = [second / 60 for second in ends]
-        label = f"{row['arm']}: {row['test_error']:.2f} %"
-        axes.plot(minutes, [line["validation_error"] for line in epochs], style, color=colour, label=label, alpha=0.8)
-        axes.plot(minutes[-1], row["test_error"], "o", color=colour)
-    axes.set(
-        yscale="log", xlabel="minutes of training and validation", ylabel="validation error, % (point: test error)"
+    rows = []
+    for arm in content["arms"]:
+        label = f"{arm['arm']}: {arm['test_error']:.2f} %"
+        for line in arm["curve"]:
+            seconds = line["train_seconds"] + line["validation_seconds"]
+            if arm["epoch_seconds"]:
+                seconds = arm["epoch_seconds"] * line["epoch"]
+            rows.append({"label": label, "minutes": seconds / 60, "error": line["validation_error"]})
+        rows.append({**rows[-1], "error": arm["test_error"], "end": True})
+    looks = by_label([row["label"] for row in rows])
+    base = BASE.encode(
+        alt.X("minutes:Q", title="minutes of training and validation", axis=alt.Axis(tickCount=8)),
+        alt.Y("error:Q", **log_axis("validation error in %", [row["error"] for row in rows])),
+        looks["color"],
     )
-    ticks = [6, 7, 8, 10, 15, 20, 30, 50, 80]
-    axes.set_yticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.set_title(f"{content['model']} on CIFAR-10, test error at the end")
-    figure.legend(loc="outside lower center")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=120)
+    lines = base.transform_filter("!datum.end").mark_line(strokeWidth=1.7).encode(looks["strokeDash"])
+    ends = base.transform_filter("datum.end").mark_point(size=70, filled=True, opacity=1)
+    title = f"Error against time: {content['model']} on CIFAR-10"
+    save(file, lines + ends, rows, title, "Lines: validation error. Points and numbers below: test error at the end.")
 
 
 def main() -> int:

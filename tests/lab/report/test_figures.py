@@ -154,4 +154,6 @@ def test_features_are_binned_whole():
 
 def test_every_label_has_a_look_of_its_own():
     looks = styles([f"method {i}" for i in range(21)])
-    assert len({(colour, dashes) for colour, _, dashes in looks.values()}) == 22
+    assert len({(look.colour, look.dashes) for look in looks.values()}) == 21
+    assert len({(look.colour, look.marker) for look in looks.values()}) == 21
+    assert not {look.colour for look in styles(["dense"]).values()} & {look.colour for look in looks.values()}

@@ -22,7 +22,7 @@ from .grid import Outcome, run_grid
 
 __all__ = ["run_compare"]
 
-NO_MATPLOTLIB = "no plots: matplotlib is not here; pip install 'regrow[recipes]', then the same command draws them"
+NO_PLOTS = "no plots: {} is not here; pip install 'regrow[report]', then the same command draws them"
 
 
 def run_compare(recipe: str, given: Mapping[str, Any]) -> None:
@@ -90,7 +90,7 @@ class _Pages:
         )
 
     def draw(self) -> tuple[str, ...]:
-        """Names of the pictures that were drawn. Raises ImportError without matplotlib."""
+        """Names of the pictures that were drawn. Raises ImportError without the libraries that draw."""
         from regrow.lab.report.plots import draw_comparison
 
         title = f"{self.comparison.recipe}: {self.comparison.about}"
@@ -108,8 +108,8 @@ def _finish(pages: _Pages, outcome: Outcome) -> None:
         say.print(_table(pages))
         try:
             pages.write(outcome, pages.draw())
-        except ImportError:
-            say.print(NO_MATPLOTLIB, markup=False, soft_wrap=True)
+        except ImportError as error:
+            say.print(NO_PLOTS.format(error.name), markup=False, soft_wrap=True)
     for cell, reason in outcome.failed.items():
         say.print(f"{cell}: {reason}", markup=False, soft_wrap=True)
     say.print(f"in {pages.out}: leaderboard.md, .csv and .json", markup=False, soft_wrap=True)

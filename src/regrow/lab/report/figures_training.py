@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import altair as alt
 
-from .charts import BASE, Figure, by_label, error_scale, finish, in_percent, time_unit
+from .charts import BASE, Figure, by_label, error_axis, finish, in_percent, time_unit
 from .runs import Run
 
 __all__ = ["memory_figures", "training_figures"]
@@ -31,10 +31,9 @@ def training_figures(runs: Sequence[Run]) -> list[Figure]:
     ]
     looks = by_label([run.label for run in runs])
     commands = _commands(runs)
-    scale = error_scale([row["error"] for row in rows])
     line = BASE.mark_line(point=alt.OverlayMarkDef(size=14) if len(rows) < 400 else False).encode(
         alt.Detail("run:N"),
-        alt.Y("error:Q", scale=scale, title="validation error in %"),
+        alt.Y("error:Q", **error_axis("validation error in %", [row["error"] for row in rows])),
         tooltip=["run:N", "epoch:Q", "error:Q", alt.Tooltip("time:Q", title=unit)],
         **looks,
     )

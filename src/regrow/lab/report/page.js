@@ -12,12 +12,12 @@ function longestName(spec) {
 
 function config(width, spec) {
   const room = spec.height.step ? 0.55 * width : width - 60; // names of bars take the rest
-  const text = { labelFont: FONT, titleFont: FONT, labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500 };
+  const text = { labelFont: FONT, titleFont: FONT };
   return {
+    ...THEME,
     font: FONT,
-    view: { stroke: null },
-    axis: { ...text, gridColor: "#e6e9ee", domainColor: "#8a93a0", tickColor: "#8a93a0", labelColor: "#3c4654", labelLimit: Math.max(130, 0.42 * width) },
-    legend: { ...text, orient: "bottom", columns: Math.max(1, Math.floor(room / (7 * longestName(spec) + 45))), labelLimit: room - 25, columnPadding: 14 },
+    axis: { ...THEME.axis, ...text, labelLimit: Math.max(130, 0.42 * width) },
+    legend: { ...THEME.legend, ...text, columns: Math.max(1, Math.floor(room / (7 * longestName(spec) + 45))), labelLimit: room - 25 },
   };
 }
 

@@ -10,13 +10,12 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-import altair
 import vl_convert
 from jinja2 import Environment
 
 from regrow.io.atomic import write_atomically
 
-from .charts import Chart, Figure
+from .charts import THEME, VEGA_LITE, Chart, Figure
 from .figures_comparison import comparison_figures
 from .figures_features import feature_figures
 from .figures_speed import speed_figures
@@ -74,6 +73,7 @@ def render(inputs: Inputs, command: str, refresh: int | None = None) -> str:
         title=_title(inputs),
         sections=shown,
         specs=_for_script([{"data": chart.key, "spec": chart.spec} for chart in charts]),
+        theme=_for_script(THEME),
         rows=_for_script({chart.key: _columns(chart) for chart in charts}),
         style=_part("page.css"),
         script=_part("page.js"),
@@ -137,6 +137,5 @@ def _part(name: str) -> str:
 @cache
 def _library() -> str:
     """Vega, Vega-Lite and vega-embed in the version that Altair writes for, without what would end a script element."""
-    version = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    library = vl_convert.javascript_bundle(vl_version=version)  # type: ignore[call-arg]
+    library = vl_convert.javascript_bundle(vl_version=VEGA_LITE)  # type: ignore[call-arg]
     return library.replace("</script", "<\\/script")
