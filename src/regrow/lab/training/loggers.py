@@ -8,11 +8,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lightning_fabric.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor, nn
 
 import regrow
 from regrow.lab.errors import RunError, unknown
+from regrow.lab.fabric import CSVLogger, Logger, TensorBoardLogger
 
 __all__ = ["LOGGERS", "WandbLogger", "log_epoch", "log_update", "run_loggers"]
 

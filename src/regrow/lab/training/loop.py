@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_fabric.loggers import Logger
-
 import regrow
 from regrow.lab.data.datasets import data_root
 from regrow.lab.data.reading import Reading
 from regrow.lab.errors import Interrupted, UsageError
+from regrow.lab.fabric import Logger
 from regrow.lab.recipes.recipe import learning_rate
 from regrow.lab.recipes.settings import Settings
 

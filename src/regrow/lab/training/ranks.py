@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from regrow.distributed import gather_objects
 from regrow.lab.data.split import Drawn
 from regrow.lab.errors import RunError, UsageError, unknown
+from regrow.lab.fabric import Fabric
 from regrow.lab.recipes.recipe import Recipe
 
 __all__ = ["STRATEGIES", "Ranks", "launch"]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning_fabric import Fabric, seed_everything
 from torch import Tensor, nn, optim
 
 import regrow
@@ -16,6 +15,7 @@ from regrow.flops import flop_density, flops_per_weight
 from regrow.lab.data.reading import Reading
 from regrow.lab.data.split import AnySplit, Data
 from regrow.lab.errors import RunError
+from regrow.lab.fabric import Fabric, seed_everything
 from regrow.lab.recipes.methods import (
     Examples,
     make_network,
