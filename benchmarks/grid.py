@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def common_words(chosen: argparse.Namespace) -> list[str]:
-    """What those options mean to `regrow train`."""
+    """Returns what those options mean to `regrow train`."""
     words = ["--threads", str(chosen.threads)]
     return words + (["--data-dir", chosen.data_dir] if chosen.data_dir else [])
 

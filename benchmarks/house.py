@@ -23,7 +23,11 @@ import networkx
 TOUCHES = {
     "a method (RigL)": r"\bRigL\b|[\"']rigl[\"']",
     "a storage (compressed), outside its package and nn": r"[\"'](compressed|masked)[\"']|_mask\b[\"']",
-    "a dtype (float64)": r"\bfloat64\b|\bdouble\b|\bDouble\b|\bFloat64\b",
+    "a dtype of the kernels (float64)": (
+        r"bool float64|float64 : bool|ScalarType::Double|, double>|\bf64\b|lanes_f64|float32 or float64"
+        r"|\b(?:\w*[kK]ernels|table|to|from|forward|backward|VectorOf|LaneMask|BitsOf)<double>"
+        r"|torch \. float32 , torch \. float64|== torch \. float64"
+    ),
     "a setting (prune_rate), outside the methods": r"\bprune_rate\b",
 }
 LEFT_OUT = {

@@ -50,7 +50,7 @@ def arguments() -> argparse.Namespace:
 
 
 def words(chosen: argparse.Namespace) -> list[str]:
-    """What `regrow train` is told."""
+    """Returns what `regrow train` is told."""
     given = ["train", RECIPE, "--density", f"{chosen.density:g}", "--epochs", str(chosen.epochs)]
     given += ["--threads", str(chosen.threads), "--workers", str(chosen.workers)]
     return given + (["--data-dir", chosen.data_dir] if chosen.data_dir else [])
@@ -93,7 +93,7 @@ def figures(out: Path) -> list[dict[str, Any]]:
 
 
 def same_bits(one: Path, other: Path) -> bool:
-    """Whether two runs have the same figures after every epoch, and the same weights and topology at the end."""
+    """Returns whether two runs have the same figures after every epoch, and end with the same weights and topology."""
     ours, theirs = (load_network(run)[1].state_dict() for run in (one, other))
     same = ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
     return same and figures(one) == figures(other)

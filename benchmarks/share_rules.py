@@ -1,4 +1,4 @@
-"""How freed weights are shared among layers: error, FLOP density and time of the share rules, over seeds.
+"""How freed weights are shared among layers: error, FLOP density and time of redistribution rules, over seeds.
 
 VGG16-D of half the width on half of CIFAR-10's training images, 12 epochs, one topology update an epoch: enough to
 choose. Arms with "@" train for so many epochs instead, for a rule whose epoch is cheap is to be compared at equal time.

@@ -1,7 +1,7 @@
 """Error against the seconds of training: sparse networks beside a dense one, one recipe, schedules of their own.
 
 An arm is a way to train: RULE-DENSITY@EPOCHS, dense@EPOCHS, or dense-bf16@EPOCHS (bfloat16 autocast; timed in float32
-where the processor that measured the epochs computes none). RULE is a share rule, static, or budgetF: sharing by
+where the processor that measured the epochs computes none). RULE is a redistribution rule, static, or budgetF: by
 momentum within the FLOP density F. Every arm is one run of a grid (see grid.py).
 
 Two clocks are kept for each epoch. The run's own, as it was recorded; it counts whatever else the machine did. And
@@ -60,7 +60,7 @@ class Arm:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What `regrow train` is told."""
+        """Returns what `regrow train` is told."""
         common = ("--epochs", str(self.epochs), *(word for one in self.settings for word in ("--set", one)))
         if self.is_dense:
             precision = "bf16-mixed" if self.rule == "dense-bf16" else "32-true"
@@ -83,7 +83,7 @@ class Arm:
         return row["dense_epoch_s"][(self.rule == "dense-bf16" and row["best_bf16"]) or row["best_fp32"]]
 
     def _made(self, row: dict[str, Any]) -> bool:
-        """Whether a row's topology is of this rule, density, distribution and dense layers."""
+        """Returns whether a row's topology is of this rule, density, distribution and dense layers."""
         about = row["topology"] or {}
         dense = ",".join(name.removesuffix(".weight") for name in row.get("dense", ()))
         made = (about.get("density"), about.get("distribution", "uniform"), dense)
@@ -135,7 +135,7 @@ def known_curves(file: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def contents(chosen: argparse.Namespace, cells: dict[str, Cell], curves: dict[str, list]) -> dict[str, Any]:
-    """What is known of each arm and seed: its curve, its errors, its two clocks.
+    """Returns what is known of each arm and seed: its curve, its errors, its two clocks.
 
     Args:
         curves: of runs that have no folder on this machine, by cell.

@@ -112,7 +112,7 @@ def overlaps(plan: Plan, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def common(positions: Tensor, exact: Tensor) -> tuple[int, int]:
-    """How many of the exact positions are there, and how many exact ones there are."""
+    """Returns how many of the exact positions are there, and how many exact ones there are."""
     return int(torch.isin(exact, positions, assume_unique=True).sum()), exact.numel()
 
 

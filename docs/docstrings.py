@@ -29,7 +29,7 @@ class Docstrings(griffe.Extension):
 
 
 def complaints(package: griffe.Module) -> Iterator[str]:
-    """What is wrong with the docstrings of the objects on the reference pages, a line each."""
+    """Returns what is wrong with the docstrings of the objects on the reference pages, a line each."""
     for name in shown():
         yield from _of_object(package[name.removeprefix("regrow.")])
 

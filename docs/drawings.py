@@ -82,7 +82,7 @@ def update() -> None:
 
 
 def layout() -> None:
-    """How a batch of activations lies in memory."""
+    """Returns how a batch of activations lies in memory."""
     drawing = Drawing(880, 320, "The batch-blocked layout of activations")
     drawing.text(30, 36, "16 images, one channel", bold=True)
     for image in range(5, -1, -1):
@@ -172,7 +172,7 @@ def backward() -> None:
 
 
 def network() -> None:
-    """What stays in the layout, and what is only noted."""
+    """Returns what stays in the layout, and what is only noted."""
     drawing = Drawing(880, 190, "Activations stay in the layout from the first convolution to the last")
     steps = ["images", "conv", "BatchNorm", "ReLU", "max pool", "conv", "flatten", "Linear"]
     notes = ["ordinary", "data", "moments, a line", "a flag", "data, by the line", "data", "ordinary", "ordinary"]

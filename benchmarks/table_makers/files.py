@@ -24,7 +24,7 @@ def export() -> str:
 
 
 def models() -> str:
-    """What is sparse in networks of other libraries."""
+    """Returns what is sparse in networks of other libraries."""
     result = read("model_summaries")
     rows = []
     for name, model in result["models"].items():
@@ -40,7 +40,7 @@ def models() -> str:
 
 
 def survival() -> str:
-    """What befell runs, and what came of it."""
+    """Returns what befell runs, and what came of it."""
     result = read("survival")
     keys = ("trials", "kills", "stopped_with_cause", "same_bits", "lost")
     rows = [[row["fault"], *(str(row[key]) for key in keys)] for row in result["table"]]

@@ -47,7 +47,7 @@ def published(*names: str) -> str:
 
 
 def ablation(name: str) -> str:
-    """Test error of sparse momentum by growth and share rule; in brackets the FLOPs of the trained topology."""
+    """Test error of sparse momentum by growth and redistribution; in brackets the FLOPs of the trained topology."""
     rows = {(row["growth"], row["share"]): row for row in _rows(name)}
     growths, shares = (list(dict.fromkeys(column)) for column in zip(*rows, strict=True))
     lines = [

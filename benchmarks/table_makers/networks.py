@@ -57,7 +57,7 @@ def epochs(*names: str) -> str:
         ]
         for row in result
     ]
-    head = ["network", "density", "share rule", "dense layers", "epochs trained", "FLOP density", "instructions"]
+    head = ["network", "density", "redistribution", "dense layers", "epochs trained", "FLOP density", "instructions"]
     table = markdown([*head, "sparse epoch", "best dense fp32", "ratio", "against bf16"], rows)
     return "\n\n".join([table, *dict.fromkeys(where(row) for row in result)])
 

@@ -98,7 +98,7 @@ def _threads(arms: list[dict]) -> str:
 
 
 def share_rules() -> str:
-    """Error and FLOPs of each share rule in a short schedule, the lowest validation error first."""
+    """Error and FLOPs of each redistribution rule in a short schedule, the lowest validation error first."""
     result = read("share_rules")
     rows = [
         [
@@ -121,7 +121,7 @@ def share_rules() -> str:
 
 
 def neurons_without_inputs() -> str:
-    """Where weights of a layer would grow that has neurons without active weights."""
+    """Returns where weights of a layer would grow that has neurons without active weights."""
     result = read("neurons_without_inputs")
     rows = [
         [

@@ -74,7 +74,7 @@ class _Finder:
 
 
 class _Loader:
-    """Gives the module at the new name; for a package one that looks there, for it gets modules below of its own."""
+    """Gives the module at the new name; for a package one that looks there, because it has modules of its own below."""
 
     def __init__(self, name: str):
         self._name = name

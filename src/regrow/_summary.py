@@ -37,7 +37,7 @@ class SummaryRow:
 
 @dataclass(frozen=True)
 class Summary:
-    """What is sparse in a model; prints as a table.
+    """The sparse weights of a model; prints as a table.
 
     Attributes:
         rows: one a sparse weight.
@@ -101,7 +101,7 @@ class Summary:
 
 
 def summary(model: nn.Module, example_input: Any = None) -> Summary:
-    """What is sparse in a model, how much, and in which storage and why.
+    """Summarizes what is sparse in a model, how much, in which storage and why.
 
     Inactive weights that are not 0 count in densities, and are warned of.
 

@@ -39,7 +39,7 @@ __all__ = [
 
 
 class Layer(Protocol):
-    """What a criterion sees of a layer at an update, before anything is pruned. Nothing here is to be written to."""
+    """A layer as a criterion sees it at an update, before anything is pruned. Do not write to it."""
 
     name: str
     shape: torch.Size

@@ -1,4 +1,4 @@
-"""How many FLOPs one weight of each layer costs, measured on a real forward pass.
+"""FLOPs of one weight of each layer, measured on a real forward pass.
 
 FLOPs are counted as 2 (a multiplication and an addition) for each time that a weight is used, for one example, in the
 forward pass; border effects of padding are ignored. Embeddings are looked up, not multiplied: 0.
@@ -89,7 +89,7 @@ def _own_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _recomputing() -> bool:
-    """Whether a backward pass is under way: checkpointing runs forward passes a second time then."""
+    """Returns whether a backward pass is under way: checkpointing runs forward passes a second time then."""
     return torch._C._current_graph_task_id() != -1
 
 

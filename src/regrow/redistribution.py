@@ -37,7 +37,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class PruneRequest:
-    """What is known before anything is pruned: one entry a layer."""
+    """The state of all layers before anything is pruned: one entry a layer."""
 
     names: Sequence[str]
     """Names of the parameters."""
@@ -134,7 +134,7 @@ def globally(request: PruneRequest) -> Sequence[int]:
 
 @dataclass(frozen=True)
 class RedistributionRequest:
-    """What a share rule knows: one entry a layer."""
+    """The state that a redistribution rule sees: one entry a layer."""
 
     importance: Sequence[float]
     """r_l, summing to 1; empty where the method has none."""
@@ -184,7 +184,7 @@ def by_importance(request: RedistributionRequest) -> Sequence[int]:
 
 
 def by_importance_per_flop(request: RedistributionRequest) -> Sequence[int]:
-    """As `by_importance`, importance divided by the FLOPs of one weight of the layer.
+    """Redistributes as `by_importance` does, with importance divided by the FLOPs of one weight of the layer.
 
     Args:
         request: what is known of all layers, one entry a layer.

@@ -99,7 +99,7 @@ def _kept(state: Mapping[str, Any], name: str) -> tuple[str, Tensor]:
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a file of `save` or `export.save_safetensors` holds, without a model.
+    """Returns what a file of `save` or `export.save_safetensors` holds, without a model.
 
     Returns:
         "sparse": the shapes of the sparse weights by name; "state_dict": a state dict, in the storage that each has.

@@ -1,4 +1,4 @@
-"""What DistributedDataParallel leaves to regrow.
+"""Parameters that DistributedDataParallel leaves to regrow.
 
 Its reducer takes the parameters as they are when a model is wrapped, and cannot bear one whose length changes; and it
 would send masks and indices, which are the same everywhere, at every forward pass.

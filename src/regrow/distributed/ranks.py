@@ -13,7 +13,7 @@ __all__ = ["broadcast_", "gather", "gather_objects", "is_distributed", "largest"
 
 
 def is_distributed() -> bool:
-    """Whether this process trains together with others."""
+    """Returns whether this process trains together with others."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
@@ -50,7 +50,7 @@ def gather(numbers: Sequence[int], device: torch.device) -> Tensor:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """What every rank has, in their order, on rank 0; nothing elsewhere. Also in a single process."""
+    """Returns what every rank has, in their order, on rank 0; nothing elsewhere. Also in a single process."""
     if not is_distributed():
         return [value]
     values = [None] * dist.get_world_size() if dist.get_rank() == 0 else None

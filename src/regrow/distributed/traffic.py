@@ -1,4 +1,4 @@
-"""What ranks send to each other in a training step."""
+"""Traffic between ranks in a training step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Traffic:
 
 
 def gradient_bytes(model: nn.Module) -> Traffic:
-    """What a step of data-parallel training sends; a topology update sends more, see docs/distributed.md.
+    """Returns what a step of data-parallel training sends; a topology update sends more, see docs/distributed.md.
 
     Example:
         >>> model = regrow.sparsify(torch.nn.Linear(100, 10), density=0.05, storage="compressed")

@@ -180,7 +180,7 @@ class Coupling(fx.Interpreter):
         return Features(terms[0].groups, value.masked_fill(unknown, torch.nan))
 
     def _has_places(self, source: fx.Node, result: Tensor) -> bool:
-        """Whether a pool goes over places, not over the features of (N, C)."""
+        """Returns whether a pool goes over places, not over the features of (N, C)."""
         return self.env[source].dim() > 2 and self.env[source].size(1) == result.size(1)
 
     def _flattened(self, source: fx.Node, result: Tensor) -> Features | None:
@@ -219,7 +219,7 @@ def _writes_its_input(node: fx.Node, root: Any) -> bool:
 
 
 def _flattens(node: fx.Node) -> bool:
-    """Whether the size of the result is not written down as a number."""
+    """Returns whether the size of the result is not written down as a number."""
     return node.target not in ("view", "reshape") or node.args[2:] == (-1,)
 
 
@@ -229,7 +229,7 @@ def _is_mean_over_places(node: fx.Node) -> bool:
 
 
 def _asks_another_size(node: fx.Node) -> bool:
-    """Whether it asks for the size of a batch or a plane, which stays."""
+    """Returns whether it asks for the size of a batch or a plane, which stays."""
     if node.target == "size":
         return node.args[1:] not in ((), (1,), (-1,)) and not node.kwargs
     if node.target is getattr and node.args[1] == "shape":

@@ -13,7 +13,7 @@ __all__ = ["Call", "Features", "averaged", "normalised"]
 
 @dataclass(frozen=True)
 class Features:
-    """Of an activation (N, C, ...).
+    """The features of an activation (N, C, ...).
 
     Attributes:
         groups: (C,) int64; features of one number go together.
@@ -35,7 +35,7 @@ class Call:
 
     @property
     def weight(self) -> Tensor:
-        """Of a layer, (out, in, places of the kernel)."""
+        """Returns the weights of a layer as (out, in, places of the kernel)."""
         weight = self.module.weight.detach()
         return weight.reshape(*weight.shape[:2], -1)
 
@@ -65,7 +65,7 @@ class Call:
 
 
 def normalised(constant: Tensor, norm: Any) -> Tensor:
-    """What a batch norm in evaluation makes of constants."""
+    """Returns what a batch norm in evaluation makes of constants."""
     scale = (norm.running_var + norm.eps).rsqrt()
     if norm.weight is None:
         return (constant - norm.running_mean) * scale
@@ -73,7 +73,7 @@ def normalised(constant: Tensor, norm: Any) -> Tensor:
 
 
 def averaged(constant: Tensor, pool: Any) -> Tensor:
-    """What an average pool makes of constants."""
+    """Returns what an average pool makes of constants."""
     bordered = bool(torch.tensor(pool.padding).any()) and pool.count_include_pad
     scaled = getattr(pool, "divisor_override", None) is not None
     return torch.where(constant == 0, constant, torch.nan) if bordered or scaled else constant

@@ -78,7 +78,7 @@ def from_prune(model: nn.Module, *, storage: str = "auto") -> nn.Module:
 
 
 def _pruned(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
-    """Where the parameters are that torch.nn.utils.prune has masked."""
+    """Returns where the parameters are that torch.nn.utils.prune has masked."""
     return {
         plain_name(f"{path}.{hook._tensor_name}".removeprefix(".")): (module, hook._tensor_name)
         for path, module in unwrapped(model).named_modules()

@@ -89,7 +89,7 @@ def _dense_entries(model: nn.Module, weights: Mapping[str, SparseWeight]) -> dic
 
 
 def is_safetensors(path: str | os.PathLike[str]) -> bool:
-    """Whether a file begins as a safetensors file does: with the length of its header, and the header's brace.
+    """Returns whether a file begins as a safetensors file does: with the length of its header, and the header's brace.
 
     Args:
         path: an existing file.
@@ -158,7 +158,7 @@ def _equal(one: Tensor | None, other: Tensor | None) -> bool:
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a file of `save_safetensors` says of itself, and its tensors by name, checked; positions in place of deltas.
+    """Returns the metadata of a file of `save_safetensors`, and its tensors by name, checked; positions for deltas.
 
     Raises:
         ValueError: it is another kind of file, or damaged.

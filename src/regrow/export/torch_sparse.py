@@ -54,7 +54,7 @@ def save_torch_sparse(path: str | os.PathLike[str], model: nn.Module) -> None:
 
 
 def _sparse(weight: SparseWeight) -> Tensor:
-    """Of the active positions, those with the value 0 included."""
+    """Returns the values of the active positions, zeros included."""
     positions, values = weight.indices, weight.values
     if len(weight.shape) != 2:
         coordinates = torch.stack(torch.unravel_index(positions, weight.shape))

@@ -1,4 +1,4 @@
-"""Where other people's training loops need a hand.
+"""Helpers for other people's training loops.
 
 `lightning` and `huggingface` need the packages that they are named after; the others need torch alone.
 """

@@ -77,7 +77,7 @@ def load_checked(path: str | os.PathLike[str], unchecked: object) -> Any:
 
 
 class _HashingFile:
-    """What torch.save needs of a file; takes the digest of what passes through."""
+    """A file for torch.save that takes the digest of what passes through."""
 
     def __init__(self, file: IO[bytes]):
         self._file = file

@@ -15,7 +15,7 @@ class RunError(Exception):
 
 
 class UsageError(RunError):
-    """What was asked for does not exist or does not make sense; exit code 2."""
+    """The request names something that does not exist or makes no sense; exit code 2."""
 
     exit_code = 2
 
@@ -51,7 +51,7 @@ def refuse_twice(what: str, listed: Sequence[object]) -> None:
 
 
 def reason(error: Exception) -> str:
-    """What an error of others says, on one line of at most 300 characters.
+    """Returns the message of a foreign error on one line of at most 300 characters.
 
     Example:
         >>> reason(FileNotFoundError(2, "No such file or directory", "a.png"))
@@ -66,7 +66,7 @@ def reason(error: Exception) -> str:
 
 
 def lacking(error: ModuleNotFoundError) -> str:
-    """What to do where a package is not installed.
+    """Returns the remedy for a package that is not installed.
 
     Example:
         >>> lacking(ModuleNotFoundError("No module named 'sklearn'", name="sklearn"))

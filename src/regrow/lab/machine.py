@@ -20,7 +20,7 @@ def processor() -> str:
 
 
 def computes_bf16() -> bool:
-    """Whether oneDNN computes bfloat16 here; without AVX-512 it is imitated, several times slower than float32."""
+    """Returns whether oneDNN computes bfloat16 here; without AVX-512 it is emulated, far slower than float32."""
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

@@ -39,7 +39,7 @@ def window_of(weight: SparseWeight, window: int | str | None) -> int | None:
 
 
 def keeps_factors(weight: SparseWeight, rule: Rule | None, window: int | None, asked: bool | None) -> bool:
-    """Whether the momentum of a weight is kept as the factors of its gradients instead of as a tensor of dense size.
+    """Returns whether the momentum of a weight is kept as factors of its gradients instead of as a dense tensor.
 
     It can be for compressed Linear layers in a single process, over a window, for SGD and for growth by gradient; it is
     so above `lazy.LARGEST_TENSOR` positions, or as `asked`. (Factors as large as the tensor would be are multiplied
@@ -122,12 +122,12 @@ class MomentumCollector:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the moments that are collected."""
+        """Names of the moments that are collected."""
         return self.rule.names if self.rule else ()
 
     @property
     def is_ready(self) -> bool:
-        """Whether what is to be collected has been, at least in one step."""
+        """Returns whether what is to be collected has been, at least in one step."""
         return self.rule is None or self.steps > 0
 
     def _stage(self, gradient: Tensor) -> None:
@@ -148,7 +148,7 @@ class MomentumCollector:
         self._version = gradient._version + self.tap.writes_after_listener
 
     def _continues(self, gradient: Tensor) -> bool:
-        """Whether .grad is that of the last call, with one more micro-batch in it, and not of a new step."""
+        """Returns whether .grad is that of the last call, with one more micro-batch in it, and not of a new step."""
         if self._source is None or self._source() is not gradient:
             return False
         # a view shares its version with whatever else is written into the same memory, so that it tells nothing
@@ -184,7 +184,7 @@ class MomentumCollector:
             mean_(moment)
 
     def measure(self) -> float | None:
-        """What was done to the gradient since backward (clipping, unscaling), as a factor; before the optimizer steps.
+        """Returns what was done to the gradient since backward (clipping, unscaling), as a factor; for before a step.
 
         With g the active gradient that was staged and g' what it is now: (g' g') / (g' g). None where g is 0, so
         that nothing can be told; 0 where g' is 0, and where the gradient overflowed in inactive positions alone, where
@@ -217,7 +217,7 @@ class MomentumCollector:
         return self._factor
 
     def _was_stepped(self, gradient: Tensor) -> bool:
-        """Whether it is that of the last step, which nobody has zeroed or written to since."""
+        """Returns whether it is that of the last step, which nobody has zeroed or written to since."""
         last, version = self._stepped
         return last is not None and last() is gradient and version == gradient._version
 
@@ -239,7 +239,7 @@ class MomentumCollector:
             self._before, self._version = self.tap.remembered(staged, gradient), gradient._version
 
     def _is_as_staged(self, gradient: Tensor) -> bool:
-        """Whether a sample of the active gradient, not all 0, is what it was: what is scaled is scaled as a whole."""
+        """Returns whether a sample of the active gradient, not all 0, is unchanged: scaling changes all of it."""
         assert self._before is not None
         sample = self.weight.sample(_SAMPLE)
         before = self._before.take(sample)
@@ -352,7 +352,7 @@ class MomentumCollector:
             self.release()
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies: between backward and step there is nothing to copy, since .grad is not copied either."""
+        """Returns the state for copies: between backward and step nothing, because .grad is not copied either."""
         nothing = {"tap": None, "_staged": None, "_before": None, "_source": None, "_heard": None}
         return self.__dict__ | nothing | {"_arrived": False, "_stepped": (None, 0)}
 

@@ -68,7 +68,7 @@ class FactoredMoment:
         return largest_of_product(left, right, k, taken)
 
     def is_finite(self) -> bool:
-        """Whether no factor holds NaN or infinity (nor adds up to one)."""
+        """Returns whether no factor holds NaN or infinity (nor adds up to one)."""
         return all(math.isfinite(float(factor.sum())) for _, *pair in self._parts for factor in pair)
 
     def multiplied_out(self) -> Tensor:

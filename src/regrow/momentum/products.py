@@ -1,4 +1,4 @@
-"""Where a product of two thin matrices is largest, without ever making it."""
+"""Finds where a product of two thin matrices is largest, without ever making it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How optimizers keep momentum: what they add up, and what M is.
+"""Momentum as optimizers keep it: what they add up, and what M is.
 
 M = mu * M + (1 - dampening) * g for SGD; m_hat / (sqrt(v_hat) + eps), bias-corrected, for Adam-like optimizers.
 """
@@ -29,7 +29,7 @@ class Moments:
 
     @staticmethod
     def check(group: Mapping[str, Any]) -> str | None:
-        """What is wrong with the group's settings, or None."""
+        """Returns what is wrong with the group's settings, or None."""
         if not group["momentum"] > 0:
             return f"momentum={group['momentum']}; give the optimizer momentum, such as momentum=0.9"
         return None
@@ -164,7 +164,7 @@ _METHODS = (
 
 
 def optimizer_rule(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], weight: SparseWeight) -> Rule:
-    """How the optimizer of this parameter group keeps momentum, by what it does with gradients (see `probe`).
+    """Returns how the optimizer of this parameter group keeps momentum, by what it does with gradients (see `probe`).
 
     Raises:
         ValueError: it keeps none, its momentum is switched off, or it keeps another kind than SGD and Adam do.
@@ -213,7 +213,7 @@ def _mismatch(rule: Rule, run: Run) -> str | None:
 
 
 def _folds(rule: Rule, run: Run, step: int) -> bool:
-    """Whether the moments after one step are those before it with the gradient folded in by the rule."""
+    """Returns whether the moments after one step are those before it with the gradient folded in by the rule."""
     before, after = (run.states[step - 1] if step else run.start), run.states[step]
     sign = -1.0 if run.group.get("maximize", False) else 1.0
     gradient = run.gradients[step]

@@ -1,4 +1,4 @@
-"""What code compiled by torch calls. Importing this imports TorchDynamo, which takes seconds: only when it is there."""
+"""Operators that code compiled by torch calls. Imported once TorchDynamo is, because that takes seconds."""
 
 from __future__ import annotations
 

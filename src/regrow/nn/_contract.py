@@ -1,4 +1,4 @@
-"""What the modules that serve a compressed layer know of it: its identity, its tuning and compiled code."""
+"""The parts of a compressed layer that the modules that serve it use: its identity, its tuning and compiled code."""
 
 from __future__ import annotations
 

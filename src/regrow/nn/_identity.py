@@ -29,7 +29,7 @@ class _Family:
 
 
 class Identity:
-    """Of one layer.
+    """The identity of one layer's active set.
 
     Attributes:
         indices: the buffer that plans were made from.
@@ -48,7 +48,7 @@ class Identity:
         self.settle(layer)
 
     def settle(self, layer: CompressedLayer) -> None:
-        """What the layer holds now belongs together."""
+        """Returns what the layer holds now belongs together."""
         buffers: dict[str, Any] = layer._buffers
         self.indices = buffers["indices"]
         self.version = self.indices._version
@@ -108,7 +108,7 @@ class Identity:
         layer.digest = torch.tensor(digest)
 
     def _was_copied(self, digest: tuple[int, int], layer: CompressedLayer) -> bool:
-        """Whether a copy of the layer has just these positions and just these values."""
+        """Returns whether a copy of the layer has just these positions and just these values."""
         weight = layer._parameters["weight"]
         others = (other for other in self.family.members if other is not layer and other._identity.digest == digest)
         return any(torch.equal(weight, other._parameters["weight"]) for other in others)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What SparseLinear and SparseConv2d share: the active values, their positions, and how both travel."""
+"""The base of SparseLinear and SparseConv2d: the active values, their positions, and how both travel."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ class SparseLayer(nn.Module):
         self._forget()
 
     def computes_dense(self, where: tuning.Where | None = None) -> bool:
-        """Whether forward uses torch's dense operator (see `compute`, `tune` and `regrow.nn.tuning`).
+        """Returns whether forward uses torch's dense operator (see `compute`, `tune` and `regrow.nn.tuning`).
 
         Args:
             where: (batch, height, width, blocked) of the input, as in `tuned`; None: any that was not measured.

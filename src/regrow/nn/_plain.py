@@ -1,4 +1,4 @@
-"""Where layers compute through torch's own operators: while torch transforms or records what runs.
+"""Detects when layers have to compute through torch's own operators: while torch transforms or records what runs.
 
 torch.func, forward-mode derivatives and the recorders of graphs (torch.jit.trace, torch.export, torch.onnx) know the
 operators of torch. Under them a compressed layer is a dense one, whose weight is scattered from the active values.
@@ -15,7 +15,7 @@ _traced = torch._C._get_tracing_state
 
 
 def is_plain() -> bool:
-    """Whether torch transforms or traces what runs now. Cheap: every call of a layer asks."""
+    """Returns whether torch transforms or traces what runs now. Cheap: every call of a layer asks."""
     return _transformed() or forward_ad._current_level >= 0 or _traced() is not None
 
 

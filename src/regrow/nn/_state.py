@@ -1,4 +1,4 @@
-"""What a state dict says of a sparse weight: entries of both storages, the digest of an active set, its history.
+"""Entries of a state dict for a sparse weight: entries of both storages, the digest of an active set, its history.
 
 An active set has an identity, so that values of one are never taken for those of another: its digest, two integers
 below 2^20, beside the positions. They are small, so that they come back exactly from arithmetic in float32, as
@@ -55,7 +55,7 @@ def digest_of(indices: Tensor) -> tuple[int, int]:
 
 
 def is_compressed_state(state: Mapping[str, Any], prefix: str) -> bool:
-    """Whether the state of a module is that of a compressed layer."""
+    """Returns whether the state of a module is that of a compressed layer."""
     indices, values = state.get(prefix + "indices"), state.get(prefix + "weight")
     return indices is not None and values is not None and values.shape == (indices.numel(), 1)
 

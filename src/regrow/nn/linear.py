@@ -105,7 +105,7 @@ class SparseLinear(SparseLayer):
         return output if rows is input else output.view(*input.shape[:-1], self.out_features)
 
     def _prepare(self, key: tuple[int, torch.dtype]) -> Arguments:
-        """What the kernel takes for so many rows of a dtype; nothing where torch's dense operator computes."""
+        """Returns what the kernel takes for so many rows of a dtype; nothing where torch's dense operator computes."""
         rows, dtype = key
         if self.computes_dense((rows, 1, 1, 0)):
             arguments: Arguments = ()

@@ -57,7 +57,7 @@ def dense_from(kind: str) -> float:
 
 
 def can_measure() -> bool:
-    """Whether there are native kernels; the reference is the dense operator itself."""
+    """Returns whether there are native kernels; the reference is the dense operator itself."""
     return isa() in _DENSE_FROM
 
 
@@ -112,7 +112,7 @@ def _step(layer: CompressedLayer, positions: Tensor, input: Tensor, compute: str
 
 
 def _is_faster(first: Step, second: Step, clock: Clock) -> bool:
-    """Whether the first is at least as fast as the second: the best of some rounds each, in turn."""
+    """Returns whether the first is at least as fast as the second: the best of some rounds each, in turn."""
     best, start, rounds = [math.inf, math.inf], clock(), 0
     while rounds < _ROUNDS or clock() - start < _SECONDS:
         for which, step in enumerate((first, second)):

@@ -32,5 +32,5 @@ def keep_pages() -> bool:
 
 
 def pages_kept() -> bool:
-    """Whether `keep_pages` took effect in this process."""
+    """Returns whether `keep_pages` took effect in this process."""
     return _kept

@@ -42,7 +42,7 @@ class Product(NamedTuple):
 
 
 def watched(observer: Any) -> bool:
-    """Whether somebody wants the input and the gradient of each product. A transformed pass never fills `.grad`."""
+    """Returns whether an observer wants input and gradient of each product. A transformed pass never fills `.grad`."""
     return observer is not None and observer.on_backward is not None and not transformed()
 
 
@@ -53,7 +53,7 @@ def wanted(gradients: tuple[Gradient, Gradient, Gradient], want: Sequence[bool])
 
 
 def is_ordinary() -> bool:
-    """Whether a backward pass makes no graph of its own and is not transformed."""
+    """Returns whether a backward pass makes no graph of its own and is not transformed."""
     return not (torch.is_grad_enabled() or transformed())
 
 
@@ -112,7 +112,7 @@ class Gradients(torch.autograd.Function):
 
 
 def _to_grad(ctx, input: Tensor, weight: Tensor, of_dx: Gradient, of_dw: Gradient, of_db: Gradient) -> Gradient:
-    """What the gradient of the output receives: the products of the second factors."""
+    """Returns what the gradient of the output receives: the products of the second factors."""
     apply, arguments = ctx.product.apply, ctx.arguments
     first = second = None
     if of_dx is not None:

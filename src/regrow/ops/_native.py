@@ -109,7 +109,7 @@ def lanes(dtype: torch.dtype) -> int:
 
 
 def info() -> dict[str, Any]:
-    """What the operators run on: for `regrow doctor` and for the record beside a measurement.
+    """Returns what the operators run on: for `regrow doctor` and for the record beside a measurement.
 
     Returns:
         A dict with `loaded` (bool), `reason` and `remedy` (if the native kernels cannot be used, else ""), `library`

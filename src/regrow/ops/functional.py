@@ -87,7 +87,7 @@ def sparse_linear(
 def conv2d_arguments(
     indices: Tensor, plan: Tensor, shape: Shape, dtype: torch.dtype, geometry: Sequence[Shape]
 ) -> Arguments:
-    """What the operators of a convolution take after the bias, for inputs of one (N, I, H, W) shape.
+    """Returns what the operators of a convolution take after the bias, for inputs of one (N, I, H, W) shape.
 
     Args:
         indices: the active set.

@@ -25,7 +25,7 @@ _EVERY = 8
 
 
 class Alignment:
-    """Of the sparse weights that an optimizer trains, inside wrappers or not.
+    """Alignment of the state of the sparse weights that an optimizer trains, inside wrappers or not.
 
     Attributes:
         keeps_inactive: whether inactive weights have optimizer state of their own, as methods with shadow weights have.

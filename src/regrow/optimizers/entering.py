@@ -27,7 +27,7 @@ _MAGNITUDES = frozenset({"exp_avg_sq", "max_exp_avg_sq", "exp_avg_var", "exp_inf
 
 
 def state_of(optimizers: Sequence[Any], weight: SparseWeight) -> dict[str, Any]:
-    """What an optimizer and its wrappers keep of the elements of a weight.
+    """Returns what an optimizer and its wrappers keep of the elements of a weight.
 
     Args:
         optimizers: as `nested` has them, the innermost last. Names of what a wrapper keeps begin with its place.
@@ -44,7 +44,7 @@ def state_of(optimizers: Sequence[Any], weight: SparseWeight) -> dict[str, Any]:
 
 
 def _kept(states: Mapping[Any, Any], weight: SparseWeight) -> dict[str, Any]:
-    """What is kept by parameter, and by a name and then by parameter."""
+    """Returns what is kept by parameter, and by a name and then by parameter."""
     parameter = weight.parameter
     named = {name: inner[parameter] for name, inner in states.items() if isinstance(name, str) and parameter in inner}
     return {**states.get(parameter, {}), **named}
@@ -84,7 +84,7 @@ def move_weights(
         leaving: positions that are pruned, ascending.
         entering: positions that are grown, ascending.
         inherited: state by name, of weights at `entering`. Other momenta are 0, other magnitudes the means.
-        restart: weights that leave and enter again lose their state.
+        restart: weights that are pruned and grow again lose their state.
     """
     means = {n: mean.expand(entering.numel()) for n, mean in entering_means(optimizers[-1], weight).items()}
     weight.move(leaving, entering, state_of(optimizers, weight), {**means, **inherited}, restart)

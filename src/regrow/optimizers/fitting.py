@@ -1,4 +1,4 @@
-"""Whether an optimizer does with a sparse weight what it does with any other; if not, what to use instead."""
+"""Checks that an optimizer does with a sparse weight what it does with any other; if not, says what to use."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def check_movable(optimizer: torch.optim.Optimizer, weights: Mapping[str, Sparse
         there = immovable_state(weight.parameter, optimizer.state.get(weight.parameter, {}), elements_of(optimizer))
         if names := sorted({*there, *(traits.immovable if traits else ())}):
             raise ValueError(
-                f"{kind} keeps {', '.join(names)} of {name} in a form that cannot be moved to other positions, as "
-                "weights that leave and enter need; use an optimizer with state in floating point, such as SGD, Adam "
+                f"{kind} keeps {', '.join(names)} of {name} in a form that cannot be moved to other positions, "
+                "as pruned and grown weights need; use an optimizer with state in floating point, such as SGD, Adam "
                 "or AdamW, or regrow.Static"
             )

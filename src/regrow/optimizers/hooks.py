@@ -1,4 +1,4 @@
-"""What the updaters need to know of torch optimizers."""
+"""Hooks and state of torch optimizers, as the updaters need them."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def _parameters(optimizer: Any) -> set[int] | None:
 
 
 def elements_of(optimizer: torch.optim.Optimizer) -> int:
-    """How many numbers all parameters of the optimizer hold."""
+    """Returns how many numbers all parameters of the optimizer hold."""
     return sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"])
 
 
 def keeps_history(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the state has vectors that run through all parameters, as that of LBFGS has.
+    """Returns whether the state has vectors that run through all parameters, as that of LBFGS has.
 
     They belong to the active sets they were collected on, and cannot follow when weights move.
     """
@@ -153,7 +153,7 @@ _HOOKED_STEP = torch.optim.Optimizer.profile_hook_step(lambda: None).__code__
 
 
 def is_nested_step(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a hook is called by `super().step()` of a subclass, and will be called, or was, by its own step as well.
+    """Returns whether `super().step()` of a subclass calls a hook that its own step calls as well.
 
     Torch has hooks called by the `step` of each class of which an optimizer has ever been made.
     """
@@ -161,12 +161,12 @@ def is_nested_step(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def is_stepping(optimizer: Any) -> bool:
-    """Whether a hooked `step` of the optimizer is under way."""
+    """Returns whether a hooked `step` of the optimizer is under way."""
     return _depth(optimizer) > 0
 
 
 def _depth(optimizer: Any) -> int:
-    """How many hooked steps of the optimizer are on the stack."""
+    """Returns how many hooked steps of the optimizer are on the stack."""
     depth, frame = 0, sys._getframe(1)
     while frame is not None:
         depth += frame.f_code is _HOOKED_STEP and frame.f_locals.get("self") is optimizer
@@ -197,6 +197,6 @@ def grad_scale_of(optimizer: torch.optim.Optimizer) -> float:
 
 
 def was_skipped(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the step did nothing: fused optimizers run their hooks even where GradScaler found infinities."""
+    """Returns whether the step did nothing: fused optimizers run their hooks even where GradScaler found infinities."""
     found_inf = getattr(optimizer, "found_inf", None)
     return found_inf is not None and bool(found_inf)

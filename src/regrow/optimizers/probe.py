@@ -1,4 +1,4 @@
-"""What an optimizer does with a sparse weight, found out by letting a twin of it step small tensors.
+"""Finds out what an optimizer does with a sparse weight by letting a twin of it step small tensors.
 
 Names and settings say little: any optimizer may read shapes, count zeros, or keep state of its own kind.
 """
@@ -33,7 +33,7 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Traits:
-    """What an optimizer does with weights of one kind.
+    """The effect of an optimizer on weights of one kind.
 
     Attributes:
         reads_shapes: the same numbers take other steps as a column, shape (n, 1), than in a dense shape.
@@ -58,7 +58,7 @@ _LIMIT = 128
 
 
 def traits_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], weight: SparseWeight) -> Traits | None:
-    """What the optimizer does with weights of this storage and this number of dimensions.
+    """Returns what the optimizer does with weights of this storage and this number of dimensions.
 
     It takes some ten milliseconds at first; optimizers of the same class and settings share what is known.
 
@@ -142,13 +142,13 @@ def _shape(shapes: Mapping[int, tuple[int, ...]], weight: SparseWeight) -> tuple
 
 
 def _differ(dense: Run, column: Run, run: Callable[[Pattern], Run]) -> bool:
-    """Whether steps differ, or the shapes of what is kept beside the elements."""
+    """Returns whether steps differ, or the shapes of what is kept beside the elements."""
     kept = [sorted((name, tuple(shape)) for name, shape in _shared_state(r)) for r in (dense, column)]
     return kept[0] != kept[1] or (_steps_differ(dense, column) and not _is_random(run))
 
 
 def _is_random(run: Callable[[Pattern], Run]) -> bool:
-    """Whether other random numbers make other steps, so that a difference tells nothing."""
+    """Returns whether other random numbers make other steps, so that a difference tells nothing."""
     return _steps_differ(run(Pattern((24, 1))), run(Pattern((24, 1), seed=1)))
 
 

@@ -54,7 +54,7 @@ def scaled_down(gradient: Tensor, norm: Tensor, largest: Tensor) -> Tensor:
 
 
 class RowWatch:
-    """Of all compressed weights of a model, for the first steps; for good, once adaptive clipping was seen.
+    """Watches the rows of all compressed weights of a model in its first steps; for good, if clipping was adaptive.
 
     Args:
         weights: the sparse weights that an optimizer trains, by name.

@@ -46,7 +46,7 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Run:
-    """What a twin did.
+    """The record of what a twin did.
 
     Attributes:
         parameter: as it is in the end.
@@ -209,7 +209,7 @@ def _snapshot(twin: Any, parameter: Tensor) -> dict[str, Any]:
 
 
 def _copy(value: Any) -> Any:
-    """What a state holds, as it is now."""
+    """Returns what a state holds, as it is now."""
     if type(value) is Tensor:
         return value.clone()
     return list(value) if isinstance(value, list) else value

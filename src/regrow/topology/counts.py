@@ -1,4 +1,4 @@
-"""How many weights each layer prunes and grows: integers that add up, whatever is divided.
+"""Numbers of weights that layers prune and grow: integers that add up, whatever is divided.
 
 Paper: Dettmers & Zettlemoyer 2019, "Sparse Networks from Scratch" (arXiv:1907.04840), section 3 and algorithm 1.
 """
@@ -15,7 +15,7 @@ __all__ = ["prune_counts", "redistribute", "redistribute_within_budget", "round_
 def prune_counts(
     rate: float, active: Sequence[int], numel: Sequence[int], importance: Sequence[float] | None = None
 ) -> list[int]:
-    """How many active weights each layer gives away: min(ceil(p_l * m_l), m_l - 1).
+    """Returns how many active weights each layer gives away: min(ceil(p_l * m_l), m_l - 1).
 
     p_l is the prune rate, but min(rate, sparsity of l) for a layer that is more than 80 % dense and more important
     than the average layer: a layer that wants to be dense is not torn open at every update.
@@ -95,7 +95,7 @@ def redistribute_within_budget(
     cost: Sequence[float],
     budget: float,
 ) -> list[int]:
-    """As `redistribute`, but so that the FLOPs of all, sum of cost_l * (kept_l + share_l), stay within `budget`.
+    """Redistributes as `redistribute` does, with the FLOPs of all, sum of cost_l * (kept_l + share_l), within `budget`.
 
     Importance is tilted towards cheap layers, r_l * exp(-tilt * cost_l / max cost), with the smallest tilt (found by
     bisection) that meets the budget. Where no tilt does, the cheapest layers are filled first, which is the cheapest

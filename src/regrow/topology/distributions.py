@@ -1,4 +1,4 @@
-"""How many active weights each layer starts with, so that the whole network has exactly the density asked for."""
+"""Numbers of active weights with which layers start, so that the whole network has exactly the density asked for."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ LIMIT = 2**31 - 1
 
 
 def index_dtype(positions: int) -> torch.dtype:
-    """Of the indices of a weight of so many positions: the smallest that holds them."""
+    """Returns the smallest dtype that holds the indices of a weight of so many positions."""
     return torch.int32 if positions <= LIMIT else torch.int64
 
 

@@ -61,7 +61,7 @@ def _scores(name: str, parameter: Tensor, init: str | Mapping[str, Tensor]) -> T
 
 
 def _counts_of_network(scores: Mapping[str, Tensor] | None, density: float | None) -> dict[str, int]:
-    """How many of the largest scores of all layers lie in each."""
+    """Returns how many of the largest scores of all layers lie in each."""
     if scores is None or density is None:
         raise ValueError(
             "distribution='global' goes with a density and with scores, such as init=regrow.snip(...) or 'magnitude', "

@@ -27,7 +27,7 @@ class LazyScores(Protocol):
         """The k positions of largest score outside `taken` (ascending), ties to the lower; int64, ascending."""
 
     def is_finite(self) -> bool:
-        """Whether no score is NaN or infinite."""
+        """Returns whether no score is NaN or infinite."""
 
 
 class RandomScores:

@@ -90,7 +90,7 @@ def largest_by_row(scores: Tensor, k: int) -> Tensor:
 
 
 def counts_of_largest(scores: Sequence[Tensor], total: int) -> list[int]:
-    """How many of the `total` largest scores of all layers lie in each of them, but at least one in each.
+    """Returns how many of the `total` largest scores of all layers lie in each of them, but at least one in each.
 
     Ties go to the earlier layer, and to the lower position.
 

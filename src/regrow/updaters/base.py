@@ -207,7 +207,7 @@ class Updater(ABC):
         return group_of(self.optimizer, self._weights[name])
 
     def _origin(self) -> dict[str, Any]:
-        """What a state belongs to."""
+        """Returns what a state belongs to."""
         shapes = {name: list(weight.shape) for name, weight in self._weights.items()}
         return {"updater": type(self).__name__, "shapes": shapes}
 
@@ -229,7 +229,7 @@ class Updater(ABC):
             raise ValueError(f"this updater state belongs to another model: {details}")
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies, together with model and optimizer; hooks are not copied with these."""
+        """Returns the state for copies, together with model and optimizer; hooks are not copied with these."""
         return {name: value for name, value in self.__dict__.items() if name != "_hooks"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

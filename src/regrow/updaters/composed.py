@@ -30,12 +30,12 @@ Collect = Literal["momentum", "gradient"]
 
 
 class ComposedUpdater(MovingUpdater):
-    """Prunes, shares out and regrows weights every so many optimizer steps.
+    """Prunes, redistributes and regrows weights every so many optimizer steps.
 
-    One update: each layer gives away its lowest-scored active weights (`schedule` and `prune`), the share rule says how
-    many each layer gets back, and each layer grows its highest-scored inactive positions (`grow`); what has just been
-    pruned may come back. Grown weights start at 0. The number of active weights of the network never changes, unless
-    `target` says so.
+    One update: each layer prunes its lowest-scored active weights (`schedule` and `prune`), the redistribution rule
+    says how many each layer gets back, and each layer grows its highest-scored inactive positions (`grow`); what has
+    just been pruned may come back. Grown weights start at 0. The number of active weights of the network never
+    changes, unless `target` says so.
 
     Args:
         model: a model from `sparsify`.
@@ -61,8 +61,8 @@ class ComposedUpdater(MovingUpdater):
         per_neuron: growth of a layer is shared among its neurons (rows) by their sums of grow scores.
         stop_fraction: updates end at this fraction of total_steps, in (0, 1].
         max_density: no layer grows above this density, or the one it starts with if that is more; in (0, 1].
-        flops_budget: FLOP density of the sparse weights that share rules which heed it stay within, in (0, 1].
-        needs_flops: whether the share rule asks for FLOPs; they are measured on the first training batch.
+        flops_budget: FLOP density of the sparse weights that redistribution rules that heed it stay within, in (0, 1].
+        needs_flops: whether the redistribution rule asks for FLOPs; they are measured on the first training batch.
         window: steps before an update in which the momentum of inactive weights is collected; "all": in all steps,
             as published; None: "all" for masked weights, `weights.compressed.DEFAULT_WINDOW` for compressed ones.
         window_batch: examples of a batch (for Linear vectors: N * T of an (N, T, F) input) from which compressed
@@ -152,7 +152,7 @@ class ComposedUpdater(MovingUpdater):
         self._hang()
 
     def _rules(self, collect: Collect | None, uses_momentum: bool) -> dict[str, Rule | None]:
-        """What is collected of each layer; refuses optimizers that cannot give it."""
+        """Returns what is collected of each layer; refuses optimizers that cannot give it."""
         rules: dict[str, Rule | None] = dict.fromkeys(self._weights, LastGradient if collect == "gradient" else None)
         if collect == "momentum" or uses_momentum:
             own = {n: optimizer_rule(self.optimizer, self._group(n), weight) for n, weight in self._weights.items()}
@@ -303,7 +303,7 @@ class ComposedUpdater(MovingUpdater):
         self._set_collecting()
 
     def _own_state(self) -> dict[str, Any]:
-        """What a method adds to the state; methods that add something say how it is loaded."""
+        """Returns what a method adds to the state; methods that add something say how it is loaded."""
         return {}
 
     def _load_own_state(self, state: Mapping[str, Any]) -> None:
@@ -364,13 +364,13 @@ class ComposedUpdater(MovingUpdater):
         return min(known, default=None)
 
     def _is_due(self) -> bool:
-        """Whether this step is one for which an update was expected."""
+        """Returns whether this step is one for which an update was expected."""
         if self._expected is not None and self._expected <= self.step:
             return True
         return self._expected is None if self.update_every is None else self.step % self.update_every == 0
 
     def _is_near(self, steps: int) -> bool:
-        """Whether an update is at most so many steps away, or may come at any time; never once updates have ended."""
+        """Returns whether an update may come within so many steps; never once updates have ended."""
         next_update = self.step if self._next_update is None else self._next_update
         return not self._is_done() and next_update - steps <= self.step
 

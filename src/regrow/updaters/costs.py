@@ -1,4 +1,4 @@
-"""What a weight of each layer costs in FLOPs, for share rules that heed it: measured on the first training batch."""
+"""FLOPs of a weight of each layer, for redistribution rules that need them: measured on the first training batch."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ class DeepRewiring(MovingUpdater):
         return strength - lr * self._l1 + (lr * self._noise) * noise.to(strength.device)
 
     def _births(self, died: Mapping[str, int]) -> dict[str, int]:
-        """How many connections come to life in each layer: each inactive position of the network is as likely."""
+        """Returns how many connections grow in each layer: each inactive position of the network is as likely."""
         if self._scope == "local":
             return dict(died)
         free = [weight.numel - weight.active + died[name] for name, weight in self._weights.items()]

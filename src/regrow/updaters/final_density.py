@@ -1,4 +1,4 @@
-"""What methods share that end with a density of their own: when it is there, and what cannot be."""
+"""Shared by methods that end with a density of their own: when it is reached, and what cannot be."""
 
 from __future__ import annotations
 

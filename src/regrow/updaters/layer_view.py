@@ -95,7 +95,7 @@ class LayerView:
         )
 
     def not_finite(self) -> list[str]:
-        """What of the layer is NaN or infinite, of what the updater collects."""
+        """Returns what of the layer is NaN or infinite, of what the updater collects."""
         parts: dict[str, Tensor | LazyScores] = {}
         if self._gradient is not None:
             parts["gradient"] = self._gradient
@@ -138,7 +138,7 @@ class ActiveGradients:
 
 
 def is_finite(tensor: Tensor | LazyScores) -> bool:
-    """Whether all are finite; isfinite itself would make two more tensors of this size."""
+    """Returns whether all are finite; isfinite itself would make two more tensors of this size."""
     if not isinstance(tensor, Tensor):
         return tensor.is_finite()
     return tensor.numel() == 0 or all(math.isfinite(float(end)) for end in torch.aminmax(tensor))

@@ -22,7 +22,7 @@ __all__ = ["LayerUpdate", "UpdatePlan", "check_finite"]
 
 @dataclass(frozen=True)
 class LayerUpdate:
-    """What an update does to one layer: positions that leave and that enter, ascending."""
+    """The changes of one layer in an update: indices that are pruned and grown, ascending."""
 
     layer: LayerView
     pruned: Tensor
@@ -79,7 +79,7 @@ class UpdatePlan:
 
     @property
     def falls(self) -> bool:
-        """Whether layers shall have other numbers of weights than they have, trained or not."""
+        """Returns whether layers shall have other numbers of weights than they have, trained or not."""
         return self.target is not keep_counts
 
     def _importance(self, layers: Sequence[LayerView], busy: Sequence[bool]) -> list[float] | None:
@@ -96,7 +96,7 @@ class UpdatePlan:
         flops_left: Callable[[], float | None],
         busy: Sequence[bool],
     ) -> tuple[Sequence[int], Sequence[int]]:
-        """How many weights each layer prunes and grows."""
+        """Returns how many weights each layer prunes and grows."""
         target, pruned = self._targets(request, busy)
         kept = [m - k for m, k in zip(request.active, pruned, strict=True)]
         if self.grow is None:
@@ -123,7 +123,7 @@ class UpdatePlan:
         return pruned, [next(regrown) if of else 0 for of in busy]
 
     def _targets(self, request: PruneRequest, busy: Sequence[bool]) -> tuple[Sequence[int], Sequence[int]]:
-        """How many weights layers shall have after the update, were nothing redistributed, and how many they prune."""
+        """Returns how many weights layers have after an update that redistributes nothing, and how many they prune."""
         target = self.target(request)
         if self.grow is None:
             target = [min(c, m) for c, m in zip(target, request.active, strict=True)]

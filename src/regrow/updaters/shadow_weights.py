@@ -82,7 +82,7 @@ class ShadowWeightUpdater(MovingUpdater):
         """
 
     def _gradient(self, name: str, gradient: Tensor, values: Tensor, scale: float) -> Tensor:
-        """What the optimizer is to see, of the gradient of all positions and their values.
+        """Returns what the optimizer is to see, of the gradient of all positions and their values.
 
         Args:
             scale: by which a fused optimizer still divides gradients.
@@ -144,7 +144,7 @@ class ShadowWeightUpdater(MovingUpdater):
         self._load_own_state(state)
 
     def _own_state(self) -> dict[str, Any]:
-        """What a method adds to the state; methods that add something say how it is loaded."""
+        """Returns what a method adds to the state; methods that add something say how it is loaded."""
         return {}
 
     def _load_own_state(self, state: Mapping[str, Any]) -> None:

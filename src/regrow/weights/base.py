@@ -59,7 +59,7 @@ class SparseWeight(ABC):
 
     @property
     def version(self) -> int:
-        """Of the parameter: another one, once somebody has written to it, but not through `.data`."""
+        """Version of the parameter: it changes with every write but those through `.data`."""
         parameter = self.module._parameters.get(self.attribute)
         return -1 if parameter is None else parameter._version
 
@@ -191,11 +191,11 @@ class SparseWeight(ABC):
         """
 
     def stray(self) -> int:
-        """How many inactive weights are not 0, as a dense checkpoint, a merge or an init function leaves them."""
+        """Returns how many inactive weights are not 0, as dense checkpoints, merges or init functions leave them."""
         return 0
 
     def stray_in_sample(self, size: int) -> bool:
-        """Whether one of about `size` inactive weights, evenly spread, is not 0.
+        """Returns whether one of about `size` inactive weights, evenly spread, is not 0.
 
         Args:
             size: about how many weights are looked at.
@@ -205,7 +205,7 @@ class SparseWeight(ABC):
     @property
     @abstractmethod
     def collecting(self) -> bool:
-        """Whether a tap collects gradients of all positions."""
+        """Returns whether a tap collects gradients of all positions."""
 
     @abstractmethod
     def tap(self, listener: GradientListener, window_batch: int | None = None) -> GradientTap:
@@ -219,7 +219,7 @@ class SparseWeight(ABC):
 
     @property
     def stages_products(self) -> bool:
-        """Whether what a tap stages is a product of thin factors, while these are smaller than the weight."""
+        """Returns whether what a tap stages is a product of thin factors, while these are smaller than the weight."""
         return False
 
     @property
@@ -288,12 +288,12 @@ def per_element_state(parameter: Tensor, state: Mapping[str, Any]) -> dict[str, 
 
 
 def is_sharded(tensor: Any) -> bool:
-    """Whether a tensor is a DTensor, of which this process holds a part."""
+    """Returns whether a tensor is a DTensor, of which this process holds a part."""
     return hasattr(tensor, "_local_tensor")
 
 
 def local(tensor: Any) -> Any:
-    """What this process holds of a tensor: the tensor that DTensor's own operators write to, or the tensor itself."""
+    """Returns what this process holds of a tensor: the one that DTensor's operators write to, or the tensor itself."""
     return tensor._local_tensor if is_sharded(tensor) else tensor
 
 

@@ -199,7 +199,7 @@ class CompressedTap(GradientTap):
             self._of_this_pass().add(self._weight.module.dense_weight_grad(input, grad_output))
 
     def _of_this_pass(self) -> StagedGradient:
-        """What the backward pass under way has added up; it ends with the pass, which need not reach the parameter."""
+        """Returns what the current backward pass has added up; it goes with the pass, parameter reached or not."""
         number = torch._C._current_graph_task_id()
         if number not in self._passes:
 

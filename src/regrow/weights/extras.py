@@ -1,4 +1,4 @@
-"""What a layer has beside weight, bias and settings: what goes along when it is replaced, and what forbids that.
+"""State of a layer beside weight, bias and settings: what goes along when it is replaced, and what forbids that.
 
 Hooks, attributes that somebody has put onto the layer (a scale, a flag) and marks on its parameters (`no_decay`) go
 along. A layer with anything else, which a replacement would lose, is not replaced.
@@ -96,7 +96,7 @@ def _made_with(kind: Any) -> frozenset[str]:
 
 
 def irreplaceable(module: nn.Linear | nn.Conv2d, parameter: nn.Parameter) -> str | None:
-    """What a compressed layer in the place of this one would lose; None where it loses nothing."""
+    """Returns what a compressed layer in the place of this one would lose; None where it loses nothing."""
     if module._parameters.get("weight") is not parameter:
         own = [name for name, one in module._parameters.items() if one is parameter]
         return f"its weight is made of {own[0]}"
@@ -151,7 +151,7 @@ def _of_hooks(module: nn.Module) -> str | None:
 
 
 def _reads_weight(hook: Any) -> bool:
-    """Whether the code of a hook names a weight."""
+    """Returns whether the code of a hook names a weight."""
     hook = getattr(hook, "func", hook)  # of functools.partial
     code = getattr(hook, "__code__", None) or getattr(type(hook).__call__, "__code__", None)
     return code is not None and _names_weight(code)

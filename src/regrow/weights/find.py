@@ -1,4 +1,4 @@
-"""Where the sparse weights of a model are, and what they are called."""
+"""Finds the sparse weights of a model and their names."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def sparse_weights(model: nn.Module) -> dict[str, SparseWeight]:
 
 
 class Places:
-    """Where a state dict says the same thing again: of modules and parameters that stand in several places, as tied
+    """Duplicate entries of a state dict: those of modules and parameters that stand in several places, as tied
     encoders and embeddings do. `sparse_weights` knows the first place of each.
 
     Example:
@@ -56,7 +56,7 @@ class Places:
         self._parameters = _further(root.named_parameters(remove_duplicate=False))
 
     def again(self, name: str) -> bool:
-        """Whether an entry is there under another name before."""
+        """Returns whether an entry is there under another name before."""
         return name in self._parameters or name.rpartition(".")[0] in self._modules
 
     def filled(self, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class Places:
 
 
 def _further(named: Iterable[tuple[str, Any]]) -> dict[str, str]:
-    """Of what comes under several names: each further one, and the first."""
+    """Returns each further name of what has several, with the first."""
     first: dict[int, str] = {}
     known = [(plain_name(name), first.setdefault(id(one), plain_name(name))) for name, one in named]
     return {name: one for name, one in known if name != one}

@@ -20,7 +20,7 @@ _BITS_DTYPE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class GradientMask:
-    """What makes a parameter sparse in masked storage: zeroes the gradient of inactive weights once accumulated.
+    """Makes a parameter sparse in masked storage: zeroes the gradient of inactive weights once accumulated.
 
     So gradient clipping sees the norm of the sparse network, and the optimizer's state of inactive weights stays 0.
     It lives in the module's `__dict__`, and so survives deepcopy and pickle together with the parameter that it hooks.
@@ -126,7 +126,7 @@ class GradientMask:
 
     @property
     def mask(self) -> Tensor:
-        """As far as this process holds it."""
+        """Returns the part of the mask that this process holds."""
         return local(self.buffer)
 
     @property
@@ -193,17 +193,17 @@ class GradientMask:
         self.zero_inactive(gradient)
 
     def _is_substitute(self, parameter: Tensor) -> bool:
-        """Whether it was the module's parameter for one forward pass only, as `functional_call` makes it."""
+        """Returns whether it was the module's parameter for one forward pass only, as `functional_call` makes it."""
         return not is_sharded(parameter) and self.module._parameters.get(self.attribute) is not parameter
 
     def is_left_behind(self, parameter: nn.Parameter) -> bool:
-        """Whether the module is gone, or has let the parameter go."""
+        """Returns whether the module is gone, or has let the parameter go."""
         module = self._module() if self._module is not None else None
         return module is None or module._parameters.get(self.attribute) is not parameter
 
     @property
     def has_mask(self) -> bool:
-        """Whether there is a `last_mask`."""
+        """Returns whether there is a `last_mask`."""
         return self._seen is not None
 
     @property
@@ -233,11 +233,11 @@ class _Seen:
         self._memory = _memory(parameter)
 
     def is_of(self, parameter: nn.Parameter) -> bool:
-        """Whether it was seen beside this parameter, or beside what FSDP2 has sharded since."""
+        """Returns whether it was seen beside this parameter, or beside what FSDP2 has sharded since."""
         return self._parameter() is parameter or is_sharded(parameter)
 
     def lost_content(self, parameter: nn.Parameter, mask: Tensor) -> bool:
-        """Whether the mask is memory that has got no content, as `to_empty` leaves it."""
+        """Returns whether the mask is memory that has got no content, as `to_empty` leaves it."""
         if not self.is_of(parameter) or self._memory == _memory(parameter):
             return False
         whole = not (mask.is_meta or self.mask.is_meta or is_sharded(mask) or is_sharded(self.mask))

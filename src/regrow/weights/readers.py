@@ -53,7 +53,7 @@ def readers(model: nn.Module) -> dict[int, str]:
 
 
 def _reads_of(module: nn.Module) -> frozenset[Path]:
-    """Of its class; and of a forward that has been put onto this module alone."""
+    """Returns the code of the class's forward, and of one that has been put onto this module alone."""
     kind: Any = type(module)
     own = getattr(vars(module).get("forward"), "__func__", None)
     return reads(kind) | (_read_by(own) if isinstance(own, FunctionType) else frozenset())
@@ -150,7 +150,7 @@ def _paths(node: ast.AST | None, names: dict[str, list[Path]]) -> list[Path]:
 
 
 def _called(node: ast.Call, names: dict[str, list[Path]]) -> list[Path]:
-    """Of `getattr(module, name)`, and of `layers.values()` and its like."""
+    """Returns the names that `getattr(module, name)` and `layers.values()` and its like read."""
     function = node.func
     if isinstance(function, ast.Name) and function.id == "getattr" and len(node.args) > 1:
         name = node.args[1]

@@ -25,7 +25,7 @@ _OF_HOOK = "_g"
 
 
 def is_gain(module: nn.Module, attribute: str) -> bool:
-    """Whether a parameter scales or shifts whole rows: size 1 in all but some dimensions of another one of its module,
+    """Returns whether a parameter scales or shifts whole rows: size 1 in some dimensions of another one of its module,
     or a vector with dimensions of size 1 around it.
 
     Example:
@@ -72,5 +72,5 @@ def check_not_normalised(name: str, module: nn.Module, attribute: str) -> None:
 
 
 def _by_rows(part: Any, kind: type) -> bool:
-    """Whether a hook or parametrization is weight normalisation, but for that by the norm of the whole weight."""
+    """Returns whether a hook or parametrization is weight normalisation, other than by the norm of the whole weight."""
     return isinstance(part, kind) and getattr(part, "dim", None) != -1

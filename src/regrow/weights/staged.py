@@ -51,7 +51,7 @@ class StagedGradient:
             self.add_product(left, right)
 
     def is_finite(self) -> bool:
-        """Whether it holds neither NaN nor infinity (nor adds up to one)."""
+        """Returns whether it holds neither NaN nor infinity (nor adds up to one)."""
         parts = [factor for pair in self.products for factor in pair]
         parts += [] if self.tensor is None else [self.tensor]
         return all(math.isfinite(float(part.sum())) for part in parts)

@@ -1,4 +1,4 @@
-"""Whether a model computes what it says: inactive weights that are not 0, values of another active set."""
+"""Checks that a model computes what it says: no inactive weights that are not 0, values of another active set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _REMEDY = (
 
 
 def check(model: nn.Module) -> list[str]:
-    """What is wrong with the sparse weights of a model, a sentence each; empty where all is right.
+    """Returns what is wrong with the sparse weights of a model, a sentence each; empty if all is right.
 
     Looked for are inactive weights that are not 0 in masked storage, so that the model computes with more weights than
     its summary says, and values and positions that do not belong together in compressed storage, as averages of models

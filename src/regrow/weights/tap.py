@@ -32,7 +32,7 @@ class GradientTap(ABC):
     @property
     @abstractmethod
     def collecting(self) -> bool:
-        """Whether gradients of all positions are staged."""
+        """Returns whether gradients of all positions are staged."""
 
     @abstractmethod
     def collect(self, on: bool) -> None:
@@ -64,7 +64,7 @@ class GradientTap(ABC):
         return None
 
     def knows_all(self, staged: StagedGradient) -> bool:
-        """Whether what was staged by hand has entries of inactive weights that are not 0, or there are no such."""
+        """Returns whether the gradient staged by hand has non-zero entries at inactive weights, or there are none."""
         return False
 
     @abstractmethod

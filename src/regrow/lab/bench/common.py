@@ -1,4 +1,4 @@
-"""What the measuring commands share: reading lists of words, telling where it was measured, writing rows."""
+"""Shared parts of the measuring commands: reading lists of words, naming the machine, writing rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DENSITY = "0.05"  # where neither densities nor a topology are given
 
 
 def words(text: str | None, default: Sequence[Any]) -> list[str]:
-    """What was typed with commas between, or the default."""
+    """Returns what was typed with commas between, or the default."""
     return [str(word) for word in default] if text is None else [word.strip() for word in text.split(",")]
 
 
@@ -66,12 +66,12 @@ def check_known(what: str, typed: Sequence[str], known: Sequence[str]) -> None:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """For a cell of a table; empty where there is none."""
+    """Returns the text for a cell of a table; empty if there is no value."""
     return "" if value is None else f"{value:.{digits}f}"
 
 
 def machine_line(row: Mapping[str, Any]) -> str:
-    """Where a row was measured."""
+    """Returns where a row was measured."""
     allocator = " ".join(f"{name}={value}" for name, value in row["allocator"].items()) or "default"
     text = f"\n{row['processor']}, {row['isa']}, {row['threads']} threads, torch {row['torch']}, "
     return f"{text}allocator: {allocator}, {row['clock']} time"

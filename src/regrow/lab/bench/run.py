@@ -56,7 +56,7 @@ class Contestant:
 
 
 def _batches(session: Session) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Of epoch after epoch, in the order of the recipe."""
+    """Yields the batches of epoch after epoch, in the order of the recipe."""
     train, settings = session.data.train, session.settings
     for epoch in itertools.count():
         yield from train.epoch_batches(settings.seed, epoch, settings.recipe.batch_size)
@@ -116,7 +116,7 @@ def measure(
 
 
 def rule(settings: Settings) -> str:
-    """How the topology changes, in a word."""
+    """Returns how the topology changes, in a word."""
     if settings.method != "sparse-momentum":
         return settings.method
     budget = settings.recipe.option("flops_budget")

@@ -65,7 +65,7 @@ def _read(given: Mapping[str, Any]) -> list[tuple[Settings, Topology | None]]:
 
 
 def _going_on(recipe: str, topology: Topology, overrides: Sequence[str]) -> Settings:
-    """The method and the share rule that made a topology go on, with the layers dense that it left dense."""
+    """The method and the redistribution rule that made a topology go on, with the layers dense that it left dense."""
     about = topology.about
     known = {name: about.get(name) for name in ("distribution", "share", "flops_budget", "max_density")}
     rules = [f"{name}={value}" for name, value in known.items() if value is not None]

@@ -41,7 +41,7 @@ def default_kinds() -> Sequence[str]:
 
 @dataclass(frozen=True)
 class Network:
-    """What is measured, cheap to send to another process.
+    """The network that is measured, cheap to send to another process.
 
     Attributes:
         model: name for `models.build`.
@@ -49,7 +49,7 @@ class Network:
         batch: images.
         masks: active sets by parameter name instead, such as those of a trained network; layers that they do not name
             stay dense.
-        share: the share rule that made the masks; None for the initial uniform ones.
+        share: the redistribution rule that made the masks; None for the initial uniform ones.
     """
 
     model: str
@@ -107,7 +107,7 @@ def contestant(network: Network, kind: str) -> TrainingStep:
 
 
 def against(dense: Mapping[str, float], sparse: float) -> dict[str, Any]:
-    """How many times as fast as the best dense contestant of each kind; None where none was measured."""
+    """Returns how many times as fast as the best dense contestant of each kind; None where none was measured."""
     fp32, bf16 = (
         min((kind for kind in kinds if kind in dense), key=dense.__getitem__, default=None) for kinds in (FP32, BF16)
     )

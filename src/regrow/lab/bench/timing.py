@@ -72,7 +72,7 @@ def noise(times: list[float]) -> float:
 
 
 def working(steps: Mapping[str, Step]) -> tuple[dict[str, Step], dict[str, str]]:
-    """Those that can run, warmed up; and of those that cannot, the reason. Raises RunError for the sparse one."""
+    """Returns contestants that can run, warmed up, and why others cannot. Raises RunError for the sparse one."""
     good, bad = {}, {}
     for name, step in steps.items():
         try:

@@ -60,7 +60,7 @@ def _print_version(wanted: bool) -> None:
 def main(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version, and end.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere on the line.")
@@ -111,7 +111,7 @@ def train(
     ] = False,
     data_dir: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where data sets are; default: $REGROW_DATA, else ~/.cache/regrow."),
+        typer.Option(metavar="DIR", help="Folder of data sets; default: $REGROW_DATA, else ~/.cache/regrow."),
     ] = None,
     threads: ThreadsOption = None,
     open_report: Annotated[
@@ -132,7 +132,7 @@ def train(
     window_batch: Annotated[int | None, typer.Option(metavar="N", hidden=True)] = None,
     max_seconds: Annotated[
         float | None,
-        typer.Option(metavar="S", help="End after the epoch in which they are over.", rich_help_panel=LESS),
+        typer.Option(metavar="S", help="Stop after the epoch in which this time is over.", rich_help_panel=LESS),
     ] = None,
     topology_every: Annotated[
         int | None,
@@ -144,7 +144,7 @@ def train(
     ] = None,
     deterministic: Annotated[
         bool,
-        typer.Option("--deterministic", help="Use deterministic algorithms alone.", rich_help_panel=LESS),
+        typer.Option("--deterministic", help="Use only deterministic algorithms.", rich_help_panel=LESS),
     ] = False,
     devices: Annotated[
         int, typer.Option(min=1, metavar="N", help="Processes on this machine.", rich_help_panel=DISTRIBUTED)
@@ -267,8 +267,8 @@ def settings(
 
 @app.command()
 def demo(
-    seed: Annotated[int, typer.Option(metavar="N", help="As for `regrow train`.")] = 0,
-    density: Annotated[float, typer.Option(metavar="SHARE", help="Of the sparse run, above 0 to 1.")] = 0.1,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of networks, topology and order of examples.")] = 0,
+    density: Annotated[float, typer.Option(metavar="SHARE", help="Density of the sparse run, above 0 to 1.")] = 0.1,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the two run folders.")] = Path("runs/demo"),
     threads: ThreadsOption = None,
 ) -> None:

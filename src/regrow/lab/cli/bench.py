@@ -19,7 +19,7 @@ ThreadsOption = Annotated[
 ModelsOption = Annotated[str, typer.Option(metavar="NAME,…", help="Networks of regrow.lab.models.")]
 DensitiesOption = Annotated[
     str | None,
-    typer.Option(metavar="SHARE,…", help="Of the weights, uniform; above 0 to 1; default: 0.05, or the topology's."),
+    typer.Option(metavar="SHARE,…", help="Densities, uniform, above 0 to 1; default: 0.05, or the topology's."),
 ]
 TopologyOption = Annotated[
     Path | None,
@@ -30,7 +30,8 @@ TopologyOption = Annotated[
     ),
 ]
 JsonOption = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the rows there, anew after each.")
+    Path | None,
+    typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the rows to this file, after each row."),
 ]
 
 
@@ -50,8 +51,10 @@ def layers(
     cases: Annotated[
         str | None, typer.Option(metavar="CASE,…", help="Layer shapes; default: the twelve that regrow is judged by.")
     ] = None,
-    densities: Annotated[str, typer.Option(metavar="SHARE,…", help="Each above 0 to 1.")] = "0.2,0.1,0.05,0.02,0.01",
-    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Of cases that name none.")] = 128,
+    densities: Annotated[
+        str, typer.Option(metavar="SHARE,…", help="Densities, each above 0 to 1.")
+    ] = "0.2,0.1,0.05,0.02,0.01",
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Batch of cases that name none.")] = 128,
     threads: ThreadsOption = None,
     json: JsonOption = None,
     kinds: Annotated[
@@ -158,13 +161,17 @@ def run_(
         ),
     ] = None,
     share: Annotated[
-        str | None, typer.Option(metavar="RULE", help="As for `regrow train`; default: the topology's, the recipe's.")
+        str | None, typer.Option(metavar="RULE", help="Redistribution rule; default: the topology's, or the recipe's.")
     ] = None,
     flops_budget: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="As for `regrow train`; default: the topology's.")
+        float | None, typer.Option(metavar="SHARE", help="FLOP density not to exceed; default: the topology's.")
     ] = None,
-    window: Annotated[str | None, typer.Option(metavar="STEPS", help="As for `regrow train`.")] = None,
-    window_batch: Annotated[int | None, typer.Option(metavar="N", help="As for `regrow train`.")] = None,
+    window: Annotated[
+        str | None, typer.Option(metavar="STEPS", help="Steps before an update that collect momentum, or all.")
+    ] = None,
+    window_batch: Annotated[
+        int | None, typer.Option(metavar="N", help="Examples of each that are used for it.")
+    ] = None,
     threads: ThreadsOption = None,
     kinds: Annotated[
         str | None,
@@ -174,7 +181,9 @@ def run_(
             "processor computes (bf16 needs AVX-512).",
         ),
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="As for `regrow train`.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of data sets; default: $REGROW_DATA.")
+    ] = None,
     json: JsonOption = None,
 ) -> None:
     """Measures a whole epoch as a user trains it, sparse beside dense: data, steps, window, update and validation.

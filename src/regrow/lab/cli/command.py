@@ -1,4 +1,4 @@
-"""How the command line speaks: help that flows, and failures of one line with a remedy and an exit code."""
+"""Conventions of the command line: help that flows, and failures of one line with a remedy and an exit code."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def flowing(text: str) -> str:
 
 
 def is_rank_0() -> bool:
-    """Whether this process speaks for all that train together; torchrun and Fabric number them in the environment."""
+    """Returns whether this process speaks for all that train together; the environment has its number."""
     return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 
 

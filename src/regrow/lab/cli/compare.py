@@ -15,12 +15,12 @@ def compare(
         str, typer.Argument(metavar="RECIPE", help="A name that `regrow list` shows.", show_default=False)
     ],
     methods: Annotated[
-        str, typer.Option(metavar="METHOD,…", help="As for `regrow train`; dense is run once per seed.")
+        str, typer.Option(metavar="METHOD,…", help="Methods to compare; dense runs once per seed.")
     ] = "dense,static,sparse-momentum",
     densities: Annotated[
-        str, typer.Option(metavar="SHARE,…", help="Of the weights that exist, each above 0 to 1.")
+        str, typer.Option(metavar="SHARE,…", help="Shares of active weights, each above 0 to 1.")
     ] = "0.01,0.02,0.05,0.1",
-    seeds: Annotated[str, typer.Option(metavar="N", help="How many, from 0 on; or which: 0,3,7.")] = "5",
+    seeds: Annotated[str, typer.Option(metavar="N", help="Number of seeds, from 0 on; or the seeds: 0,3,7.")] = "5",
     vary: Annotated[
         list[str] | None,
         typer.Option(
@@ -30,18 +30,22 @@ def compare(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Of all runs, as for `regrow train`."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of all runs; may be repeated."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(metavar="N", help="As for `regrow train`.")] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", help="Length of each training.")] = None,
     storage: Annotated[str, typer.Option(metavar="STORAGE", help="auto, masked or compressed.")] = "auto",
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder of runs, tables and plots; default: runs/compare/RECIPE."),
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="As for `regrow train`.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of data sets; default: $REGROW_DATA.")
+    ] = None,
     executor: Annotated[
         str,
-        typer.Option(metavar="KIND", help="processes of this machine, or ray: a cluster, RAY_ADDRESS or a local one."),
+        typer.Option(
+            metavar="KIND", help="processes on this machine, or ray: the cluster at RAY_ADDRESS or a local one."
+        ),
     ] = "processes",
     jobs: Annotated[
         int | None,
@@ -49,7 +53,7 @@ def compare(
             min=1, metavar="N", help="Runs side by side; default: 2 processes, or what the cluster has room for."
         ),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, metavar="N", help="Threads of torch of each run.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="Threads of each run.")] = 1,
 ) -> None:
     """Trains a recipe with several methods, densities and seeds, and leaves a leaderboard and plots.
 

@@ -64,7 +64,7 @@ def _wait(seconds: float, stop: StopSignal) -> None:
 
 
 def _state(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
-    """What changes when a run writes something."""
+    """Returns what changes when a run writes something."""
     files = [file for path in paths for kind in KINDS for file in ([path] if path.is_file() else path.rglob(kind))]
     return sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 

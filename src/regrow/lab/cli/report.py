@@ -23,7 +23,7 @@ def report(
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="The page.")] = Path("report.html"),
     live: Annotated[
-        bool, typer.Option("--live", help="Write the page anew while runs go on; it loads itself anew too.")
+        bool, typer.Option("--live", help="Rewrite the page while runs go on; the browser reloads it.")
     ] = False,
     every: Annotated[int, typer.Option(min=1, metavar="S", help="Seconds between two pages of --live.")] = 10,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
@@ -61,12 +61,16 @@ def features(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="What regrow report shows.")] = Path(
-        "features.json"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", dir_okay=False, help="The file that `regrow report` shows.")
+    ] = Path("features.json"),
     split: Annotated[str, typer.Option(metavar="SPLIT", help="train, validation or test.")] = "test",
-    images: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of the split, at most; default: all.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="As for `regrow train`.")] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Images of the split, at most; default: all.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of data sets; default: $REGROW_DATA.")
+    ] = None,
 ) -> None:
     """Measures how much each channel of a network serves one class alone (arXiv:1907.04840, dense and sparse features).
 

@@ -1,4 +1,4 @@
-"""What a file holds of a network: `regrow summary`."""
+"""`regrow summary`: the network in a file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def print_network(path: Path) -> None:
 
 
 def _is_model(path: Path) -> bool:
-    """Whether a file holds a model alone, as regrow.save writes it; a checkpoint has a number as its format."""
+    """Returns whether a file holds a model alone, as regrow.save writes it; a checkpoint has a number as its format."""
     if not path.is_file():
         return False
     content = None if is_safetensors(path) else load_tensors(path)

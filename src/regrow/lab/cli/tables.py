@@ -1,4 +1,4 @@
-"""What the commands print: tables that read well on a terminal and in a file."""
+"""Printed output of the commands: tables that read well on a terminal and in a file."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _as_typed(value: Any) -> str:
 
 
 def print_settings(method: str | None, recipe: str | None) -> None:
-    """What --set can change: the settings of all recipes, or those of a method; with the defaults of a recipe."""
+    """Prints what --set can change: the settings of all recipes, or those of a method, with a recipe's defaults."""
     chosen = get_recipe(recipe or next(iter(RECIPES)))
     rows = _method_rows(method, chosen) if method else _recipe_rows(chosen)
     table = Table("setting", "default", "what it is", box=None, pad_edge=False)

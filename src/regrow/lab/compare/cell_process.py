@@ -14,7 +14,7 @@ __all__ = ["CellProcess", "Place"]
 
 
 class Place(Protocol):
-    """Where one run can take place, once."""
+    """A place for one run, used once."""
 
     def run(self, command: Sequence[str], log: Path, finished: Path) -> int | None:
         """Runs a program to its end.

@@ -60,7 +60,7 @@ def run_compare(recipe: str, given: Mapping[str, Any]) -> None:
 
 
 class _Pages:
-    """What is written into the folder as the grid grows."""
+    """The files that are written as the grid grows."""
 
     def __init__(self, comparison: Comparison, out: Path, command: str):
         self.comparison, self.out, self.command = comparison, out, command

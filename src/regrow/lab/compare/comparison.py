@@ -129,7 +129,7 @@ def _parsed(base: Settings, overrides: Sequence[str], key: str, value: str) -> A
 
 
 def _about(base: Settings) -> str:
-    """What the recipe is, and what of it is changed for all runs."""
+    """Returns what the recipe is, and what of it is changed for all runs."""
     now, defaults = base.as_dict(), base.defaults()
     changed = [f"{key}={setting_text(value)}" for key, value in now.items() if value != defaults.get(key, ...)]
     return f"{base.recipe.about}; {', '.join(changed) if changed else f'{base.recipe.epochs} epochs'}"

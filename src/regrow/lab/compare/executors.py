@@ -22,7 +22,7 @@ EXECUTORS = ("processes", "ray")
 
 @dataclass(frozen=True)
 class Executor:
-    """What `grid.run_grid` needs: `place` makes a place for one run, `jobs` are to be used side by side."""
+    """The interface that `grid.run_grid` needs: `place` makes a place for one run, `jobs` of them side by side."""
 
     place: Callable[[], Place]
     jobs: int

@@ -54,7 +54,7 @@ class Cell:
 
     @property
     def log(self) -> Path:
-        """Where the run prints to."""
+        """Returns where the run prints to."""
         return self.folder.with_name(self.folder.name + ".log")
 
     @property
@@ -73,7 +73,7 @@ class Cell:
 
 @dataclass
 class Outcome:
-    """How a grid ended.
+    """The outcome of a grid.
 
     Attributes:
         failed: cell -> the reason, and where its log is.
@@ -118,7 +118,7 @@ def run_grid(
 
 
 def _describe(cell: Cell, code: int | None, stopping: bool) -> str:
-    """What became of a cell, in a line."""
+    """Returns what became of a cell, in a line."""
     summary = cell.summary
     if summary:
         return f"test error {summary['test_error']:.2f} %"

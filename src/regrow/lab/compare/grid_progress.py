@@ -1,4 +1,4 @@
-"""How a grid of runs tells what it does: a line for each run that ends, and on a terminal a bar below them."""
+"""Progress of a grid of runs: a line for each run that ends, and on a terminal a bar below them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["GridBar", "GridProgress", "terminal_progress"]
 
 
 class Cell(Protocol):
-    """What is shown of a run: its name, and the share of it that is done."""
+    """A run as the progress shows it: its name, and the share of it that is done."""
 
     @property
     def done(self) -> float: ...

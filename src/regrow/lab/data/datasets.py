@@ -28,7 +28,7 @@ _FILES = {"MNIST": "MNIST/raw/train-images-idx3-ubyte", "CIFAR10": "cifar-10-bat
 
 
 def data_root(data_dir: str | Path | None = None) -> Path:
-    """Where data sets are looked for: `data_dir`, else the environment variable REGROW_DATA, else ~/.cache/regrow.
+    """Returns where to look for data sets: `data_dir`, else the environment variable REGROW_DATA, else ~/.cache/regrow.
 
     Example:
         >>> data_root("/data")

@@ -31,7 +31,7 @@ CENTRE = 224 / 256
 
 
 class Pixels(NamedTuple):
-    """What was read of a batch.
+    """The images read for a batch.
 
     Attributes:
         kept: (B,) int64, index of the files that could be read.

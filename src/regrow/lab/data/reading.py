@@ -14,7 +14,7 @@ MOST_WORKERS = 8
 
 @dataclass(frozen=True)
 class Reading:
-    """How files are read.
+    """Settings for reading files.
 
     Attributes:
         workers: processes that read ahead; 0: none, batches are made as they are needed; None: as many as torch has

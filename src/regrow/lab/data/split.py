@@ -51,7 +51,7 @@ class AnySplit(ABC):
 
     @abstractmethod
     def epoch_moves(self, seed: int, epoch: int) -> Tensor | None:
-        """How an epoch's examples are augmented, in its order, a row each; None where nothing is."""
+        """Returns how an epoch's examples are augmented, in its order, a row each; None where nothing is."""
 
     @abstractmethod
     def subset(self, index: Tensor) -> AnySplit:

@@ -56,7 +56,7 @@ class TextSplit(AnySplit):
         return window[:, :-1].contiguous(), window[:, 1:].contiguous()
 
     def epoch_moves(self, seed: int, epoch: int) -> Tensor | None:
-        """How far each window of an epoch is moved on, (N, 1), 0 to block - 1."""
+        """Returns how far each window of an epoch is moved on, (N, 1), 0 to block - 1."""
         drawn = torch.randint(self.block, (len(self), 1), generator=generator(seed, "windows", epoch))
         return drawn.to(self.y.device)
 

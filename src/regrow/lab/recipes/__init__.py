@@ -1,1 +1,1 @@
-"""What can be trained: recipes, settings and methods."""
+"""Recipes, settings and methods of training."""

@@ -88,7 +88,7 @@ def lenet300_mnist() -> Recipe:
 
 @recipe
 def lenet300_bn_mnist() -> Recipe:
-    """As lenet300-mnist, on the network that the published figures of SET, DSR and deep rewiring seem to be from."""
+    """The protocol of lenet300-mnist on the network with which SET and DSR seem to have been published."""
     return _published_mnist(
         name="lenet300-bn-mnist",
         about="LeNet-300-100 with batch norm, published protocol",

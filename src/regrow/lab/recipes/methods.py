@@ -235,7 +235,7 @@ _SPARSE_ONLY = {"update_every", *_START, *option_names()} - {"width"}
 
 
 def concerns_dense(key: str) -> bool:
-    """Whether a setting changes anything in a dense run."""
+    """Returns whether a setting changes anything in a dense run."""
     return own_name(key) not in _SPARSE_ONLY
 
 
@@ -301,5 +301,5 @@ def update_interval(settings: Choice, total_steps: int, steps_per_epoch: int) ->
 
 
 def prunable_weights(model: nn.Module, dense: tuple[str, ...] = ()) -> int:
-    """How many weights of a dense network `sparsify` would make sparse."""
+    """Returns how many weights of a dense network `sparsify` would make sparse."""
     return sum(place.parameter.numel() for place in select(model, dense).values())

@@ -18,7 +18,7 @@ _GIVEN_BY_A_RUN = {"model", "optimizer", "total_steps", "update_every", "density
 
 @dataclass(frozen=True)
 class Option:
-    """What a method (or a model) may be given beside what all recipes have; mostly an argument of its updater."""
+    """A setting of some methods or models, beside those that all recipes have; mostly an argument of an updater."""
 
     name: str
     type: str

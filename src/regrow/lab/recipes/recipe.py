@@ -127,7 +127,7 @@ class Recipe:
         _require(0 < self.validation_fraction < 1, "validation_fraction", self.validation_fraction, "between 0 and 1")
 
     def option(self, name: str, otherwise: Any = None) -> Any:
-        """What the recipe gives the method or the model.
+        """Returns what the recipe gives the method or the model.
 
         Args:
             name: as the updater has it.

@@ -32,7 +32,7 @@ _IN_FOLDER_NAME = ("recipe", "method", "density", "seed")
 
 @dataclass(frozen=True)
 class Settings(Choice):
-    """What decides the result of a run, to the bit, on a given machine and number of threads."""
+    """All that decides the result of a run, to the bit, on a given machine and number of threads."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -54,17 +54,17 @@ class Settings(Choice):
         return {"recipe": self.recipe.name, **own, **recipe, **options}
 
     def stored(self) -> dict[str, Any]:
-        """What files hold: `as_dict`, all options of the method, and which options were given."""
+        """Returns what files hold: `as_dict`, all options of the method, and which options were given."""
         options = {stored_name(name): default for name, default in METHODS[self.method].options.items()}
         return {**options, **self.as_dict(), GIVEN: [stored_name(name) for name, _ in self.recipe.options]}
 
     def defaults(self) -> dict[str, Any]:
-        """What `as_dict` gives for this recipe, method, density and seed when nothing else is chosen."""
+        """Returns what `as_dict` gives for this recipe, method, density and seed when nothing else is chosen."""
         published = RECIPES.get(self.recipe.name, lambda: self.recipe)()
         return Settings(published, self.method, self.density, seed=self.seed).as_dict()
 
     def _option_defaults(self) -> dict[str, Any]:
-        """Those of the method, as far as they are those that version 0.1 had for all methods."""
+        """Returns the defaults of the method's options that equal those that version 0.1 had for all methods."""
         own = METHODS[self.method].options
         return {key: value for key, value in OPTIONS_OF_0_1.items() if own.get(own_name(key), value) == value}
 

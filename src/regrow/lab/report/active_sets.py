@@ -14,7 +14,7 @@ __all__ = ["read_active_sets"]
 
 
 def read_active_sets(file: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, list[int]], dict[str, Any]]:
-    """What a topology.npz holds.
+    """Returns what a topology.npz holds.
 
     Returns:
         Active sets by parameter name: a mask, bool of the weight's shape, or of very large weights the active

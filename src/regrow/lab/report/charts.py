@@ -90,7 +90,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Figure:
-    """What stands between a heading and its caption.
+    """The content between a heading and its caption.
 
     Attributes:
         title: with the unit.

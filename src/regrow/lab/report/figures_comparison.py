@@ -44,7 +44,7 @@ def comparison_figures(board: Board) -> list[Figure]:
 
 
 def comparison_plots(rows: Sequence[Row], points: Sequence[PublishedPoint] = ()) -> list[Plot]:
-    """What the rows allow.
+    """Returns what the rows allow.
 
     error_density: where a row is sparse; error_flops: where FLOPs were counted; error_<setting>: for each setting that
     is varied. Published points are hollow; dense is a level across.

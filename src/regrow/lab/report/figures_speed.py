@@ -22,7 +22,7 @@ KINDS = (*COLOURS[:3], COLOURS[5], COLOURS[4], COLOURS[3], "#555555", "#999999",
 
 
 def speed_figures(inputs: Inputs) -> list[Figure]:
-    """What the rows allow: layers, steps with their breakdown and memory, epochs, memory of a layer."""
+    """Returns what the rows allow: layers, steps with their breakdown and memory, epochs, memory of a layer."""
     return [
         *_layers(inputs.layers),
         *_steps(inputs.steps),
@@ -38,7 +38,7 @@ def _commands(rows: Iterable[Row]) -> list[str]:
 
 
 def _machines(rows: Iterable[Row]) -> str:
-    """Where rows were measured."""
+    """Returns where rows were measured."""
     return "; ".join(
         dict.fromkeys(
             f"{row['processor']}, {row['isa']}, {row['threads']} threads, torch {row['torch']}" for row in rows

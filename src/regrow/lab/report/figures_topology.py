@@ -142,7 +142,7 @@ def _moves(rows: Sequence[Row], names: Sequence[str]) -> Chart:
 
 
 def histogram_figures(run: Run) -> list[Figure]:
-    """How the active weights of each layer are spread, after the first and the last epoch that was written."""
+    """Returns how the active weights of each layer are spread, after the first and the last epoch that was written."""
     if not run.histograms:
         return []
     epochs = [row["epoch"] for row in run.histograms]

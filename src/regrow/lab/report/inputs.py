@@ -1,4 +1,4 @@
-"""What a report is made from: run folders, comparison folders and JSON files, told apart by what they hold."""
+"""Inputs of a report: run folders, comparison folders and JSON files, told apart by what they hold."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Inputs:
 
     @property
     def finished(self) -> bool:
-        """Whether no run is under way or to come."""
+        """Returns whether no run is under way or to come."""
         return self.missing == 0 and all(run.summary is not None for run in self.runs)
 
 
@@ -139,7 +139,7 @@ def _read_file(path: Path, inputs: Inputs) -> None:
 
 
 def _commands(runs: Sequence[Run], recipe: str, compared: set[Path]) -> list[str]:
-    """Of the runs of a recipe that belong to no comparison."""
+    """Returns the commands of the runs of a recipe that belong to no comparison."""
     return [run.command for run in runs if run.recipe == recipe and run.command and run.path not in compared]
 
 

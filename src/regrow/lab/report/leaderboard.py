@@ -45,7 +45,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Entry:
-    """What becomes one row.
+    """The runs of one row.
 
     Attributes:
         method: as in `Settings`.

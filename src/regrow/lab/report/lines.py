@@ -1,4 +1,4 @@
-"""What plots of a leaderboard show: rows joined to lines, and published points beside them."""
+"""Content of the plots of a leaderboard: rows joined to lines, and published points beside them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def join_rows(
 
 
 def are_numbers(values: Iterable[Any]) -> bool:
-    """Whether an axis can have them at their distances; else they stand side by side as words."""
+    """Returns whether an axis can have them at their distances; else they stand side by side as words."""
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 

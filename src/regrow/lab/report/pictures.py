@@ -64,7 +64,7 @@ def _kernels(masks: Mapping[str, Array], commands: list[str]) -> list[Figure]:
 
 
 def _receptive_fields(name: str, mask: Array, commands: list[str]) -> list[Figure]:
-    """Of the first layer, where that is a Linear layer whose inputs make a square image."""
+    """Returns the picture of the first layer, if that is a Linear layer whose inputs make a square image."""
     side = _side(mask.shape[1]) if mask.ndim == 2 else None
     if side is None:
         return []

@@ -55,5 +55,5 @@ def published_points(recipe: str) -> list[PublishedPoint]:
 
 
 def sources(points: Iterable[PublishedPoint]) -> list[str]:
-    """Where points are from, each source once."""
+    """Returns where points are from, each source once."""
     return list(dict.fromkeys(point.source for point in points))

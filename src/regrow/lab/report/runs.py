@@ -23,7 +23,7 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds.
+    """The content of a run folder.
 
     Attributes:
         about: run.json; empty in runs of earlier versions.
@@ -86,7 +86,7 @@ def _epoch(file: Path) -> int:
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder is one that `regrow train` writes."""
+    """Returns whether a folder is one that `regrow train` writes."""
     return (path / "metrics.jsonl").exists()
 
 
@@ -124,9 +124,9 @@ def _label(run: Run, changed: Mapping[str, Any]) -> str:
 
 
 def differences(settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of each run the settings in which it differs from another one of its recipe, method and density.
+    """Returns, for each run, the settings in which it differs from another of its recipe, method and density.
 
-    The seed is none of them, nor is a setting that one of the two does not have, for it is of an earlier version.
+    The seed is none of them, nor is a setting that one of the two does not have, because it is of an earlier version.
 
     Example:
         >>> differences([{"method": "set", "density": 0.1, "lr": 0.1}, {"method": "set", "density": 0.1, "lr": 0.2}])

@@ -17,7 +17,7 @@ __all__ = ["Cell", "Table", "board_table", "run_table", "settings_tables"]
 
 @dataclass(frozen=True)
 class Cell:
-    """What is shown, and by what the column is sorted; None goes last."""
+    """The text shown, and the value by which the column is sorted; None goes last."""
 
     text: str
     value: float | str | None = None
@@ -115,7 +115,7 @@ def board_table(board: Board) -> Table:
 
 
 def settings_tables(runs: Sequence[Run]) -> list[Table]:
-    """What runs of one recipe differ by, and what they have in common; one run of each label."""
+    """Returns tables of what runs of one recipe differ by and have in common; one run of each label."""
     firsts = list({run.label: run for run in reversed(runs)}.values())[::-1]
     known = {run.label: _facts(run) for run in firsts}
     keys = list(dict.fromkeys(key for facts in known.values() for key in facts))

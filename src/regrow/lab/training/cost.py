@@ -1,4 +1,4 @@
-"""What a training step costs: FLOPs, and seconds of waiting for data."""
+"""Costs of a training step: FLOPs, and seconds of waiting for data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["StepCost", "Waiting"]
 
 
 class StepCost:
-    """What steps cost relative to dense ones; counted anew only where something has changed since the last step.
+    """FLOPs of steps relative to dense ones; counted anew only where something has changed since the last step.
 
     Attributes:
         flop_density: of the topology as it is, see `flops.flop_density`.
@@ -32,7 +32,7 @@ class StepCost:
         self._known: dict[tuple[bool, ...], float] = {}
 
     def step_flops(self) -> float:
-        """Of the step that comes next, see `flops.step_flops`; 1 when dense."""
+        """Returns the cost of the next step, see `flops.step_flops`; 1 when dense."""
         if not self._weights:
             return 1.0
         collecting = tuple(weight.collecting for weight in self._weights)

@@ -1,4 +1,4 @@
-"""What a run says of itself while it goes on, for reports: what it is, how its weights are spread."""
+"""The description of a run for reports, written while it goes on: what it is, how its weights are spread."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BINS = 41
 
 
 def describe(session: Session) -> dict[str, Any]:
-    """What run.json holds: the command, the settings, the shapes of the weights that could be sparse, the versions.
+    """Returns what run.json holds: command, settings, shapes of the weights that could be sparse, versions.
 
     The command leaves out what belongs to one machine: folders and threads.
     """

@@ -1,4 +1,4 @@
-"""What ends a run against its will, in one line: the cause, the step, and the checkpoint that is left."""
+"""Failures that end a run, in one line: the cause, the step, and the checkpoint that is left."""
 
 from __future__ import annotations
 

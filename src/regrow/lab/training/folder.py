@@ -51,7 +51,7 @@ class RunFolder:
         self.path = Path(path)
 
     def summary(self) -> dict[str, Any] | None:
-        """What a finished run came to; None before."""
+        """Returns what a finished run came to; None before."""
         file = self.path / SUMMARY
         try:
             return json.loads(file.read_text()) if file.exists() else None
@@ -114,7 +114,7 @@ class RunFolder:
             save_checked({"format": FORMAT, "state": dict(state)}, temporary)
 
     def kept(self, name: str) -> dict[str, Any]:
-        """What `keep` has written."""
+        """Returns what `keep` has written."""
         content = load_tensors(self.path / name)
         return content["state"] if content.get("format") == FORMAT else content  # of regrow 0.1: the tensors alone
 
@@ -174,7 +174,7 @@ class DamagedCheckpoint(RunError):
 
 
 def load_tensors(file: Path) -> Any:
-    """What a file of a run holds: tensors and plain values only, so nothing in it is executed."""
+    """Returns what a file of a run holds: tensors and plain values only, so nothing in it is executed."""
     try:
         return load_checked(file, unchecked=WITHOUT_CHECKSUM)
     except DamagedFile as error:

@@ -241,7 +241,7 @@ class _Run:
         self.reporter.epoch(row)
 
     def _is_over(self) -> bool:
-        """Whether the epoch that ends now is the last one."""
+        """Returns whether the epoch that ends now is the last one."""
         if self.position.step >= self.session.total_steps:
             return True
         spent = self.position.seconds_of_training + self.position.validation_seconds

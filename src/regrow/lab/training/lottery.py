@@ -141,7 +141,7 @@ def _together(summaries: Sequence[Mapping[str, Any]], rewound: int) -> dict[str,
 
 
 def _in_dense_trainings(name: str, summaries: Sequence[Mapping[str, Any]]) -> float | None:
-    """What all rounds cost, in units of one dense training; None where a round did not count it."""
+    """Returns what all rounds cost, in units of one dense training; None where a round did not count it."""
     if any(summary[name] is None for summary in summaries):
         return None
     return sum(summary[name] * summary["steps"] for summary in summaries) / summaries[0]["steps"]

@@ -56,7 +56,7 @@ class Position:
 
     @property
     def seconds_of_training(self) -> float:
-        """Of all steps and topology updates so far."""
+        """Seconds of all steps and topology updates so far."""
         return self.train_seconds + self.epoch_seconds + self.topology_seconds
 
     def next_epoch(self) -> None:

@@ -1,4 +1,4 @@
-"""How a run tells what it does: not at all, in plain lines, or with a progress bar."""
+"""Progress of a run: silent, in plain lines, or as a progress bar."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def launch(recipe: Recipe, devices: int = 1, nodes: int = 1, strategy: str = "au
 
 
 class Ranks:
-    """What ranks share out and tell each other.
+    """Communication among ranks.
 
     Attributes:
         number: how many there are.
@@ -63,7 +63,7 @@ class Ranks:
         return self.rank == 0
 
     def agree(self, make: Callable[[], Result]) -> Result:
-        """What rank 0 makes, on all ranks; where it raises a RunError, all do."""
+        """Returns what rank 0 makes, on all ranks; where it raises a RunError, all do."""
         result, error = None, None
         if self.first:
             try:
@@ -76,7 +76,7 @@ class Ranks:
         return result  # type: ignore[return-value]
 
     def any(self, holds: bool) -> bool:
-        """Whether it holds on any rank."""
+        """Returns whether it holds on any rank."""
         return holds if self.number == 1 else self.sum(torch.tensor(int(holds), device=self._fabric.device)) > 0
 
     def sum(self, count: Tensor) -> int:

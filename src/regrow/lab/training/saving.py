@@ -31,7 +31,7 @@ def save(session: Session, folder: RunFolder, position: Position) -> None:
 
 
 def begin(session: Session, folder: RunFolder, ticket: Ticket | None) -> Position:
-    """Where a new run starts. It is saved at once, so that its folder says whose it is."""
+    """Returns where a new run starts. It is saved at once, so that its folder says whose it is."""
     folder.cut_back(None)
     folder.describe(describe(session))
     position = Position(flop_density_start=session.flop_density, step_flops_sum=0.0)
@@ -44,7 +44,7 @@ def begin(session: Session, folder: RunFolder, ticket: Ticket | None) -> Positio
 
 
 def restore(session: Session, folder: RunFolder, checkpoint: dict[str, Any]) -> Position:
-    """Where a run goes on, with all that it had there.
+    """Returns where a run goes on, with all that it had there.
 
     Raises:
         RunError: the checkpoint is of another model; its folder is as it was.

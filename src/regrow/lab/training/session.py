@@ -36,7 +36,7 @@ __all__ = ["Evaluation", "Session", "evaluate", "make_session"]
 
 @dataclass
 class Session:
-    """What training works with. `network` is `model` as Fabric wraps it; parameters are looked up, never kept."""
+    """The objects of a training. `network` is `model` as Fabric wraps it; parameters are looked up, never kept."""
 
     settings: Settings
     fabric: Fabric
@@ -117,7 +117,7 @@ class Session:
         return {"sparse": self.sparse_shapes, **same, **own, "ranks": others}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores in the order model, optimizer, updater, for each needs what the one before brings."""
+        """Restores in the order model, optimizer, updater, because each needs the one before."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         own = state if self.ranks.first else state["ranks"][self.ranks.rank - 1]
@@ -181,7 +181,7 @@ def make_session(
 
 
 class Evaluation(NamedTuple):
-    """Of a split: the share of labels that the network gets wrong, in percent, and its mean loss, in nats."""
+    """The result on a split: labels that the network gets wrong, in percent, and the mean loss, in nats."""
 
     error: float
     loss: float

@@ -21,7 +21,7 @@ __all__ = ["summarise"]
 def summarise(
     session: Session, position: Position, metrics: Sequence[Mapping[str, Any]], test: Evaluation
 ) -> dict[str, Any]:
-    """What summary.json holds.
+    """Returns what summary.json holds.
 
     Errors are in percent, losses are means in nats. `density` is the one asked for, `parameters` counts those of the
     dense network, biases included. `train_seconds` is the time of all training steps and topology updates, without

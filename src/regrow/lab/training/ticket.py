@@ -19,7 +19,7 @@ REWIND = "rewind.pt"
 
 @dataclass(frozen=True)
 class Ticket:
-    """What a round of lottery tickets starts from.
+    """The start of a round of lottery tickets.
 
     Attributes:
         masks: active sets by parameter name; None: all weights.

@@ -112,7 +112,7 @@ def _call(example_input: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
 
 
 def _not_so(model: nn.Module, example_input: Any, error: Exception) -> str:
-    """How the input was understood, and how it may be meant."""
+    """Returns how the input was understood, and how it may be meant."""
     arguments, keywords = _call(example_input)
     if keywords:
         understood, remedy = f"keyword arguments {', '.join(keywords)}", "one argument that is a mapping is (mapping,)"

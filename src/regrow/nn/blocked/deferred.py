@@ -1,4 +1,4 @@
-"""What a BlockedTensor holds: blocked data, or how to compute them.
+"""The content of a BlockedTensor: blocked data, or how to compute them.
 
 A BatchNorm is an affine map of each channel, and so is the relu behind it; nothing is computed until a convolution
 wants the data, or a max pool reads through the map. Gradients go back the same way. So BatchNorm, relu and

@@ -27,7 +27,7 @@ def same_kind(a: Any, b: Any) -> bool:
 
 
 def _put(target: BlockedTensor, content) -> BlockedTensor:
-    """What an in-place operator does."""
+    """Returns what an in-place operator does."""
     target.deferred.put(content)
     return target
 
@@ -250,7 +250,7 @@ def _zeros_like(self, **options):
 
 
 def _new_empty(self, size, **options):
-    """Where dropout of channels puts its noise."""
+    """Returns where dropout of channels puts its noise."""
     if len(size) != 4 or not _keeps_layout(self, **options):
         return torch.empty(size, **{"dtype": self.dtype, **options})
     return blocked(size, Zeros(self.dtype), self.dtype)
@@ -286,7 +286,7 @@ def _dropout(self, p, train):
 
 
 def _div_number_(self, other):
-    """What dropout does to its noise."""
+    """Returns what dropout does to its noise."""
     pending = self.deferred.pending
     if isinstance(pending, Noise) and not isinstance(other, Tensor):
         return _put(self, pending._replace(factor=pending.factor / other))

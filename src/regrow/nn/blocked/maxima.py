@@ -18,7 +18,7 @@ _CPU = torch.device("cpu")
 
 
 class MaximaIndices(torch.Tensor):
-    """Where the largest pixels are, found with torch's own pool when an operator reads them.
+    """Indices of the largest pixels, found with torch's own pool when an operator reads them.
 
     The kernels' backward pass looks for the maxima again, so that none need be kept.
     """

@@ -291,7 +291,7 @@ def _run_ordinary(func, args, kwargs):
 
 
 def _written(func, args, kwargs) -> list[Any]:
-    """What an operator writes into, tensors of lists one by one."""
+    """Returns what an operator writes into, tensors of lists one by one."""
     arguments = enumerate(func._schema.arguments)
     places = [(i, a.name) for i, a in arguments if a.alias_info is not None and a.alias_info.is_write]
     return tree_leaves([args[i] if i < len(args) else kwargs.get(name) for i, name in places])
