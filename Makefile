@@ -4,6 +4,10 @@ PYTHON ?= python3
 TORCH  ?= torch==2.14.1 torchvision==0.29.1
 BIN    := .venv/bin
 
+# Bytecode is kept, also where the environment forbids it: the tests start a hundred processes, and without it each of
+# them compiles torch anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 include native.mk
 
 .DEFAULT_GOAL := demo
