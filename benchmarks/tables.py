@@ -29,6 +29,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "storages": lambda: networks.storages("storages-lenet300-mnist"),
     "two_storages": training.two_storages,
     "call_overhead": kernels.call_overhead,
+    "few_images": kernels.few_images,
     "thresholds": lambda: kernels.layers("layer_thresholds"),
     "window_overlap": windows.window_overlap,
     "window_layers": windows.window_layers,

@@ -51,6 +51,18 @@ def call_overhead() -> str:
     return markdown(["layer", "forward, µs over the kernel", "with backward"], rows)
 
 
+def few_images() -> str:
+    """Microseconds of convolutions of a few images."""
+    result = read("few_images")
+    rows = [
+        [row["layer"], str(row["images"]), *(f"{best:.0f}" for best in row["best_us"].values())]
+        for row in result["rows"]
+    ]
+    place = result["rows"][0]
+    table = markdown(["3x3 convolution", "images", *(f"{name}, µs" for name in place["best_us"])], rows)
+    return f"{table}\n\n`{result['command']}`, {place['processor']}, {place['isa']}."
+
+
 def layer_memory() -> str:
     """Bytes of a layer under training, as shares of the dense layer's parameter, gradient and momentum."""
     result = read("layer_memory")

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+import regrow
 from regrow.nn import SparseConv2d, SparseLinear
 from regrow.ops import info, plan_bytes
 
@@ -80,6 +81,39 @@ def test_conv_is_the_dense_layer(name, density, compute):
     sparse.compute = compute
     assert_same(dense, sparse, x)
     assert_same(dense, sparse, x.to(memory_format=torch.channels_last))
+
+
+@pytest.mark.parametrize("compute", ["auto", "sparse", "dense"])
+@pytest.mark.parametrize("density", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("name", CONVS)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_few_images_without_gradients(name, density, compute, memory_format):
+    """Two images and one are computed with lanes along pixels, five in the blocked layout."""
+    dense, sparse, x = conv(name, density)
+    sparse.compute, sparse.blocked_output = compute, True
+    x = x.contiguous(memory_format=memory_format)
+    with torch.no_grad():
+        for images in (x[:1], x[:2], x):
+            torch.testing.assert_close(sparse(images) + 0, dense(images))
+        torch.testing.assert_close(sparse(x[0]) + 0, dense(x[0]))
+        for images in (x[:0], x[:1]):
+            assert sparse(images).shape == dense(images).shape
+    with torch.inference_mode():
+        torch.testing.assert_close(sparse(x[:1]) + 0, dense(x[:1]))
+    assert_same(dense, sparse, x[:1])
+
+
+@pytest.mark.skipif(not info()["loaded"], reason="the native kernels are not loaded")
+def test_few_images_stay_out_of_the_layout_through_a_network():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3))
+    model = regrow.sparsify(model, 0.2, storage="compressed").eval()
+    x = torch.randn(1, 3, 12, 12)
+    with torch.no_grad(), torch.profiler.profile() as profile:
+        few = model(x)
+    names = {event.key for event in profile.key_averages()}
+    assert "regrow::sparse_conv2d_pixels" in names
+    assert not any(name in names for name in ("regrow::to_blocked", "regrow::sparse_conv2d", "regrow::blocked_norm"))
+    torch.testing.assert_close(few, model(x.repeat(20, 1, 1, 1)).detach()[:1])
 
 
 def test_leading_dims_and_unbatched():

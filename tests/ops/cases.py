@@ -2,7 +2,7 @@
 
 import torch
 
-from regrow.ops import conv2d_plan, conv_output_shape, lanes, linear_plan
+from regrow.ops import conv2d_plan, conv_output_shape, lanes, linear_plan, pixel_plan
 from regrow.ops.reference import to_blocked
 
 ops = torch.ops.regrow
@@ -55,6 +55,16 @@ def linear_case(batch, inputs, outputs, density, dtype=torch.float32):
     x, bias = torch.randn(batch, inputs, dtype=dtype), torch.randn(outputs, dtype=dtype)
     weight = torch.randn(len(indices), 1, dtype=dtype)
     return (x, weight, bias, indices, plan, outputs), torch.randn(batch, outputs, dtype=dtype)
+
+
+def pixel_case(batch, inputs, outputs, image, kernel, stride, padding, dilation, density, dtype=torch.float32):
+    """Arguments of sparse_conv2d_pixels."""
+    torch.manual_seed(1)
+    geometry = ([outputs, inputs, *kernel], list(stride), list(padding), list(dilation))
+    indices = active(outputs * inputs * kernel[0] * kernel[1], density)
+    weight, bias = torch.randn(len(indices), 1, dtype=dtype), torch.randn(outputs, dtype=dtype)
+    x = torch.randn(batch, inputs, *image, dtype=dtype)
+    return x, weight, bias, indices, pixel_plan(indices, *geometry, image), *geometry
 
 
 def conv_case(batch, inputs, outputs, image, kernel, stride, padding, dilation, density, dtype=torch.float32):

@@ -12,7 +12,7 @@ import random
 import torch
 from fuzz_activations import FUZZERS, close, compare
 
-from ops.cases import conv_case, linear_case, ops
+from ops.cases import conv_case, linear_case, ops, pixel_case
 from regrow.ops import available_isas, info, linear_plan, reference
 
 
@@ -34,6 +34,17 @@ def fuzz_conv(rng, dtype):
         *rng.choice(list(itertools.product([True, False], repeat=3))),
     )
     compare(ops.sparse_conv2d_backward(*backward), reference.sparse_conv2d_backward(*backward))
+
+
+def fuzz_pixels(rng, dtype):
+    kernel, dilation = (rng.randint(1, 4), rng.randint(1, 4)), (rng.randint(1, 3), rng.randint(1, 3))
+    padding, stride = (rng.randint(0, 3), rng.randint(0, 3)), (rng.randint(1, 3), rng.randint(1, 3))
+    image = [
+        rng.randint(max(1, d * (k - 1) + 1 - 2 * p), 40) for k, d, p in zip(kernel, dilation, padding, strict=True)
+    ]
+    sizes = (rng.randint(0, 5), rng.randint(1, 20), rng.randint(1, 20))
+    args = pixel_case(*sizes, image, kernel, stride, padding, dilation, rng.choice([0, 0.05, 0.3, 1]), dtype)
+    close(ops.sparse_conv2d_pixels(*args), reference.sparse_conv2d_pixels(*args))
 
 
 def fuzz_linear(rng, dtype):
@@ -76,7 +87,7 @@ def main():
     options = parser.parse_args()
     rng = random.Random(options.seed)
     for round_ in range(options.rounds):
-        for fuzz in (fuzz_conv, fuzz_linear, fuzz_bad_indices, *FUZZERS):
+        for fuzz in (fuzz_conv, fuzz_pixels, fuzz_linear, fuzz_bad_indices, *FUZZERS):
             torch.manual_seed(rng.randrange(2**31))
             fuzz(rng, rng.choice([torch.float32, torch.float64]))
         if (round_ + 1) % 50 == 0:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ops.cases import CONV, LINEAR, conv_case, linear_case, ops
-from regrow.ops import conv2d_plan, info, lanes, linear_plan
+from ops.cases import CONV, LINEAR, conv_case, linear_case, ops, pixel_case
+from regrow.ops import conv2d_plan, info, lanes, linear_plan, pixel_plan
 
 needs_native = pytest.mark.skipif(not info()["loaded"], reason="the reference reads indices, not plans")
 
@@ -108,6 +108,28 @@ def test_bad_conv2d_arguments():
             ops.sparse_conv2d(*swapped(args, place, value))
     with pytest.raises(RuntimeError, match="grad_output"):
         ops.sparse_conv2d_backward(grad[1:], x, weight, *args[3:], True, True, True)
+
+
+@needs_native
+def test_bad_arguments_of_few_images():
+    args = pixel_case(*CONV[0])
+    x, weight, bias, indices, *_ = args
+    for place, value, text in [
+        (0, x[:, 1:], "was made for"),
+        (0, x[0], "4 dimensions"),
+        (0, x.double(), "weight is float32, wanted float64"),
+        (0, x.transpose(2, 3), "not contiguous"),
+        (0, x.half(), "float16, wanted float32 or float64"),
+        (1, weight[1:], "new plan"),
+        (2, bias[1:], "bias has shape"),
+        (4, conv_case(*CONV[0])[0][4], "make_plan again"),
+    ]:
+        with pytest.raises(RuntimeError, match=text):
+            ops.sparse_conv2d_pixels(*swapped(args, place, value))
+    with pytest.raises(RuntimeError, match="occurs twice"):
+        pixel_plan(indices[[0, 0]], *args[5:], (8, 8))
+    with pytest.raises(ValueError, match="does not fit an input of 1x1"):
+        pixel_plan(indices, args[5], [1, 1], [0, 0], [1, 1], (1, 1))
 
 
 @needs_native

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from ops.cases import CONV, LINEAR, active, conv_case, linear_case, ops
+from ops.cases import CONV, LINEAR, active, conv_case, linear_case, ops, pixel_case
 from regrow.ops import info, lanes, linear_plan, plan_bytes, reference
 
 DTYPES = [torch.float32, torch.float64]
@@ -43,6 +43,33 @@ def test_conv2d(case, dtype):
         ops.sparse_conv2d_backward(*backward), reference.sparse_conv2d_backward(*backward), strict=True
     ):
         assert_close(got, want)
+
+
+WIDE = [  # tiles of every number of vectors, and several of them
+    *((2, 3, 4, (5, width), (3, 3), (1, 1), (1, 1), (1, 1), 0.4) for width in range(2, 60, 3)),
+    (1, 5, 3, (64, 67), (3, 3), (1, 1), (1, 1), (1, 1), 0.2),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", [*CONV, *WIDE])
+def test_conv2d_of_few_images(case, dtype):
+    args = pixel_case(*case, dtype)
+    assert_close(ops.sparse_conv2d_pixels(*args), reference.sparse_conv2d_pixels(*args))
+    without_bias = (*args[:2], None, *args[3:])
+    assert_close(ops.sparse_conv2d_pixels(*without_bias), reference.sparse_conv2d_pixels(*without_bias))
+
+
+def test_conv2d_of_few_images_depends_on_no_number_of_threads():
+    args = pixel_case(3, 64, 96, (8, 8), (3, 3), (1, 1), (1, 1), (1, 1), 0.3)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = ops.sparse_conv2d_pixels(*args)
+        torch.set_num_threads(3)
+        assert torch.equal(ops.sparse_conv2d_pixels(*args), alone)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("wanted", WANTED)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ops.cases import CONV, LINEAR, conv_case, linear_case, ops
+from ops.cases import CONV, LINEAR, conv_case, linear_case, ops, pixel_case
 from regrow.ops import lanes
 
 
@@ -24,6 +24,13 @@ def test_opcheck_conv2d(case):
     args, grad = conv_case(*case)
     torch.library.opcheck(ops.sparse_conv2d.default, differentiable(args))
     torch.library.opcheck(ops.sparse_conv2d_backward.default, (grad, args[0], args[1], *args[3:], True, True, False))
+
+
+def test_opcheck_conv2d_of_few_images():
+    args = pixel_case(*CONV[1])
+    torch.library.opcheck(ops.sparse_conv2d_pixels.default, args)
+    with pytest.raises(RuntimeError, match="has no derivative; call it under"):
+        ops.sparse_conv2d_pixels(*differentiable(args))
 
 
 def test_opcheck_conversions():

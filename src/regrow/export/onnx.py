@@ -78,6 +78,8 @@ def onnx_session(path: str | os.PathLike[str], threads: int | None = None) -> An
     runtime = need("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads or 0
+    # Or its threads would spin on after a run, and halve the speed of whoever comes next in this process.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
     return lambda *arguments: session.run(

@@ -15,13 +15,15 @@ from regrow.ops import (
     conv_output_shape,
     dense_product,
     isa,
+    pixel_plan,
     sparse_conv2d_nchw,
+    sparse_conv2d_pixels,
 )
 from regrow.topology.indices import active_positions
 
+from . import tuning
 from ._layer import SparseLayer
-from .blocked import BlockedTensor, SparseConv2dBlocked, to_blocked
-from .tuning import Where
+from .blocked import BlockedTensor, SparseConv2dBlocked, stays_ordinary, to_blocked
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
@@ -159,6 +161,8 @@ class SparseConv2d(SparseLayer):
         if input.dtype != weight.dtype:
             input = self._accept(input)
         blocked = self.blocked_output or isinstance(input, BlockedTensor)
+        if not isinstance(input, BlockedTensor) and stays_ordinary(input) and isa() != "reference":
+            return self._few_images(input, weight, bias)
         key = (input.shape, weight.dtype, blocked)
         prepared = self._prepared.get(key)
         if prepared is None:
@@ -172,12 +176,29 @@ class SparseConv2d(SparseLayer):
         output, _ = SparseConv2dBlocked.apply(input, weight, bias, arguments, shape, self)
         return output
 
-    def _prepare(self, key: tuple[torch.Size, torch.dtype, bool]) -> tuple:
-        """(arguments, output shape) of the kernels for inputs of one kind; nothing where torch's dense one computes."""
-        shape, dtype, blocked = key
+    def _few_images(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Ordinary tensors in and out, and no graph: so that one image does not cost as much as a vector of them."""
+        key = (input.shape, "pixels")
+        arguments = self._prepared.get(key)
+        if arguments is None:
+            self._check_images(input.shape)
+            geometry = (list(self.dense_shape), list(self.stride), list(self.padding), list(self.dilation))
+            dense = self.computes_dense() if self.compute != "auto" else self.density >= tuning.dense_from("pixels")
+            plan = () if dense else (self.indices, pixel_plan(self.indices, *geometry, input.shape[2:]), *geometry)
+            arguments = self._keep(self._prepared, key, plan)
+        if not arguments:
+            return self._dense_operator(input, self.dense_weight(), bias)
+        return sparse_conv2d_pixels(input, weight, bias, arguments)
+
+    def _check_images(self, shape: torch.Size) -> None:
         if len(shape) != 4 or shape[1] != self.in_channels:
             wanted = f"(N, {self.in_channels}, H, W)"
             raise RuntimeError(f"{self._label()}: input has shape {tuple(shape)}, wanted {wanted}")
+
+    def _prepare(self, key: tuple[torch.Size, torch.dtype, bool]) -> tuple:
+        """(arguments, output shape) of the kernels for inputs of one kind; nothing where torch's dense one computes."""
+        shape, dtype, blocked = key
+        self._check_images(shape)
         batch, _, height, width = shape
         if self.computes_dense((batch, height, width, int(blocked))):
             return self._keep(self._prepared, key, ())
@@ -210,7 +231,7 @@ class SparseConv2d(SparseLayer):
         sizes = (self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation)
         return SparseConv2d(*sizes, bias=False, dtype=self.weight.dtype)
 
-    def _example(self, where: Where) -> Tensor:
+    def _example(self, where: tuning.Where) -> Tensor:
         batch, height, width, blocked = where
         images = torch.randn(batch, self.in_channels, height, width, dtype=self.weight.dtype)
         return to_blocked(images) if blocked else images

@@ -25,12 +25,13 @@ Clock = Callable[[], float]
 Where = tuple[int, int, int, int]  # batch, height, width, whether blocked
 
 # Density from which torch's dense operator is faster than the sparse kernel, forward and backward together.
-# (conv: kernels larger than 1x1; pointwise: 1x1.) x86-64-v3 was measured, on one core of Zen 3, in processor time, at
-# densities 0.2 to 0.6 (docs/decisions/0006-compressed-storage.md); the others stand in until they are.
+# (conv: kernels larger than 1x1; pointwise: 1x1; pixels: few images without gradients, forward alone.) x86-64-v3 was
+# measured on Zen 3: in processor time on one core at densities 0.2 to 0.6 (docs/decisions/0006-compressed-storage.md),
+# pixels on two cores; the others stand in until they are.
 _DENSE_FROM = {
-    "x86-64-v4": {"linear": 0.4, "conv": 0.6, "pointwise": 0.6},
-    "x86-64-v3": {"linear": 0.4, "conv": 0.6, "pointwise": 0.6},
-    "baseline": {"linear": 0.15, "conv": 0.15, "pointwise": 0.1},
+    "x86-64-v4": {"linear": 0.4, "conv": 0.6, "pointwise": 0.6, "pixels": 0.4},
+    "x86-64-v3": {"linear": 0.4, "conv": 0.6, "pointwise": 0.6, "pixels": 0.4},
+    "baseline": {"linear": 0.15, "conv": 0.15, "pointwise": 0.1, "pixels": 0.1},
 }
 _PROBED = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _ROUNDS, _SECONDS = 3, 0.02  # of each comparison, at least
@@ -40,7 +41,8 @@ def dense_from(kind: str) -> float:
     """The density at and above which a layer of this kind computes through torch's dense operator.
 
     Args:
-        kind: "linear", "conv" or "pointwise" (1x1 convolution).
+        kind: "linear", "conv", "pointwise" (1x1 convolution) or "pixels" (any convolution of few images, forward
+            alone).
 
     Returns:
         A density in (0, 1]; 0 where no native kernel is loaded, so that every layer computes densely.

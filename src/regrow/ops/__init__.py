@@ -17,8 +17,10 @@ from .functional import (
     conv2d_weight_grad,
     dense_product,
     linear_plan,
+    pixel_plan,
     plan_bytes,
     sparse_conv2d_nchw,
+    sparse_conv2d_pixels,
     sparse_linear,
 )
 
@@ -37,8 +39,10 @@ __all__ = [
     "keep_pages",
     "lanes",
     "linear_plan",
+    "pixel_plan",
     "plan_bytes",
     "sparse_conv2d_nchw",
+    "sparse_conv2d_pixels",
     "sparse_linear",
 ]
 

@@ -201,6 +201,16 @@ def _sparse_conv2d(input, weight, bias, *arguments):
     return SparseConv2d.apply(input, weight, bias, arguments, None)
 
 
+def _sparse_conv2d_pixels(input, weight, bias, *arguments):
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (input, weight, bias)):
+        raise RuntimeError(
+            "sparse_conv2d_pixels has no derivative; call it under torch.no_grad(), or regrow.ops.sparse_conv2d_nchw"
+        )
+    with _below():
+        return _ops.sparse_conv2d_pixels.default(input, weight, bias, *arguments)
+
+
+library.impl("sparse_conv2d_pixels", _sparse_conv2d_pixels, "Autograd")
 library.impl("to_blocked", ToBlocked.apply, "Autograd")
 library.impl("from_blocked", FromBlocked.apply, "Autograd")
 library.impl("sparse_linear", _sparse_linear, "Autograd")

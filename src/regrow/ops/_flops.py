@@ -34,6 +34,12 @@ def _conv2d(input_shape: Shape, weight_shape: Shape, *others: Any, **options: An
     return 2 * weight_shape[0] * batch * height * width
 
 
+def _conv2d_pixels(input_shape: Shape, weight_shape: Shape, *others: Any, **options: Any) -> int:
+    _bias, _indices, _plan, *geometry = others
+    batch, _, height, width = conv_output_shape(input_shape, *geometry)
+    return 2 * weight_shape[0] * batch * height * width
+
+
 def _conv2d_backward(grad_shape: Shape, input_shape: Shape, weight_shape: Shape, *others: Any, **options: Any) -> int:
     *arguments, want_input, want_weight, _ = others
     return _conv2d(input_shape, weight_shape, None, *arguments) * (want_input + want_weight)
@@ -43,6 +49,7 @@ _FORMULAS: dict[str, Callable[..., int]] = {
     "sparse_linear": _linear,
     "sparse_linear_backward": _linear_backward,
     "sparse_conv2d": _conv2d,
+    "sparse_conv2d_pixels": _conv2d_pixels,
     "sparse_conv2d_backward": _conv2d_backward,
 }
 

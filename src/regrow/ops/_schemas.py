@@ -17,7 +17,8 @@ from ._layout import Shape, blocked_size, conv_output_shape
 
 library = torch.library.Library("regrow", "DEF")
 
-_CONV = "int[] shape, int lanes, int[] weight_shape, int[] stride, int[] padding, int[] dilation"
+_GEOMETRY = "int[] weight_shape, int[] stride, int[] padding, int[] dilation"
+_CONV = f"int[] shape, int lanes, {_GEOMETRY}"
 _WANT = "bool want_input, bool want_weight, bool want_bias"
 _LAYER = "Tensor weight, Tensor? bias, Tensor indices, Tensor plan"
 _BACK = "Tensor grad_output, Tensor input, Tensor weight, Tensor indices, Tensor plan"
@@ -27,14 +28,15 @@ _MADE_OF = "Tensor grad_output, Tensor input"
 _AFFINE = "Tensor? scale, Tensor? center, Tensor? shift"
 _POOL = f"Tensor windows, int[] out_size, {_SHAPE}"
 SCHEMAS = {
-    "make_plan": "(Tensor indices, int[] weight_shape, int[] stride, int[] padding, int[] dilation, "
-    "int[] image, ScalarType dtype) -> Tensor",
+    "make_plan": f"(Tensor indices, {_GEOMETRY}, int[] image, ScalarType dtype) -> Tensor",
+    "make_pixel_plan": f"(Tensor indices, {_GEOMETRY}, int[] image) -> Tensor",
     "plan_bytes": "(Tensor plan) -> int",
     "to_blocked": "(Tensor input, int lanes) -> Tensor",
     "from_blocked": "(Tensor blocked, SymInt[] shape, int lanes) -> Tensor",
     "sparse_linear": f"(Tensor input, {_LAYER}, int out_features) -> Tensor",
     "sparse_linear_backward": f"({_BACK}, {_WANT}) -> {_TRIPLE}",
     "sparse_conv2d": f"(Tensor input, {_LAYER}, {_CONV}) -> Tensor",
+    "sparse_conv2d_pixels": f"(Tensor input, {_LAYER}, {_GEOMETRY}) -> Tensor",
     "sparse_conv2d_backward": f"({_BACK}, {_CONV}, {_WANT}) -> {_TRIPLE}",
     "blocked_affine": f"(Tensor input, {_AFFINE}, Tensor? residual, bool relu, {_SHAPE}) -> Tensor",
     "blocked_relu_backward": f"({_MADE_OF}, {_AFFINE}, {_SHAPE}) -> Tensor",
@@ -82,6 +84,10 @@ def _fake_conv2d(input, weight, bias, indices, plan, shape, lanes, weight_shape,
     return input.new_empty(blocked_size(conv_output_shape(shape, weight_shape, stride, padding, dilation), lanes))
 
 
+def _fake_conv2d_pixels(input, weight, bias, indices, plan, *geometry):
+    return input.new_empty(conv_output_shape(input.shape, *geometry))
+
+
 def _fake_conv2d_backward(
     grad_output, input, weight, indices, plan, shape, lanes, weight_shape, stride, padding, dilation, *want
 ):
@@ -118,11 +124,13 @@ def _fake_norm_backward(grad_output: Tensor, input: Tensor, *arguments):
 
 FAKES: dict[str, Callable] = {
     "make_plan": _fake_make_plan,
+    "make_pixel_plan": _fake_make_plan,
     "to_blocked": _fake_to_blocked,
     "from_blocked": _fake_from_blocked,
     "sparse_linear": _fake_linear,
     "sparse_linear_backward": _fake_linear_backward,
     "sparse_conv2d": _fake_conv2d,
+    "sparse_conv2d_pixels": _fake_conv2d_pixels,
     "sparse_conv2d_backward": _fake_conv2d_backward,
     "blocked_affine": _fake_same,
     "blocked_relu_backward": _fake_same,

@@ -60,6 +60,25 @@ def conv2d_plan(
     return _ops.make_plan.default(indices, *lists, dtype)
 
 
+def pixel_plan(
+    indices: Tensor, weight_shape: Shape, stride: Shape, padding: Shape, dilation: Shape, image: Shape
+) -> Tensor:
+    """Check the indices of a convolution and prepare the kernels for few images of one size.
+
+    Args:
+        indices: as `conv2d_plan`.
+        weight_shape: as `conv2d_plan`.
+        stride: (h, w).
+        padding: (h, w).
+        dilation: (h, w).
+        image: (H, W) of the input.
+
+    Returns, raises: as `linear_plan`; for any dtype.
+    """
+    lists = [list(sizes) for sizes in (weight_shape, stride, padding, dilation, image)]
+    return _ops.make_pixel_plan.default(indices, *lists)
+
+
 def plan_bytes(plan: Tensor) -> int:
     """Memory in bytes of a plan's index arrays."""
     return _ops.plan_bytes.default(plan)
@@ -112,6 +131,19 @@ def sparse_conv2d_nchw(
     """
     output, _ = SparseConv2dNCHW.apply(input, weight, bias, arguments, out_shape, observer)
     return output
+
+
+def sparse_conv2d_pixels(input: Tensor, weight: Tensor, bias: Tensor | None, arguments: Arguments) -> Tensor:
+    """Convolution of few images, (N, C, H, W) in and out, without a derivative. One image costs an eighth of eight.
+
+    Args:
+        input: of the shape that the plan was made for, any strides.
+        weight: as `sparse_linear`, without a graph.
+        bias: (out_channels,) or None.
+        arguments: (indices, what `pixel_plan` made of them, weight_shape, stride, padding, dilation).
+    """
+    with torch._C._AutoDispatchBelowAutograd():
+        return _ops.sparse_conv2d_pixels.default(input.contiguous(), weight, bias, *arguments)
 
 
 def dense_product(

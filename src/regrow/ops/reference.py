@@ -27,6 +27,14 @@ def make_plan(
     return torch.zeros(1, dtype=torch.int64)
 
 
+def make_pixel_plan(
+    indices: Tensor, weight_shape: Shape, stride: Shape, padding: Shape, dilation: Shape, image: Shape
+) -> Tensor:
+    """Check the indices, as `make_plan`."""
+    check_indices(indices, weight_shape)
+    return torch.zeros(1, dtype=torch.int64)
+
+
 def plan_bytes(plan: Tensor) -> int:
     """The reference keeps nothing."""
     return 0
@@ -132,6 +140,23 @@ def sparse_conv2d(
     x = from_blocked(input, shape, lanes)
     with torch.autocast(input.device.type, enabled=False):
         return to_blocked(F.conv2d(x, dense, bias, stride, padding, dilation), lanes)  # type: ignore[arg-type]
+
+
+def sparse_conv2d_pixels(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    indices: Tensor,
+    plan: Tensor,
+    weight_shape: Shape,
+    stride: Shape,
+    padding: Shape,
+    dilation: Shape,
+) -> Tensor:
+    """Convolution of an ordinary (N, C, H, W) tensor."""
+    dense = scatter_dense(weight, indices, weight_shape)
+    with torch.autocast(input.device.type, enabled=False):
+        return F.conv2d(input, dense, bias, stride, padding, dilation)  # type: ignore[arg-type]
 
 
 def sparse_conv2d_backward(

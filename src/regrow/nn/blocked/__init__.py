@@ -16,7 +16,7 @@ is ever claimed.
 from . import backward, forward  # noqa: F401  they fill the table of handlers
 from .conversions import Conversion, recording, trace
 from .convolution import SparseConv2dBlocked
-from .tensor import BlockedTensor, blocked_data, blocked_inputs, ordinary, ordinary_outputs, to_blocked
+from .tensor import BlockedTensor, blocked_data, blocked_inputs, ordinary, ordinary_outputs, stays_ordinary, to_blocked
 
 __all__ = [
     "BlockedTensor",
@@ -27,6 +27,7 @@ __all__ = [
     "ordinary",
     "ordinary_outputs",
     "recording",
+    "stays_ordinary",
     "to_blocked",
     "trace",
 ]

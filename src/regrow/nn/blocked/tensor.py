@@ -140,7 +140,16 @@ def blocked_inputs(module: Any, args: Any) -> Any:
         return None
     input: Any = args[0] if args else None
     served = type(input) is Tensor and input.dim() == 4 and input.device == _CPU and input.dtype in DTYPES
-    return (to_blocked(input, "batch_norm"),) if served else None
+    return (to_blocked(input, "batch_norm"),) if served and not stays_ordinary(input) else None
+
+
+def stays_ordinary(images: Tensor) -> bool:
+    """Returns whether so few images are better off outside the layout: in half a vector of it, without gradients.
+
+    Args:
+        images: (N, C, H, W), of a dtype that the layout has.
+    """
+    return not torch.is_grad_enabled() and 2 * len(images) <= lanes(images.dtype)
 
 
 class _ToBlocked(torch.autograd.Function):

@@ -34,6 +34,9 @@ Tensor from_blocked(const Tensor& blocked, Ints shape, int64_t lanes);
 Tensor sparse_conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
                      const Tensor& indices, const Tensor& plan, Ints shape, int64_t lanes, Ints weight_shape,
                      Ints stride, Ints padding, Ints dilation);
+Tensor sparse_conv2d_pixels(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                            const Tensor& indices, const Tensor& plan, Ints weight_shape, Ints stride, Ints padding,
+                            Ints dilation);
 Gradients sparse_conv2d_backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
                                  const Tensor& indices, const Tensor& plan, Ints shape, int64_t lanes,
                                  Ints weight_shape, Ints stride, Ints padding, Ints dilation, bool want_x,

@@ -20,14 +20,25 @@ struct PlanRecord {
   const Plan& plan() const { return storage.plan(); }
 };
 
+struct PixelPlanRecord {
+  PixelPlanStorage storage;
+  const PixelPlan& plan() const { return storage.plan(); }
+};
+
 // The plan behind a handle; raises when there is none or when it is of another dtype.
 std::shared_ptr<const PlanRecord> find_plan(const char* op, const torch::stable::Tensor& handle);
+std::shared_ptr<const PixelPlanRecord> find_pixel_plan(const char* op, const torch::stable::Tensor& handle);
 
 // Checks everything about the indices, then builds a plan for one image size.
 // weight_shape (O, I, kH, kW); conv (stride, padding, dilation), each (h, w); image (H, W).
 torch::stable::Tensor make_plan(const torch::stable::Tensor& indices, std::vector<int64_t> weight_shape,
                                 std::vector<int64_t> stride, std::vector<int64_t> padding,
                                 std::vector<int64_t> dilation, std::vector<int64_t> image, ScalarType dtype);
+
+// The same for kernels whose lanes lie along pixels; for any dtype.
+torch::stable::Tensor make_pixel_plan(const torch::stable::Tensor& indices, std::vector<int64_t> weight_shape,
+                                      std::vector<int64_t> stride, std::vector<int64_t> padding,
+                                      std::vector<int64_t> dilation, std::vector<int64_t> image);
 
 // Memory that the plan's index arrays take.
 int64_t plan_bytes(const torch::stable::Tensor& handle);

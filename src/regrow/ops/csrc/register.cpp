@@ -12,6 +12,8 @@ STABLE_TORCH_LIBRARY_IMPL(regrow, CPU, m) {
   m.impl("sparse_linear", TORCH_BOX(&regrow::sparse_linear));
   m.impl("sparse_linear_backward", TORCH_BOX(&regrow::sparse_linear_backward));
   m.impl("sparse_conv2d", TORCH_BOX(&regrow::sparse_conv2d));
+  m.impl("make_pixel_plan", TORCH_BOX(&regrow::make_pixel_plan));
+  m.impl("sparse_conv2d_pixels", TORCH_BOX(&regrow::sparse_conv2d_pixels));
   m.impl("sparse_conv2d_backward", TORCH_BOX(&regrow::sparse_conv2d_backward));
   m.impl("blocked_affine", TORCH_BOX(&regrow::blocked_affine));
   m.impl("blocked_relu_backward", TORCH_BOX(&regrow::blocked_relu_backward));

@@ -16,6 +16,16 @@ struct ConvShape {
   int64_t positions() const { return out_channels * in_channels * kernel_h * kernel_w; }
 };
 
+// A position in the weight [O, I, kH, kW].
+struct Position {
+  int64_t o, i, ky, kx;
+};
+inline Position position_of(int64_t flat, const ConvShape& s) {
+  const int64_t kx = flat % s.kernel_w, ky = flat / s.kernel_w % s.kernel_h;
+  const int64_t channel = flat / (s.kernel_w * s.kernel_h);
+  return {channel / s.in_channels, channel % s.in_channels, ky, kx};
+}
+
 inline int64_t conv_out_size(int64_t in, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
   const int64_t room = in + 2 * padding - dilation * (kernel - 1) - 1;
   return room < 0 ? 0 : room / stride + 1;

@@ -6,6 +6,7 @@
 #include "dropout.h"
 #include "linear.h"
 #include "norm.h"
+#include "pixels.h"
 
 namespace regrow {
 namespace REGROW_ISA {
@@ -24,6 +25,8 @@ constexpr Kernels<T> table() {
   kernels.from_blocked = from_blocked<T>;
   kernels.conv_forward_scratch = conv_forward_scratch<T>;
   kernels.conv_forward = conv_forward<T>;
+  kernels.pixel_forward_scratch = pixel_forward_scratch<T>;
+  kernels.pixel_forward = pixel_forward<T>;
   kernels.conv_backward_scratch = conv_backward_scratch<T>;
   kernels.conv_backward = conv_backward<T>;
   kernels.linear_forward_scratch = linear_forward_scratch<T>;

@@ -16,6 +16,7 @@
 
 #include "dtypes.h"
 #include "geometry.h"
+#include "pixel_plan.h"
 #include "plan.h"
 
 namespace regrow {
@@ -82,6 +83,11 @@ struct Kernels {
   size_t (*conv_forward_scratch)(const Plan& plan, int64_t batch, int workers);
   void (*conv_forward)(const Plan& plan, int64_t batch, const T* values, const T* bias, const T* x, T* y,
                        void* scratch, Parallel parallel);
+
+  // The same for few images, x [N, I, H, W] and y [N, O, H', W'] contiguous.
+  size_t (*pixel_forward_scratch)(const PixelPlan& plan, int64_t batch);
+  void (*pixel_forward)(const PixelPlan& plan, int64_t batch, const T* values, const T* bias, const T* x, T* y,
+                        void* scratch, Parallel parallel);
 
   // Gradients of conv_forward. dx (layout of x), dvalues[active] (parameter order), dbias[O]: null = not wanted.
   // values is read only for dx (and may be null otherwise).

@@ -140,15 +140,6 @@ int64_t forward_margin(int64_t in, int64_t out, int64_t kernel, int64_t stride, 
   return std::max<int64_t>(padding, (out - 1) * stride + (kernel - 1) * dilation - padding - (in - 1));
 }
 
-struct Position {
-  int64_t o, i, ky, kx;
-};
-Position position_of(int64_t flat, const ConvShape& s) {
-  const int64_t kx = flat % s.kernel_w, ky = flat / s.kernel_w % s.kernel_h;
-  const int64_t channel = flat / (s.kernel_w * s.kernel_h);
-  return {channel / s.in_channels, channel % s.in_channels, ky, kx};
-}
-
 }  // namespace
 
 IndexCheck check_indices(const int32_t* flat, int64_t count, int64_t positions) {
@@ -156,6 +147,20 @@ IndexCheck check_indices(const int32_t* flat, int64_t count, int64_t positions) 
 }
 IndexCheck check_indices(const int64_t* flat, int64_t count, int64_t positions) {
   return first_fault(flat, count, positions);
+}
+
+void check_fits(const ConvShape& s, int64_t height, int64_t width) {
+  if (conv_out_height(s, height) < 1 || conv_out_width(s, width) < 1)
+    throw std::invalid_argument("a kernel of " + std::to_string(s.kernel_h) + "x" + std::to_string(s.kernel_w) +
+                                " does not fit an input of " + std::to_string(height) + "x" + std::to_string(width) +
+                                " with the given padding and dilation");
+}
+
+void check_sizes(int64_t image, int64_t active) {
+  if (std::max(image, active) > std::numeric_limits<int32_t>::max())
+    throw std::invalid_argument("one image of this layer has " + std::to_string(image) + " values and the layer " +
+                                std::to_string(active) +
+                                " active weights, of either at most 2^31 - 1; split it, or keep it dense");
 }
 
 std::string IndexCheck::message() const {
@@ -188,10 +193,7 @@ void PlanStorage::build(const Index* flat, const Target& target) {
   const ConvShape& s = plan_.shape;
   const int64_t active = plan_.active, H = plan_.height, W = plan_.width;
   const int64_t OH = plan_.out_height = conv_out_height(s, H), OW = plan_.out_width = conv_out_width(s, W);
-  if (OH < 1 || OW < 1)
-    throw std::invalid_argument("a kernel of " + std::to_string(s.kernel_h) + "x" + std::to_string(s.kernel_w) +
-                                " does not fit an input of " + std::to_string(H) + "x" + std::to_string(W) +
-                                " with the given padding and dilation");
+  check_fits(s, H, W);
 
   plan_.forward_margin_h = forward_margin(H, OH, s.kernel_h, s.stride_h, s.padding_h, s.dilation_h);
   plan_.forward_margin_w = forward_margin(W, OW, s.kernel_w, s.stride_w, s.padding_w, s.dilation_w);
@@ -201,11 +203,7 @@ void PlanStorage::build(const Index* flat, const Target& target) {
                                 plan_.forward_margin_w);
   const Layout out = with_margin(activation_layout(1, s.out_channels, OH, OW, 1), plan_.backward_margin_h,
                                  plan_.backward_margin_w);
-  const int64_t limit = std::numeric_limits<int32_t>::max();
-  if (std::max({in.size(), out.size(), active}) > limit)
-    throw std::invalid_argument("one image of this layer has " + std::to_string(std::max(in.size(), out.size())) +
-                                " values and the layer " + std::to_string(active) +
-                                " active weights, of either at most 2^31 - 1; split it, or keep it dense");
+  check_sizes(std::max(in.size(), out.size()), active);
 
   const int64_t lattice_h = ceil_div(H, s.stride_h), lattice_w = ceil_div(W, s.stride_w);
   const int64_t reach_h = (s.kernel_h - 1) * s.dilation_h, reach_w = (s.kernel_w - 1) * s.dilation_w;

@@ -30,6 +30,10 @@ struct IndexCheck {
 IndexCheck check_indices(const int32_t* flat, int64_t count, int64_t positions);
 IndexCheck check_indices(const int64_t* flat, int64_t count, int64_t positions);
 
+// Throw std::invalid_argument where the output is empty, or where int32 does not hold the sizes.
+void check_fits(const ConvShape& shape, int64_t height, int64_t width);
+void check_sizes(int64_t image, int64_t active);
+
 // A run of active weights that share the channel that is accumulated.
 struct Segment {
   int32_t channel;  // forward: output channel; backward: input channel
