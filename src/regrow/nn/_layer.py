@@ -147,6 +147,7 @@ class SparseLayer(nn.Module):
         """
         check.check_positions(self._label(), positions, self.dense_shape.numel())
         check.check_values(self._label(), values, positions, self.weight.dtype)
+        # `set_`, so that optimizers, hooks and DDP, which hold the parameter, keep it although its length changes.
         self.weight.set_(values.detach().clone().view(-1, 1))  # type: ignore[call-overload]
         self.weight.grad = None
         self.indices = positions.to(self._index_dtype, copy=True)
@@ -169,7 +170,7 @@ class SparseLayer(nn.Module):
             ValueError: it has 2^31 positions or more.
         """
         check.check_dense(self._label(), self.dense_shape.numel())
-        if not torch.jit.is_tracing():
+        if not torch.jit.is_tracing():  # a trace would record the shapes as constants to compare
             self._check_parameters()
         if is_plain():
             return scatter(self.weight, self.indices, self.dense_shape)
@@ -260,7 +261,7 @@ class SparseLayer(nn.Module):
     def _check_identity(self) -> None:
         """Raise where values and positions do not belong together any more; cheap where nothing has happened."""
         identity: Identity = self._identity
-        indices: Any = self._buffers["indices"]
+        indices: Any = self._buffers["indices"]  # `self.indices` would take a microsecond, at every call
         if indices is not identity.indices or indices._version != identity.version or identity.family.several:
             identity.look(self)
 
@@ -277,6 +278,7 @@ class SparseLayer(nn.Module):
         if input.dtype != weight.dtype:
             input = self._accept(input)
         dense = self.dense_weight()
+        # Under autocast torch's operator would compute in half precision, and the kernels do not.
         if not torch.is_autocast_enabled("cpu"):
             return self._dense_operator(input, dense, bias)
         with torch.autocast("cpu", enabled=False):
@@ -333,6 +335,7 @@ class SparseLayer(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors) -> None:
         self.last_update = local_metadata.get(LAST_UPDATE, {}).get("weight", 0)
+        # The first two rewrite entries of other storages; the length must be right before torch compares shapes.
         self._compress_masked(state_dict, prefix)
         self._compress_dense(state_dict, prefix, missing)
         tuned = state_dict.get(prefix + "tuned")
@@ -379,7 +382,7 @@ class SparseLayer(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._plans, self._prepared, self.on_backward = {}, {}, None
+        self._plans, self._prepared, self.on_backward = {}, {}, None  # plans are of one process
         self.__dict__.setdefault("last_update", 0)
         if "digest" not in self._buffers:  # pickled by an earlier version
             self.register_buffer("digest", torch.tensor(digest_of(self.indices)))
@@ -406,7 +409,7 @@ class SparseLayer(nn.Module):
             'or regrow.sparsify(…, storage="masked"), which runs anywhere'
         )
         try:
-            probe = fn(self.weight.detach()[:0])
+            probe = fn(self.weight.detach()[:0])  # of no element: only where it would end up is asked
         except Exception as error:
             raise RuntimeError(f"{remedy}. (Moving it failed with: {error})") from error
         if probe.device.type not in ("cpu", "meta") or probe.dtype not in DTYPES:

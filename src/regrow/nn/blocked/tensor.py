@@ -30,6 +30,7 @@ class BlockedTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, deferred: DeferredValue) -> BlockedTensor:
+        # A wrapper without storage: whoever reads memory directly gets an error instead of data in another order.
         return torch.Tensor._make_wrapper_subclass(cls, torch.Size(deferred.shape), dtype=deferred.dtype, device=_CPU)
 
     def __init__(self, deferred: DeferredValue):
@@ -59,6 +60,7 @@ class BlockedTensor(torch.Tensor):
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+        # Here, above autograd, because the views that other functions return could not share memory with blocked data.
         with torch._C.DisableTorchFunctionSubclass():
             if _passes(func, name):
                 return func(*args, **kwargs)
@@ -235,6 +237,7 @@ def _on_ordinary(func: Callable, name: str, args, kwargs) -> Any:
         return plain
 
     result = func(*tree_map(lend, args), **tree_map(lend, kwargs))
+    # A view is one of a copy, so writes to the tensor would not reach it: they are refused for as long as it lives.
     if not torch.is_inference_mode_enabled() and any(
         isinstance(r, Tensor) and r._is_view() for r in tree_leaves(result)
     ):
@@ -253,7 +256,7 @@ def _set_item(self, index, value):
         return NotImplemented
     if isinstance(value, Tensor):
         self._deferred.take_back(value._base)  # x[i] += 1 writes into a view of a copy, then hands it in
-    changed = _ordinary(self, "__setitem__").clone()
+    changed = _ordinary(self, "__setitem__").clone()  # autograd may have kept the converted one
     changed[_dense(index, "__setitem__")] = _dense(value, "__setitem__")
     return self.copy_(changed)
 
@@ -292,6 +295,7 @@ def _run_ordinary(func, args, kwargs):
         tree_map(lambda x: ordinary(x, name), kwargs),
     )
     result = func(*plain_args, **plain_kwargs)
+    # By the schema, because a name says nothing: foreach and out= operators write into lists and keywords.
     written = _written(func, args, kwargs), _written(func, plain_args, plain_kwargs)
     pairs = [(given, plain) for given, plain in zip(*written, strict=True) if isinstance(given, BlockedTensor)]
     for given, plain in pairs:

@@ -138,6 +138,13 @@ static double test_conv(const Kernels<T>& k, bool print) {
     if (!(std::fabs(sum - inside) <= 1e-4 * (1 + inside))) error = 3e30;
   }
   if (want_dv) error = std::max(error, worst(dv_, dv.p));
+  if (!nhwc) {
+    const PixelPlanStorage pixels(s, flat.data(), A, H, W);
+    Buffer<T> few(ny);
+    Buffer<char> scratch(k.pixel_forward_scratch(pixels.plan(), N));
+    k.pixel_forward(pixels.plan(), N, v.p, b.p, x.p, few.p, scratch.p, par);
+    error = std::max(error, worst(y_, few.p));
+  }
   if (print || error > (sizeof(T) == 4 ? 1e-4 : 1e-12))
     std::printf("conv N%ld %ld->%ld %ldx%ld k%ldx%ld s%ld,%ld p%ld,%ld d%ld,%ld active %ld workers %d: error %.2g\n", N, s.in_channels, s.out_channels, H, W, s.kernel_h, s.kernel_w, s.stride_h, s.stride_w, s.padding_h, s.padding_w, s.dilation_h, s.dilation_w, A, workers, error);
   return error;
