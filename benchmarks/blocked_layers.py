@@ -1,4 +1,4 @@
-"""What stands between convolutions, in the kernels' layout and in PyTorch's two: BatchNorm and ReLU, also with a pool.
+"""Speed of BatchNorm and ReLU, also with a pool, in the kernels' memory layout and in PyTorch's two.
 
 Training mode, float32, through the modules and autograd. Milliseconds of processor time of one thread, the best of
 several calls in turn. Writes results/blocked_layers.json.

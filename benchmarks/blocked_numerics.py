@@ -1,4 +1,4 @@
-"""How far float32 weight gradients of VGG16-D lie from float64, layer by layer: dense PyTorch and blocked sparse.
+"""Distance of VGG16-D's float32 weight gradients from float64, by layer: dense PyTorch and blocked sparse.
 
 Once with ReLU and max pools, where a value that rounding carries over a kink sends its gradient another way, and once
 with SiLU and average pools, which have no kinks. Medians over seeds. Writes results/blocked_numerics.json.

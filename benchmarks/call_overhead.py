@@ -1,4 +1,4 @@
-"""What a call of a compressed layer costs beyond its kernels: chains of tiny layers, where a kernel is next to nothing.
+"""Cost of a call of a compressed layer beyond its kernels: chains of tiny layers, where a kernel is next to nothing.
 
 Microseconds of processor time a layer, one thread: the difference between a long chain and a short one, so that what
 `backward()` costs once is not counted; the best of many rounds in turn. "kernel" is the operators alone, as autograd
@@ -50,7 +50,7 @@ def layer_steps(make, x):
 
 
 def kernel_steps(layer, x, blocked):
-    """As `layer_steps`, of the operators of one layer alone."""
+    """Does the same as `layer_steps`, with the operators of one layer alone."""
     layer(x)
     (prepared,) = layer._prepared.values()
     weight, bias = layer.weight.detach(), layer.bias.detach()

@@ -1,4 +1,4 @@
-"""How far weights move at their first step after they have entered, under Adam, in learning rates.
+"""Distance that weights move at their first step after they are grown, under Adam, in learning rates.
 
 A small network learns to be another one, for some hundred steps, so that bias correction has ended; then RigL or SET
 exchanges weights once, and one more step is taken. "zero" is the same with second moments of entering weights set to 0

@@ -1,4 +1,4 @@
-"""What data costs: making an augmented CIFAR-10 batch beside the whole sparse training step that it feeds.
+"""Cost of data: making an augmented CIFAR-10 batch beside the whole sparse training step that it feeds.
 
 The topology stays as it is, so that no step is longer for seeing inactive weights.
 

@@ -31,7 +31,7 @@ from regrow.lab import models
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = {"lenet-300-100": (1, 28, 28), "lenet-5-caffe": (1, 28, 28)}
-"""Of an example; of the other networks (3, 32, 32)."""
+"""Shapes of an example; the other networks take (3, 32, 32)."""
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def counted() -> Iterator[list[int]]:
 
 
 def measure(network: str, storage: str, density: float) -> dict[str, object]:
-    """Of one network: two steps, an update after the second."""
+    """Measures one network: two steps, with an update after the second."""
     torch.manual_seed(0)
     model = models.build(network)
     if storage != "dense":

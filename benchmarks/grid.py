@@ -1,4 +1,4 @@
-"""What programs that run a grid of trainings share: options, and the result file, written anew after every run.
+"""Common parts of programs that run a grid of trainings: options, and the result file, rewritten after every run.
 
 The grid itself is `regrow.lab.compare.grid`: finished runs are kept, stopped ones go on from their checkpoint, failed
 ones are shown and do not stop the rest. Run the same command again until it is whole.

@@ -87,7 +87,7 @@ def kill_in_epoch(chosen: argparse.Namespace, out: Path, epoch: int, seconds: fl
 
 
 def figures(out: Path) -> list[dict[str, Any]]:
-    """Of every epoch, those that two runs share."""
+    """Returns the figures of every epoch that two runs have in common."""
     lines = epochs_of(out)
     return [{key: value for key, value in line.items() if not any(part in key for part in CLOCKED)} for line in lines]
 

@@ -1,4 +1,4 @@
-"""What masked storage costs: the training step beside the plain dense step of the same loop, and a topology update.
+"""Cost of masked storage: the training step beside the plain dense step of the same loop, and a topology update.
 
 All networks are trained by the recipe's own loop, step by step in turn in one process, after a warm-up; times are
 medians.

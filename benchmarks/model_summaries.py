@@ -1,4 +1,4 @@
-"""What regrow.sparsify makes sparse in networks of other libraries, by kind of layer and storage.
+"""Layers that regrow.sparsify makes sparse in networks of other libraries, by kind of layer and storage.
 
 The networks are built from small configurations; nothing is downloaded. Writes results/model_summaries.json.
 

@@ -28,7 +28,7 @@ from regrow.lab.data.datasets import cifar10, data_root
 
 ROOT = Path(__file__).resolve().parents[1]
 GROWN = 0.2
-"""Of the active weights: how many are exchanged at an update with this prune rate."""
+"""Fraction of the active weights that an update with this prune rate replaces."""
 
 
 def arguments() -> argparse.Namespace:
@@ -47,7 +47,7 @@ def arguments() -> argparse.Namespace:
 
 
 def measure(name: str, layer: str, density: float, seed: int, x: torch.Tensor, y: torch.Tensor) -> dict[str, Any]:
-    """Of one random topology: neurons, and the gradients of inactive weights by whether their neuron has inputs."""
+    """Measures one random topology: neurons, and gradients of inactive weights by whether their neuron has inputs."""
     torch.manual_seed(seed)
     sparse = regrow.sparsify(models.build(name), density=density, storage="masked", seed=seed)
     missing = ~regrow.sparse_weights(sparse)[f"{layer}.weight"].mask

@@ -56,7 +56,7 @@ def steps_of(session: Session) -> Callable[[], float]:
 
 
 def measured(width: int, method: str, steps: int) -> dict[str, Any]:
-    """Of this process."""
+    """Measures in this process."""
     keep_pages()
     density = None if method == "dense" else min(1.0, 32 / (784 + width))
     settings = make_settings("wide-mlp", method=method, density=density, overrides=[f"width={width}"])

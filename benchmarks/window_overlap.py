@@ -1,4 +1,4 @@
-"""How well the windowed momentum of inactive weights agrees with exact momentum, and what each window costs.
+"""Agreement of the windowed momentum of inactive weights with exact momentum, and the cost of each window.
 
 A network trains by a recipe's protocol, in compressed storage, updated with exact momentum (window="all", opened so
 many steps before the update that what came earlier is below rounding). 40 steps before an update it is copied; every
@@ -43,7 +43,7 @@ from regrow.lab.training.randomness import generator
 ROOT = Path(__file__).resolve().parents[1]
 WINDOWS = (5, 10, 20, 40)
 SHARES = (0.25, 0.5, 1.0)
-"""Of a batch, from which the gradients of inactive weights are taken."""
+"""Fractions of a batch from which the gradients of inactive weights are taken."""
 EXACT_STEPS = 200
 """0.9 to this power is 7e-10, less than float32 resolves: momentum that opens so early is exact."""
 NEVER = sys.maxsize
@@ -52,7 +52,7 @@ OTHER_BATCHES = "other batches"
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure on one network."""
+    """The measurements to make on one network."""
 
     network: str
     density: float
@@ -117,7 +117,7 @@ def common(positions: Tensor, exact: Tensor) -> tuple[int, int]:
 
 
 def share_of(counts: Sequence[tuple[int, int]]) -> float | None:
-    """Of all positions counted, the share that is in common; None where there are none."""
+    """Returns the fraction of all counted positions that is in common; None if there are none."""
     total = sum(of for _, of in counts)
     return sum(both for both, _ in counts) / total if total else None
 

@@ -140,7 +140,7 @@ def test_attention_is_judged_and_what_is_not_used_counts_nothing(judge):
 
 
 REFUSED = [
-    (lambda net: regrow.sparsify(net, 0.5, distribution="global"), ValueError, "distribution='global' goes with"),
+    (lambda net: regrow.sparsify(net, 0.5, distribution="global"), ValueError, "distribution='global' needs"),
     (lambda net: regrow.synflow(net, torch.zeros(1, 6), 0.0), ValueError, r"density=0\.0"),
     (lambda net: regrow.synflow(net, torch.zeros(1, 6), 0.5, rounds=0), ValueError, "rounds=0"),
     (lambda net: regrow.grasp(net, BATCHES, temperature=0.0), ValueError, r"temperature=0\.0"),
@@ -148,7 +148,7 @@ REFUSED = [
     (lambda net: regrow.snip(net, iter([])), ValueError, "holds no example"),
     (lambda net: regrow.grasp(net, []), ValueError, "batches holds no example"),
     (lambda net: regrow.synflow(net, torch.zeros(1, 6).long(), 0.5), ValueError, r"inputs are torch\.int64; use snip"),
-    (lambda net: regrow.snip(regrow.sparsify(net, 0.5), BATCHES), ValueError, "sparse already.*densify"),
+    (lambda net: regrow.snip(regrow.sparsify(net, 0.5), BATCHES), ValueError, "already sparse.*densify"),
     (lambda net: regrow.snip(net, BATCHES, dense=["nothing"]), ValueError, "'nothing' matches none"),
 ]
 

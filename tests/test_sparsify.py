@@ -335,7 +335,7 @@ ERRORS = {
     "init nan": (net, 0.5, {"init": SCORES | {"2.weight": torch.full((4, 4), math.nan)}}, "2.weight.*finite"),
     "empty mask": (net, None, {"init": {"0.weight": ones(4, 4), "2.weight": ~ones(4, 4)}}, "2.weight.*at least one"),
     "masks of another density": (net, 0.5, {"init": {n: ones(4, 4) for n in SCORES}}, r"density=0\.5.*16.*32"),
-    "sparse already": (sparse_net, 0.5, {}, "sparse already.*densify"),
+    "sparse already": (sparse_net, 0.5, {}, "already sparse.*densify"),
     "lazy": (lazy, 0.5, {}, "1.weight.*batch"),
     "sparse gradients": (sparse_gradients, 0.5, {}, "1.weight.*sparse=False"),
 }

@@ -143,7 +143,7 @@ def tied():
         (lambda: nn.Linear(SIZE, SIZE, device="meta"), {"density": 1e-6, "storage": "masked"}, "of its 4,900,000,000"),
         (lambda: nn.Linear(9, 9, device="meta"), {"init": "magnitude"}, "on the meta device, where it has no values"),
         (lambda: nn.MultiheadAttention(8, 2, device="meta"), {}, "make this module on the CPU"),
-        (tied, {}, "1: weight on the meta device, and tied"),
+        (tied, {}, "1: weight on the meta device are tied"),
     ],
 )
 def test_what_cannot_be_made_is_refused(make, settings, words):
@@ -163,13 +163,13 @@ def test_what_would_be_dense_is_refused():
     adam = torch.optim.AdamW(model.parameters())
     for optimizer, settings in ((sgd(model), {"window": "all"}), (sgd(model), {"factored": False}), (adam, {})):
         before = picture(model, optimizer)
-        with pytest.raises(ValueError, match=r"2.weight: a momentum of its 4,900,000,000 positions"):
+        with pytest.raises(ValueError, match=r"2.weight: momentum of its 4,900,000,000 positions"):
             regrow.SparseMomentum(model, optimizer, total_steps=9, update_every=3, **settings)
         assert_same(picture(model, optimizer), before)
     updater = regrow.SparseMomentum(model, sgd(model), total_steps=9, update_every=3, per_neuron=True)
     for number in range(2):
         step(model, updater.optimizer, number)
-    with pytest.raises(ValueError, match="too many positions to sum up the scores of neurons"):
+    with pytest.raises(ValueError, match="too many positions for scores of neurons"):
         step(model, updater.optimizer, 2)
     updater.remove()
     regrow.SparseMomentum(model, adam, total_steps=9, update_every=3, growth="random")

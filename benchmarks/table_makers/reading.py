@@ -1,4 +1,4 @@
-"""What every table needs: result files, Markdown, and where a figure was measured."""
+"""Common helpers of the tables: result files, Markdown, and where a figure was measured."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Layer(Protocol):
     step: int
     """Optimizer steps taken."""
     learning_rate: float
-    """Of the layer's parameter group, now."""
+    """Learning rate of the layer's parameter group now."""
     indices: Tensor
     """Active positions, int64, shape (active,), ascending."""
     values: Tensor

@@ -158,7 +158,7 @@ class RedistributionRequest:
 
 
 RedistributionRule = Callable[[RedistributionRequest], Sequence[int]]
-"""How many weights each layer grows; they sum to `request.total`."""
+"""Maps the state of all layers to how many weights each layer grows; they sum to `request.total`."""
 
 
 def keep_own(request: RedistributionRequest) -> Sequence[int]:

@@ -170,7 +170,7 @@ def synflow(
     if rounds < 1:
         raise ValueError(f"rounds={rounds} must be at least 1")
     if not inputs.is_floating_point():
-        raise ValueError(f"synaptic flow feeds ones, and the inputs are {inputs.dtype}; use snip, grasp or obd")
+        raise ValueError(f"synaptic flow feeds ones, but the inputs are {inputs.dtype}; use snip, grasp or obd")
     twin = copy.deepcopy(model).double().eval()
     weights = _weights(twin, dense)
     with torch.no_grad():
@@ -201,7 +201,7 @@ def _flow(model: nn.Module, weights: Sequence[Tensor], ones: Tensor) -> Tensor:
     gradients = torch.autograd.grad(model(ones).sum(), weights, allow_unused=True, materialize_grads=True)
     flow = torch.cat([(w.detach() * g).reshape(-1) for w, g in zip(weights, gradients, strict=True)])
     if not torch.isfinite(flow).all():
-        raise FloatingPointError("the synaptic flow is not finite; the network is too deep or too wide for float64")
+        raise FloatingPointError("the synaptic flow is not finite: the network is too large; use snip or grasp")
     return flow
 
 
@@ -223,7 +223,7 @@ def _gradient(model: nn.Module, weights: dict[str, Tensor], batches: Batches, lo
 
 def _refuse_none(number: int) -> None:
     if not number:
-        raise ValueError("batches holds no example; give a list, for a generator is empty once it has been read")
+        raise ValueError("batches holds no example; give a list, because a generator is empty once it has been read")
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def piecewise(values: Mapping[float, float]) -> Schedule:
         (0.5, 0.25)
     """
     if not values or min(values) != 0:
-        raise ValueError(f"values={dict(values)} must say what holds from step 0 on")
+        raise ValueError(f"values={dict(values)} must have an entry for step 0")
     return lambda step: values[max(first for first in values if first <= step)]
 
 

@@ -118,7 +118,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         return read_sparse_file(path)
     content = load_checked(path, unchecked=_WITHOUT_CHECKSUM)
     if not isinstance(content, dict) or content.get("format") not in (_FORMAT, _WITHOUT_CHECKSUM):
-        raise ValueError(f"{os.fspath(path)} was not written by regrow.save, or by that of a newer version")
+        raise ValueError(f"{os.fspath(path)} was not written by regrow.save, or is from a newer version")
     return content
 
 

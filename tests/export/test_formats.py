@@ -125,9 +125,9 @@ def test_masks_become_active_sets(kind):
 @pytest.mark.parametrize(
     ("masks", "message"),
     [
-        ({}, "no masks"),
-        ({"0.bias": torch.ones(12)}, "0.bias cannot be sparse here; the weights are 0.weight, 2.weight"),
-        ({"0.weight": torch.full((12, 8), 0.5)}, "other values than 0 and 1"),
+        ({}, "masks is empty"),
+        ({"0.bias": torch.ones(12)}, "0.bias cannot be sparse here; use masks for 0.weight, 2.weight"),
+        ({"0.weight": torch.full((12, 8), 0.5)}, "values other than 0 and 1"),
         ({"0.weight": torch.ones(8, 12)}, "shape"),
         ({"0.weight": torch.zeros(12, 8)}, "no active position"),
     ],
@@ -170,7 +170,7 @@ def test_what_torch_has_pruned_and_cannot_be_sparse_is_refused():
         with pytest.raises(ValueError, match=message):
             from_prune(frozen, storage=storage)
         assert_same(picture(frozen), before)
-    with pytest.raises(ValueError, match=r"sparse already.*densify"):
+    with pytest.raises(ValueError, match=r"already sparse.*densify"):
         from_masks(regrow.sparsify(mlp(3, 4), 0.5), {"0.weight": torch.ones(4, 3)})
     model = mlp(3, 4)
     prune.l1_unstructured(model[0], "bias", amount=1)

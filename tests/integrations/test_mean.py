@@ -128,8 +128,8 @@ def with_stray():
 
 
 ERRORS = {
-    "no models": (lambda: average([]), "there are no models"),
-    "other shapes": (lambda: average([sparse(), nn.Linear(8, 12)]), "model 1 is another model; 11 entries differ"),
+    "no models": (lambda: average([]), "models is empty"),
+    "other shapes": (lambda: average([sparse(), nn.Linear(8, 12)]), "model 1 does not match; 11 entries differ"),
     "further layer": (lambda: average([sparse(), plain().append(nn.BatchNorm1d(4))]), "4.bias .* there, None in model"),
     "shares for others": (lambda: average([sparse()], [1, 2]), "2 shares for 1 models"),
     "negative share": (lambda: average([sparse(), sparse()], [1, -1]), "at least 0, and not all 0"),

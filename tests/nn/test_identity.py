@@ -176,7 +176,7 @@ def test_values_that_are_meant_are_taken():
     assert regrow.check(model) == []
     for layer in (old[0], old[2]):
         nn.init.ones_(layer.weight)
-    with pytest.raises(RuntimeError, match=r"say so: layer\.accept_values\(\)"):
+    with pytest.raises(RuntimeError, match=r"call layer\.accept_values\(\)"):
         old(X)
     for layer in (old[0], old[2]):
         layer.accept_values()

@@ -188,7 +188,7 @@ def test_a_resume_without_the_updater_is_noticed(storage, optimizer, with_update
             step_of(model, trainer, step)
     texts = [str(one.message) for one in said if "load it with updater.load_state_dict" in str(one.message)]
     assert len(texts) == (0 if with_updater else 1)
-    assert with_updater or "last updated at step 6, and the updater begins at step 0" in texts[0]
+    assert with_updater or "last updated at step 6, but the updater begins at step 0" in texts[0]
 
 
 @pytest.mark.parametrize("storage", ["masked", "compressed"])

@@ -83,7 +83,7 @@ def test_another_model_is_refused_by_the_names_that_differ(
 
 def test_a_checkpoint_of_a_later_version_is_not_guessed_at(run: Path):
     save_checked({"format": 3, "regrow": "7.0"}, run / CHECKPOINT)
-    with pytest.raises(RunError, match=r"checkpoint\.pt is of regrow 7\.0, which is newer than this one"):
+    with pytest.raises(RunError, match=r"checkpoint\.pt comes from regrow 7\.0, which is newer than this one"):
         train(VARIANTS["compressed"], out=run, data_dir=run.parent, resume=True)
 
 

@@ -119,7 +119,7 @@ class Trial:
         if not self._lived(killed, f"rank 1: {moment}"):
             return False
         assert code == 1, f"exit code {code} of the rank that is left"
-        assert re.search("another of the 2 processes is gone", cause), cause
+        assert re.search("one of the 2 processes is gone", cause), cause
         assert "\n" not in cause, cause
         self.causes.append(cause.replace(str(self.out), "run"))
         return True

@@ -225,6 +225,6 @@ def test_lbfgs_is_refused(kind):
     model = masked(mlp(8, 12, 4), 1.0)
     optimizer = torch.optim.LBFGS(model.parameters())
     before = picture(model, optimizer)
-    with pytest.raises(ValueError, match="LBFGS measures the model several times in a step; use SGD or Adam"):
+    with pytest.raises(ValueError, match="LBFGS evaluates the model several times in a step; use SGD or Adam"):
         kind(model, optimizer, total_steps=10, update_every=2, density=0.5)
     assert_same(before, picture(model, optimizer))

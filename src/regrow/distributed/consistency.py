@@ -69,8 +69,8 @@ def assert_ranks_agree(
     for name, column in zip(digests, rows.t(), strict=True):
         if others := (column != column[0]).nonzero().flatten().tolist():
             raise RuntimeError(
-                f"{name} differs from rank 0's on ranks {', '.join(map(str, others))} at step {step}; ranks have to "
-                "start from the same state and take every step together: resume all of them from one checkpoint"
+                f"{name} differs from rank 0's on ranks {', '.join(map(str, others))} at step {step}; ranks must "
+                "start from the same state and take every step together. Resume all of them from one checkpoint"
             )
 
 

@@ -14,7 +14,7 @@ from regrow.weights import sparse_weights, unwrapped
 __all__ = ["check_reducer", "exclude_from_ddp", "restore_to_ddp"]
 
 _LIST = "_ddp_params_and_buffers_to_ignore"
-"""Where DistributedDataParallel looks for names, in the module that it wraps and in no other."""
+"""The attribute where DistributedDataParallel looks for names, in the module that it wraps and in no other."""
 
 
 def exclude_from_ddp(model: nn.Module) -> None:
@@ -61,5 +61,5 @@ def check_reducer(reducer: DistributedDataParallel, parameters: dict[str, nn.Par
             kind = type(reducer.module).__name__
             raise RuntimeError(
                 f"DistributedDataParallel averages {name}, whose length changes at topology updates; call "
-                f"regrow.distributed.exclude_from_ddp(module) with the {kind} that is wrapped, before it is wrapped"
+                f"regrow.distributed.exclude_from_ddp(module) on the {kind} before you wrap it"
             )

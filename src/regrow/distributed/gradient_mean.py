@@ -111,8 +111,8 @@ class GradientMean:
             return
         if not self._weights and module.training:
             raise RuntimeError(
-                f"{dist.get_world_size()} processes train a sparse model that no updater keeps alike; make one after "
-                "init_process_group, such as regrow.Static(model, optimizer), which changes nothing"
+                f"{dist.get_world_size()} processes train a sparse model, and no updater keeps them in sync; make "
+                "one after init_process_group, such as regrow.Static(model, optimizer), which changes nothing"
             )
         self._queued = False  # a backward pass may have failed, and then its callback never ran
         reducer = DistributedDataParallel._get_active_ddp_module()

@@ -63,7 +63,7 @@ def own_of(values: Sequence[Any]) -> Any:
     number, rank = (dist.get_world_size(), dist.get_rank()) if is_distributed() else (1, 0)
     if len(values) != number:
         raise ValueError(
-            f"the checkpoint was saved by {len(values)} processes, each with a state of its own, and is loaded by "
+            f"the checkpoint was saved by {len(values)} processes, each with its own state, but is loaded by "
             f"{number}; resume with {len(values)}"
         )
     return values[rank]

@@ -26,8 +26,8 @@ def _names_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[list[s
     names = {id(parameter): plain_name(name) for name, parameter in unwrapped(model).named_parameters()}
     if strangers := sum(id(p) not in names for group in optimizer.param_groups for p in group["params"]):
         raise ValueError(
-            f"{strangers} parameters of the optimizer are not the model's; make the optimizer from the parameters of "
-            "the model that sparsify or load returned"
+            f"{strangers} parameters of the optimizer do not belong to the model; make the optimizer from the "
+            "parameters of the model that sparsify or load returned"
         )
     return [[names[id(parameter)] for parameter in group["params"]] for group in optimizer.param_groups]
 
@@ -62,7 +62,7 @@ def pack_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[
     try:
         return json.loads(json.dumps(about)), tensors
     except TypeError as error:
-        raise ValueError(f"the optimizer has a setting that is no plain value ({error}); make it a number") from error
+        raise ValueError(f"an optimizer setting is not a plain value ({error}); make it a number") from error
 
 
 def unpack_optimizer(
@@ -76,7 +76,7 @@ def unpack_optimizer(
     weights, names = sparse_weights(model), _names_of(model, optimizer)
     theirs = [group["params"] for group in about["groups"]]
     if names != theirs:
-        raise ValueError(f"the optimizer has the parameter groups {names}, but {theirs} were saved; make it as it was")
+        raise ValueError(f"the optimizer has parameter groups {names}, but {theirs} were saved; use the same groups")
     order = [name for group in names for name in group]
     state: dict[int, dict[str, Any]] = {}
     for path, value in (*about["plain"].items(), *tensors.items()):
@@ -102,5 +102,5 @@ def _refuse_hidden(path: str, value: Tensor, active: Tensor) -> None:
     if torch.count_nonzero(active) != torch.count_nonzero(value):
         raise ValueError(
             f"the optimizer's {path} is not 0 where weights are inactive, which a sparse file does not hold; methods "
-            "with shadow weights go on from their checkpoints only"
+            "with shadow weights can only resume from their checkpoints"
         )

@@ -47,10 +47,10 @@ def decode(stream: Tensor, active: int) -> Tensor:
     sevens = stream.long()
     last = sevens < 0x80
     if int(last.sum()) != active or (active and not last[-1]):
-        raise ValueError(f"{int(last.sum())} positions in {stream.numel()} bytes, wanted {active}")
+        raise ValueError(f"{int(last.sum())} positions in {stream.numel()} bytes, expected {active}")
     lengths = torch.diff(last.nonzero().squeeze(1), prepend=torch.tensor([-1]))
     if active and int(lengths.max()) > _LONGEST:
-        raise ValueError(f"a position of {int(lengths.max())} bytes, at most {_LONGEST} are allowed")
+        raise ValueError(f"a position takes {int(lengths.max())} bytes, but at most {_LONGEST} are allowed")
     place = torch.arange(stream.numel()) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
     number = torch.arange(active).repeat_interleave(lengths)
     numbers = torch.zeros(active, dtype=torch.int64).index_add_(0, number, (sevens & 0x7F) << 7 * place)

@@ -22,7 +22,7 @@ __all__ = ["compact", "load_compact", "save_compact"]
 
 _TENSORS = ("weight", "bias", "running_mean", "running_var")
 _AGREEMENT = 1e-9
-"""Of the largest output, or of 1, in float64: what a removal that is exact may differ by."""
+"""Tolerance of an exact removal, in float64, relative to the largest output or to 1."""
 
 
 def compact(model: nn.Module, example_input: Any) -> nn.Module:
@@ -121,14 +121,14 @@ def _read(path: str) -> dict[str, Tensor]:
     except Exception as error:
         raise ValueError(f"{path} was not written by save_compact, or is damaged ({type(error).__name__})") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} was not written by save_compact: it is no state dict")
+        raise ValueError(f"{path} was not written by save_compact: it is not a state dict")
     return state
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
     found = {t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()}
     if len(found) > 1:
-        raise ValueError(f"the model has tensors of {sorted(map(str, found))}; make them one, such as by model.float()")
+        raise ValueError(f"the model has tensors of {sorted(map(str, found))}; use one dtype, as with model.float()")
     return found.pop() if found else torch.get_default_dtype()
 
 
@@ -203,7 +203,7 @@ def _check_equal(found: Any, wanted: Any) -> None:
         if isinstance(other, Tensor) and not torch.allclose(one, other, rtol=0, atol=_AGREEMENT * _largest(other)):
             raise RuntimeError(
                 f"the compact model's output differs from the model's by {float((one - other).abs().max()):.3g}: the "
-                "trace does not say all that the model does; export it dense or as safetensors"
+                "trace misses part of what the model does; export it dense or as safetensors"
             )
 
 

@@ -35,10 +35,10 @@ def from_masks(model: nn.Module, masks: Mapping[str, Tensor], *, storage: str = 
         ['fc1.weight']
     """
     if not masks:
-        raise ValueError("there are no masks; give one for each weight that is to be sparse")
+        raise ValueError("masks is empty; give a mask for each weight that should be sparse")
     found = prunable(model)
     if unknown := sorted(masks.keys() - found.keys()):
-        raise ValueError(f"masks: {', '.join(unknown)} cannot be sparse here; the weights are {', '.join(found)}")
+        raise ValueError(f"masks: {', '.join(unknown)} cannot be sparse here; use masks for {', '.join(found)}")
     dense = [name for name in found if name not in masks]
     return sparsify(model, None, init={name: _bool(name, masks[name]) for name in masks}, dense=dense, storage=storage)
 
@@ -64,14 +64,14 @@ def from_prune(model: nn.Module, *, storage: str = "auto") -> nn.Module:
     """
     pruned = _pruned(model)
     if not pruned:
-        raise ValueError("no parameter has a mask of torch.nn.utils.prune; for other masks there is from_masks")
+        raise ValueError("no parameter has a mask of torch.nn.utils.prune; use from_masks for other masks")
     check_storage(storage)
     found, masks = prunable(model), {}
     for name, (module, attribute) in pruned.items():
         mask = masks[name] = getattr(module, f"{attribute}_mask").bool()
         if f"{name}_orig" not in found or not mask.any():
             why = "has no active position" if f"{name}_orig" in found else "is no weight that can be sparse"
-            raise ValueError(f"{name} is pruned, but {why}; call prune.remove(module, {attribute!r}) for it first")
+            raise ValueError(f"{name} is pruned, but {why}; call prune.remove(module, {attribute!r}) first")
     for module, attribute in pruned.values():
         prune.remove(module, attribute)
     return from_masks(model, masks, storage=storage)
@@ -89,5 +89,5 @@ def _pruned(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
 
 def _bool(name: str, mask: Tensor) -> Tensor:
     if not ((mask == 0) | (mask == 1)).all():
-        raise ValueError(f"masks: {name} has other values than 0 and 1; say which weights stay, as by mask > 0")
+        raise ValueError(f"masks: {name} has values other than 0 and 1; make it boolean, such as with mask > 0")
     return mask.bool()

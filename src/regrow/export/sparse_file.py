@@ -82,9 +82,9 @@ def _dense_entries(model: nn.Module, weights: Mapping[str, SparseWeight]) -> dic
     places = Places(model)
     entries = {n: value for n, value in entries.items() if n not in stored and not places.again(n)}
     if odd := [name for name, value in entries.items() if not isinstance(value, Tensor)]:
-        raise ValueError(f"{', '.join(odd)}: extra state that is no tensor has no place here; use regrow.save")
+        raise ValueError(f"{', '.join(odd)}: a sparse file cannot hold extra state other than tensors; use regrow.save")
     if taken := [name for name in entries if name.startswith((_VALUES, _DELTAS, _OPTIMIZER))]:
-        raise ValueError(f"{', '.join(taken)}: such names have a meaning in a sparse file; rename the module")
+        raise ValueError(f"{', '.join(taken)}: a sparse file reserves such names; rename the module")
     return entries
 
 
@@ -140,14 +140,14 @@ def load_optimizer(path: str | os.PathLike[str], model: nn.Module, optimizer: to
     """
     about, tensors = _read(path)
     if "optimizer" not in about:
-        raise ValueError(f"{os.fspath(path)} keeps no optimizer; write it by save_safetensors(path, model, optimizer)")
+        raise ValueError(f"{os.fspath(path)} has no optimizer; write it with save_safetensors(path, model, optimizer)")
     weights = sparse_weights(model)
     here = {name: weight.indices.cpu() for name, weight in weights.items()}
     there = {name: tensors[_DELTAS + name] for name in about["sparse"]}
     if differing := [n for n in here.keys() | there.keys() if not _equal(here.get(n), there.get(n))]:
         raise ValueError(
-            f"{', '.join(sorted(differing))}: the model has other active weights than {os.fspath(path)}; load the "
-            "model from it first, with regrow.load"
+            f"{', '.join(sorted(differing))}: the active weights of the model are not those in {os.fspath(path)}; "
+            "load the model from that file first, with regrow.load"
         )
     kept = {name.removeprefix(_OPTIMIZER): t for name, t in tensors.items() if name.startswith(_OPTIMIZER)}
     optimizer.load_state_dict(unpack_optimizer(model, optimizer, about["optimizer"], kept))
@@ -172,9 +172,9 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         about = json.loads(metadata["regrow"])
         if about["format"] != _FORMAT:
-            raise ValueError(f"its format is {about['format']!r}, wanted {_FORMAT!r}")
+            raise ValueError(f"its format is {about['format']!r}, expected {_FORMAT!r}")
         if metadata["sha256"] != _digest(metadata["regrow"], tensors):
-            raise ValueError("its checksum is another than its content's")
+            raise ValueError("its checksum does not match its content")
         return about, tensors | _positions(about["sparse"], tensors)
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{wrong} ({type(error).__name__}: {error})") from error
@@ -188,7 +188,7 @@ def _positions(sparse: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict
         if tensors[_VALUES + name].shape != positions.shape:
             raise ValueError(f"{name} has {tensors[_VALUES + name].numel()} values for {len(positions)} positions")
         if len(positions) and not 0 <= positions.min() <= positions.max() < math.prod(weight["shape"]):
-            raise ValueError(f"{name} has a position outside of its shape {weight['shape']}")
+            raise ValueError(f"{name} has a position outside its shape {weight['shape']}")
         found[_DELTAS + name] = positions
     return found
 

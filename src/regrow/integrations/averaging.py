@@ -74,7 +74,7 @@ class AveragedModel(swa_utils.AveragedModel):
         if differing := sorted(ours.keys() ^ theirs.keys()):
             raise ValueError(
                 f"{', '.join(differing)} are sparse in only one of the averaged model and this one; make the "
-                "AveragedModel of the model that regrow.sparsify returned"
+                "AveragedModel from the model that regrow.sparsify returned"
             )
         for name, weight in ours.items():
             _follow(weight, theirs[name])

@@ -84,7 +84,7 @@ def _read(path: Path, model: nn.Module) -> dict[str, Any]:
     content = torch.load(path, map_location="cpu", weights_only=True)
     if content["topology"] != _fingerprint(model):
         raise ValueError(
-            f"{path} belongs to another training: the model that was loaded has other active sets; copy the folder of "
+            f"{path} belongs to another training: its active sets differ from the loaded model's; copy the folder of "
             f"its checkpoint to {path.parent} to resume"
         )
     return own_of(content["updaters"])

@@ -57,13 +57,13 @@ class SparseTraining(Callback):
         """Lightning has loaded model and optimizer by now."""
         if len(trainer.optimizers) != 1:
             raise ValueError(
-                f"SparseTraining serves one optimizer, and {type(pl_module).__name__} has {len(trainer.optimizers)}; "
+                f"SparseTraining handles one optimizer, but {type(pl_module).__name__} has {len(trainer.optimizers)}; "
                 "make the updaters in configure_optimizers, and save their states in on_save_checkpoint"
             )
         settings = {"total_steps": trainer.estimated_stepping_batches} | self.settings
         if not math.isfinite(settings["total_steps"]):
             raise ValueError(
-                "the Trainer has no end (max_epochs=-1), so the prune rate cannot be annealed; give "
+                "the Trainer never ends (max_epochs=-1), so the prune rate cannot be annealed; use "
                 "SparseTraining(..., total_steps=...)"
             )
         updater = self.method(pl_module, trainer.optimizers[0], **settings)
@@ -101,11 +101,11 @@ def _refuse_averaging(trainer: Trainer, pl_module: LightningModule, moves: bool)
         if moves:
             raise ValueError(
                 f"{type(callback).__name__} averages weights entry by entry, while SparseTraining moves them to other "
-                "positions; take the callback away, and keep the average with regrow.integrations.averaging."
+                "positions; remove the callback, and keep the average with regrow.integrations.averaging."
                 "AveragedModel: averaged.update_parameters(self) in on_train_batch_end of the LightningModule"
             )
         if compressed and getattr(callback, "_use_buffers", False):
             raise ValueError(
-                f"{type(callback).__name__} averages buffers too, in which compressed layers keep positions; give it "
+                f"{type(callback).__name__} also averages buffers, where compressed layers keep positions; set its "
                 'use_buffers=False, or sparsify with storage="masked"'
             )

@@ -60,10 +60,10 @@ def average(models: Iterable[nn.Module], shares: Sequence[float] | None = None) 
 def _parts(count: int, shares: Sequence[float] | None) -> list[float]:
     """Shares that add up to 1."""
     if not count:
-        raise ValueError("average: there are no models; give at least one")
+        raise ValueError("average: models is empty; give at least one")
     shares = [1.0] * count if shares is None else [float(share) for share in shares]
     if len(shares) != count:
-        raise ValueError(f"average: {len(shares)} shares for {count} models; give one for each")
+        raise ValueError(f"average: got {len(shares)} shares for {count} models; give one for each")
     if not all(math.isfinite(share) and share >= 0 for share in shares) or not sum(shares):
         raise ValueError(f"average: shares={shares} must be finite and at least 0, and not all 0")
     return [share / sum(shares) for share in shares]
@@ -82,7 +82,7 @@ def _weights(model: nn.Module) -> dict[str, _Flat]:
     sparse = {name: _sparse(weight) for name, weight in sparse_weights(model).items()}
     named = dict(_named(model))
     if sharded := [name for name, parameter in named.items() if is_sharded(parameter)]:
-        raise ValueError(f"average: {sharded[0]} is sharded; gather the models first, with regrow.save and regrow.load")
+        raise ValueError(f"average: {sharded[0]} is sharded; gather the models first with regrow.save and regrow.load")
     return {name: sparse.get(name) or _flat(parameter) for name, parameter in named.items()}
 
 
@@ -94,7 +94,7 @@ def _sparse(weight: SparseWeight) -> _Flat:
     weight.check()
     if stray := weight.stray():
         raise ValueError(
-            f"average: {stray:,} inactive weights of {weight.name} are not 0, and compute; see regrow.check(model)"
+            f"average: {stray:,} inactive weights of {weight.name} are not 0; regrow.check(model) explains"
         )
     return _Flat(weight.shape, weight.values, weight.indices)
 
@@ -120,8 +120,8 @@ def _refuse_other_shapes(shapes: list[dict[str, tuple[int, ...]]]) -> None:
         if differing := sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name)):
             details = ", ".join(f"{n} ({there.get(n)} there, {here.get(n)} in model 0)" for n in differing[:5])
             raise ValueError(
-                f"average: model {number} is another model; {len(differing)} entries differ: {details}; average models "
-                "that were made alike"
+                f"average: model {number} does not match; {len(differing)} entries differ: {details}; average models "
+                "of one architecture"
             )
 
 

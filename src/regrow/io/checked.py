@@ -64,7 +64,7 @@ def load_checked(path: str | os.PathLike[str], unchecked: object) -> Any:
         written, found = _digests(file)
         if written and written != found:
             there, here = (digest.decode(errors="replace")[:12] for digest in (found, written))
-            raise DamagedFile(f"{os.fspath(path)} is damaged: its SHA-256 is {there}…, and was {here}… when written")
+            raise DamagedFile(f"{os.fspath(path)} is damaged: its SHA-256 is {there}…, but was {here}… when written")
         file.seek(0)
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)

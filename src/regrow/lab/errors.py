@@ -47,7 +47,7 @@ def refuse_twice(what: str, listed: Sequence[object]) -> None:
     """
     for word in listed:
         if listed.count(word) > 1:
-            raise UsageError(f"the {what} {word} stands twice; name each once")
+            raise UsageError(f"the {what} {word} is given twice; name each once")
 
 
 def reason(error: Exception) -> str:

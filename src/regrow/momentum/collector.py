@@ -58,9 +58,9 @@ def keeps_factors(weight: SparseWeight, rule: Rule | None, window: int | None, a
     factored = possible and (weight.numel > LARGEST_TENSOR if asked is None else asked)
     if rule is not None and not factored and weight.numel > LIMIT:
         raise ValueError(
-            f"{weight.name}: a momentum of its {weight.numel:,} positions takes {4 * weight.numel / 1e9:,.0f} GB as a "
-            "tensor. Only compressed Linear layers in a single process do without: under SGD with a window of some "
-            "steps, such as window=20 (not factored=False), or with growth at random or by gradient"
+            f"{weight.name}: momentum of its {weight.numel:,} positions takes {4 * weight.numel / 1e9:,.0f} GB as a "
+            "tensor. Only compressed Linear layers in a single process can do without that tensor: use SGD with a "
+            "window of some steps, such as window=20 (not factored=False), or growth at random or by gradient"
         )
     return factored
 

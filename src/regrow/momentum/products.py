@@ -79,7 +79,7 @@ class _Best:
     def __init__(self, k: int, taken: Tensor):
         self.k, self.taken = k, taken
         self.threshold = 0.0
-        """What a score must reach; 0 while fewer than k are known, of which all above 0 count."""
+        """The score to reach; 0 while fewer than k are known, when every score above 0 counts."""
         self._scores: list[Tensor] = []
         self._positions: list[Tensor] = []
         self._count = 0

@@ -23,9 +23,9 @@ class Moments:
 
     names = ("momentum_buffer",)
     linear = True
-    """Whether the moments of a mean of gradients are the mean of their moments."""
+    """True if the moments of a mean of gradients are the mean of their moments."""
     keeps_products = True
-    """Whether the moment is a weighted sum of gradients, so that factors of them can stand for it."""
+    """True if the moment is a weighted sum of gradients, so that factors of them can stand for it."""
 
     @staticmethod
     def check(group: Mapping[str, Any]) -> str | None:
@@ -155,7 +155,7 @@ _OTHER_UNITS = {"RMSprop", "Muon"}
 """Optimizers with a momentum buffer that is no sum of gradients, known by name where they cannot be probed."""
 
 _TOLERANCE = 1e-4
-"""Of moments, relative to the largest: rounding differs between a rule and an optimizer."""
+"""Tolerance for moments, relative to the largest: rounding differs between a rule and an optimizer."""
 
 _METHODS = (
     "or a method that needs no momentum: regrow.RigL, regrow.SET or regrow.SparseMomentum(growth='gradient', "

@@ -44,8 +44,8 @@ class StepWatch:
                 raise RuntimeError(
                     f"{weight.name} has had {self._limit} gradients and its values have changed, but the updater has "
                     "seen no step of its optimizer, so the topology would never change. Make the updater with the "
-                    "optimizer whose step() is called: that inside a wrapper that steps by methods of its own, or "
-                    "the one that was made last"
+                    "optimizer whose step() you call. If a wrapper has its own step methods, use the optimizer "
+                    "inside it; if you made several optimizers, use the last one"
                 )
 
     def _sample(self, weight: SparseWeight) -> Tensor:

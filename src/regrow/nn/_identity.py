@@ -98,8 +98,8 @@ class Identity:
         digest = digest_of(indices)
         if digest != self.digest and not self._was_copied(digest, layer):
             raise RuntimeError(
-                f"{layer._label()}: its indices were overwritten in place by those of another active set, as where "
-                "torch's AveragedModel or an EMA copies buffers. Its values are then of mixed positions. To take over "
+                f"{layer._label()}: its indices were overwritten in place by those of another active set, as "
+                "torch's AveragedModel or an EMA does when it copies buffers. Its values then mix positions. To copy "
                 f"another model, use load_state_dict; {AVERAGE}"
             )
         if digest != self.digest:
@@ -117,10 +117,10 @@ class Identity:
         values = _bits(layer._parameters["weight"])
         if self._values is not None and self._values != values and (other := self._moved_on(layer)):
             raise RuntimeError(
-                f"{layer._label()}: its values were written to, nobody trains it, and a layer that it is a copy of, or "
-                f"that was copied from it, has another active set by now ({other.active} weights, as here). Where they "
-                "were mixed with that one's, entry by entry, positions were mixed: "
-                f"{AVERAGE}. If the values are right, say so: layer.accept_values()"
+                f"{layer._label()}: its values were written to, but nobody trains it, and a layer that it is a copy "
+                f"of, or that was copied from it, now has another active set ({other.active} weights, as here). If "
+                "its values were mixed with that layer's, entry by entry, they mix positions: "
+                f"{AVERAGE}. If the values are right, call layer.accept_values()"
             )
         self._values = values
 

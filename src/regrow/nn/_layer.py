@@ -297,10 +297,10 @@ class SparseLayer(nn.Module):
             return self.weight, self.bias
         raise RuntimeError(
             f"{self._label()}: its parameter `weight` was taken away, as torch.nn.utils.prune, weight_norm and "
-            "parametrizations do; a compressed layer has only the active values, for which they were not made. "
-            "Remedy: prune before, and take the result over by regrow.export.from_prune(model); or call "
-            'regrow.sparsify(…, storage="masked"); or undo it, by torch.nn.utils.parametrize.remove_parametrizations '
-            "or torch.nn.utils.prune.remove"
+            "parametrizations do; they do not work on a compressed layer, which has only the active values. "
+            "Remedy: prune first, then call regrow.export.from_prune(model); or use "
+            'regrow.sparsify(…, storage="masked"); or undo it with torch.nn.utils.parametrize.'
+            "remove_parametrizations or torch.nn.utils.prune.remove"
         )
 
     def _check_parameters(self) -> None:

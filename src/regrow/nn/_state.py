@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 LAST_UPDATE = "regrow_last_update"
-"""Where the metadata of a module's state has the optimizer steps that had been taken at its last topology update."""
+"""Key in the metadata of a module's state: the number of optimizer steps before its last topology update."""
 
 AVERAGE = (
     "averages of sparse models are made by regrow.integrations.averaging: AveragedModel for EMA, SWA and target "
@@ -72,8 +72,8 @@ def true_indices(state: Mapping[str, Any], prefix: str) -> Tensor:
     whole, digest = (_whole(tensor) for tensor in (indices, digest))
     if list(digest_of(whole)) != digest.tolist():
         raise ValueError(
-            f"{prefix}indices: the state mixes active sets: its indices are not those that its digest belongs to, as "
-            f"where state dicts are averaged entry by entry; {AVERAGE}"
+            f"{prefix}indices: the state mixes active sets: its indices do not match its digest, as "
+            f"when state dicts are averaged entry by entry; {AVERAGE}"
         )
     return whole
 
@@ -104,8 +104,8 @@ def take_active(state: dict[str, Any], prefix: str, indices: Tensor) -> None:
 
 def warn_dense_state(name: str, dropped: int, numel: int) -> None:
     warnings.warn(
-        f"{name}: the state is dense, and {dropped:,} of its {numel:,} weights are inactive here; they are left out. "
-        "To keep the largest weights of a dense model, load it first, and call regrow.sparsify(model, density, "
-        "init='magnitude') after that",
+        f"{name}: the state is dense, and {dropped:,} of its {numel:,} weights are inactive here; they are dropped. "
+        "To keep the largest weights of a dense model, load it first, then call regrow.sparsify(model, density, "
+        "init='magnitude')",
         stacklevel=2,
     )

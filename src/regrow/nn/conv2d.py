@@ -40,7 +40,7 @@ def resolve_padding(padding, kernel: tuple[int, int], stride: tuple[int, int], d
     if padding != "same" or stride != (1, 1) or total[0] % 2 or total[1] % 2:
         raise ValueError(
             f"SparseConv2d: padding={padding!r} with kernel {kernel}, stride {stride}, dilation {dilation} "
-            "is not served; give padding as numbers, equal on both sides, or keep the layer masked or dense"
+            "is not supported; give padding as numbers, equal on both sides, or keep the layer masked or dense"
         )
     return (total[0] // 2, total[1] // 2)
 

@@ -62,9 +62,9 @@ def check_not_batched(*tensors: Tensor) -> None:
     for tensor in tensors:
         if _is_old_batch(tensor) or _is_batch(tensor):
             raise RuntimeError(
-                "several gradients at once (is_grads_batched, vectorize=True, vmap of a backward pass) cannot go back "
+                "several gradients at once (is_grads_batched, vectorize=True, vmap of a backward pass) cannot pass "
                 "through a sparse convolution; use torch.func.jacrev, torch.func.hessian or torch.func.vjp, where the "
-                "forward pass computes with torch's own operators, or ask for one gradient after the other"
+                "forward pass computes with torch's own operators, or compute one gradient after the other"
             )
 
 

@@ -95,7 +95,7 @@ class Alignment:
     def _warn_resumed(self, last: int) -> None:
         self._resumed_from = None
         warnings.warn(
-            f"model and optimizer go on from a training whose topology was last updated at step {last}, and the "
+            f"model and optimizer continue a training whose topology was last updated at step {last}, but the "
             "updater begins at step 0, with the first prune rate of its schedule. To resume that training, save "
             "updater.state_dict() beside the model's and the optimizer's, and load it with updater.load_state_dict()",
             stacklevel=2,
@@ -111,10 +111,10 @@ class Alignment:
         fits = sizes <= {weight.active}
         if sizes and not (fits and self._state_loaded) and not (fits and torch.equal(before.long(), weight.indices)):
             raise RuntimeError(
-                f"{weight.name} has another active set than at the last step, as where a model's weights are loaded, "
-                "and the optimizer's state is that of the weights before. Load the state that was saved with the model "
-                "(optimizer.load_state_dict), or call updater.realign(), by which weights that stay keep their state "
-                "and the others begin with 0, or optimizer.state.clear()"
+                f"{weight.name} has another active set than at the last step, as after loading a model's weights, "
+                "but the optimizer's state belongs to the weights before. Load the state that was saved with the model "
+                "(optimizer.load_state_dict); or call updater.realign(), so that weights that stay keep their state "
+                "and the others start at 0; or call optimizer.state.clear()"
             )
 
     def realign(self) -> list[str]:
@@ -136,6 +136,6 @@ def warn_stray(weight: SparseWeight, when: str) -> None:
     """Says how many inactive weights are not 0, and that they are made so."""
     warnings.warn(
         f"{weight.stray():,} inactive weights of {weight.name} were not 0 {when}, as a dense checkpoint, a merge or an "
-        "init function leaves them; they are set to 0 again. regrow.check(model) looks for such at any time",
+        "init function leaves them; they are set to 0 again. regrow.check(model) finds such weights at any time",
         stacklevel=2,
     )

@@ -30,12 +30,12 @@ def check_steps_of(optimizer: torch.optim.Optimizer, weights: Mapping[str, Spars
         reads_shapes = kind in _READ_SHAPES if traits is None else traits.reads_shapes
         if reads_shapes and not weight.keeps_parameter_shape:
             raise ValueError(
-                f"{kind} reads shapes of parameters, and {name} is stored compressed, as a column of its active "
+                f"{kind} reads shapes of parameters, but {name} is stored compressed, as a column of its active "
                 "weights; use SGD, Adam or AdamW, or sparsify(..., storage='masked')"
             )
         if traits is not None and traits.counts_zeros and weight.keeps_parameter_shape:
             raise ValueError(
-                f"the size of {kind}'s steps depends on how many elements of a parameter are 0, and {name} is stored "
+                f"the size of {kind}'s steps depends on how many elements of a parameter are 0, but {name} is stored "
                 "masked, among the zeros of its inactive weights; use SGD, Adam or AdamW, or sparsify(..., "
                 "storage='compressed')"
             )

@@ -119,7 +119,7 @@ def groups_of(optimizer: torch.optim.Optimizer, weights: Mapping[str, SparseWeig
     groups = {name: holders.get(id(weight.parameter)) for name, weight in weights.items()}
     gone = [name for name, group in groups.items() if group is None]
     if gone:
-        raise ValueError(f"the optimizer no longer holds {', '.join(gone)}; make a new updater for a new optimizer")
+        raise ValueError(f"the optimizer no longer holds {', '.join(gone)}; make a new updater with the new optimizer")
     return groups  # type: ignore[return-value]
 
 
@@ -149,7 +149,7 @@ def before_step(optimizer: torch.optim.Optimizer, action: Callable[[], None]) ->
 
 
 _HOOKED_STEP = torch.optim.Optimizer.profile_hook_step(lambda: None).__code__
-"""Of torch's own wrapper of every `step`, which calls the hooks."""
+"""Code of torch's own wrapper of every `step`, which calls the hooks."""
 
 
 def is_nested_step(optimizer: torch.optim.Optimizer) -> bool:
@@ -187,7 +187,7 @@ def check_only_updater(optimizer: torch.optim.Optimizer, kind: type) -> None:
     for hook in optimizer._optimizer_step_post_hooks.values():
         owner = getattr(hook, "__self__", None)
         if isinstance(owner, kind):
-            raise ValueError(f"a {type(owner).__name__} hangs on this optimizer already; call its remove() first")
+            raise ValueError(f"a {type(owner).__name__} is already attached to this optimizer; call its remove() first")
 
 
 def grad_scale_of(optimizer: torch.optim.Optimizer) -> float:

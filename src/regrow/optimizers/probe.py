@@ -28,7 +28,7 @@ _LARGE = {1: (18432,), 2: (128, 144)}
 matrix of rows by rows looks like state of elements."""
 
 _TOLERANCE = 1e-3
-"""Of steps, relative to the largest one: far above rounding, and far below what shapes and zeros do to them."""
+"""Tolerance for steps, relative to the largest: far above rounding, far below the effect of shapes and zeros."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Traits:
 
 _known: dict[Hashable, Traits] = {}
 _LIMIT = 128
-"""How many traits are known at a time; the oldest are forgotten."""
+"""Number of traits kept at a time; the oldest are forgotten."""
 
 
 def traits_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], weight: SparseWeight) -> Traits | None:
@@ -123,7 +123,7 @@ def _traits(run: Callable[[Pattern], Run], weight: SparseWeight) -> Traits:
         runs.append(long if compressed else wide)
     plain = run(Pattern((24, 1) if compressed else small, without_decay=True))
     if not all(bool(torch.isfinite(r.moved).all()) for r in (*runs, spread, plain)):
-        raise FloatingPointError("steps that are not finite tell nothing")
+        raise FloatingPointError("a step of the optimizer's twin is NaN or infinite, so it shows nothing")
     return Traits(
         reads_shapes=reads_shapes,
         counts_zeros=not reads_shapes and _steps_differ(column, spread) and not _is_random(run),

@@ -21,7 +21,7 @@ from regrow.weights import SparseWeight, hook_gradients
 __all__ = ["RowWatch", "clip_by_rows", "norm_of_groups", "scaled_down"]
 
 _STEPS = 20
-"""What a training loop does to gradients, it does from the beginning."""
+"""Number of first steps to watch: what a training loop does to gradients, it does from the beginning."""
 _FEWEST = 4
 _LARGE = 0.01
 """Weights above this are above the smallest norm that adaptive clipping knows, `_EPS`."""
@@ -112,9 +112,9 @@ class RowWatch:
     def _refuse_centralised(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         if pairs and all(came.any() and not now.any() for came, now in pairs.values()):
             raise RuntimeError(
-                f"the gradients of {', '.join(pairs)} are all 0 now, and were not behind backward(), as where gradient "
-                "centralisation takes the mean of each row from compressed weights, which it takes for rows of one. "
-                "Use storage='masked' with it; or was zero_grad() called between backward() and step()?"
+                f"the gradients of {', '.join(pairs)} are all 0 now, but were not after backward(). Gradient "
+                "centralisation does this: it subtracts row means, and sees compressed weights as rows of one. "
+                "Use storage='masked' with it. Or zero_grad() ran between backward() and step(): call it elsewhere"
             )
 
     def _clip_again(self, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
@@ -127,7 +127,7 @@ class RowWatch:
         if self._factor is None:
             warnings.warn(
                 "gradients of compressed weights were clipped weight by weight, as functions for adaptive clipping do "
-                "with parameters (active, 1); they are clipped by the rows of the dense weights instead, as by "
+                "with parameters (active, 1); they are now clipped by the rows of the dense weights, as in "
                 "regrow.integrations.clipping.adaptive_clip_grad_",
                 stacklevel=2,
             )

@@ -56,7 +56,7 @@ def redistribute(total: int, importance: Sequence[float | Fraction], free: Seque
         [4, 4, 2]
     """
     if total > sum(free):
-        raise ValueError(f"cannot share {total} weights among layers with {sum(free)} free positions")
+        raise ValueError(f"cannot grow {total} weights in layers with {sum(free)} free positions")
     if any(not math.isfinite(r) or r < 0 for r in importance) or not any(importance):
         raise ValueError(f"importance must be finite, >= 0 and not all 0, got {list(importance)}")
     weights = [Fraction(r) for r in importance]

@@ -20,8 +20,8 @@ def check_dense(layer: str, positions: int) -> None:
     """Raise where a weight of so many positions is to be made dense."""
     if positions > LIMIT:
         raise ValueError(
-            f"{layer}: a dense tensor of its {positions:,} positions takes {4 * positions / 1e9:,.0f} GB; it exists in "
-            "compressed storage only, in which it is trained, saved and loaded"
+            f"{layer}: a dense tensor of its {positions:,} positions takes {4 * positions / 1e9:,.0f} GB; train, save "
+            "and load it in compressed storage"
         )
 
 
@@ -81,7 +81,7 @@ def active_positions(layer: str, weight: Tensor, mask: Tensor | None, positions:
         return positions
     if mask is None:
         if weight.is_meta:
-            raise ValueError(f"{layer}: on the meta device there are no values; say which are active, by positions=")
+            raise ValueError(f"{layer}: a weight on the meta device has no values; give positions=")
         mask = weight.detach() != 0
     check_mask(layer, mask, weight.shape)
     return mask.detach().cpu().reshape(-1).nonzero().view(-1)

@@ -64,7 +64,7 @@ def _counts_of_network(scores: Mapping[str, Tensor] | None, density: float | Non
     """Returns how many of the largest scores of all layers lie in each."""
     if scores is None or density is None:
         raise ValueError(
-            "distribution='global' goes with a density and with scores, such as init=regrow.snip(...) or 'magnitude', "
+            "distribution='global' needs a density and scores, such as init=regrow.snip(...) or 'magnitude', "
             f"got density={density} and " + ("init='random'" if scores is None else "scores")
         )
     total = sum(initial_counts([layer.shape for layer in scores.values()], density))
@@ -77,7 +77,7 @@ def _counts(
     shapes = [parameter.shape for parameter in parameters.values()]
     if isinstance(distribution, str):
         if density is None:
-            raise ValueError("density=None goes with masks as init only; give a density in (0, 1]")
+            raise ValueError("density=None works only with masks as init; give a density in (0, 1]")
         return dict(zip(parameters, initial_counts(shapes, density, distribution), strict=True))
     densities = dict.fromkeys(parameters, density)
     for pattern, value in distribution.items():
@@ -86,7 +86,7 @@ def _counts(
         densities |= dict.fromkeys(matching(parameters, pattern, "distribution"), value)
     unnamed = [name for name, value in densities.items() if value is None]
     if unnamed:
-        raise ValueError(f"density=None, but no pattern of distribution names {', '.join(unnamed)}")
+        raise ValueError(f"density=None, but no pattern of distribution matches {', '.join(unnamed)}; add one")
     return {name: _layer_count(name, parameters[name].shape, value) for name, value in densities.items() if value}
 
 
@@ -105,7 +105,7 @@ def _check_tensors(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tenso
     absent, unknown = [n for n in parameters if n not in tensors], [n for n in tensors if n not in parameters]
     if absent or unknown:
         raise ValueError(
-            f"init must name exactly the sparse weights; absent: {absent}, unknown: {unknown}; keep layers dense with "
+            f"init must name exactly the sparse weights; missing: {absent}, unknown: {unknown}; keep layers dense with "
             "dense=[...]"
         )
     for name, tensor in tensors.items():

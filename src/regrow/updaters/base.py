@@ -59,7 +59,7 @@ class Updater(ABC):
     method: ClassVar[str] = ""
     """Its name on the command line and in tables."""
     starts_dense: ClassVar[bool] = False
-    """Whether it is given a network with all weights, and told the density to end with."""
+    """True if the updater starts from a network with all weights and takes the final density."""
     updates: ClassVar[float | None] = None
     """Topology updates in a training where nobody says how many; None: one an epoch."""
 
@@ -218,8 +218,8 @@ class Updater(ABC):
         method = type(self).__name__
         if state.get("updater", method) != method:
             raise ValueError(
-                f"this is the state of {state['updater']}, and the updater is {method}; make the one that was trained "
-                "with, or train on without the state"
+                f"this is the state of {state['updater']}, but the updater is {method}; make the one that the run "
+                "used, or continue without the state"
             )
         theirs = {name: tuple(shape) for name, shape in state["shapes"].items()}
         ours = {name: tuple(weight.shape) for name, weight in self._weights.items()}

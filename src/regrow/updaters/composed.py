@@ -186,7 +186,7 @@ class ComposedUpdater(MovingUpdater):
         if self.step >= self._end:
             return []
         if self.step == 0:
-            raise RuntimeError("update() before the first optimizer step: nothing has been learnt yet")
+            raise RuntimeError("update() was called before the first optimizer step; take a step first")
         if is_distributed():
             self._agree()
         rate = self._schedule(self.step)
@@ -225,8 +225,8 @@ class ComposedUpdater(MovingUpdater):
         if len(ready) < len(trained) and not self._is_due():
             raise RuntimeError(
                 f"update() at step {self.step}, but nothing was collected of {', '.join(sorted({*trained} - {*ready}))}"
-                f", for the next update was expected at step {self._next_update}; say expect_update(after) before the "
-                "step, or the window, that precedes it"
+                f", because the next update was expected at step {self._next_update}; call expect_update(after) before "
+                "the step, or the window, that precedes it"
             )
         return ready
 
@@ -319,7 +319,7 @@ class ComposedUpdater(MovingUpdater):
             if theirs and theirs != set(ours):
                 raise ValueError(
                     f"this updater state has {sorted(theirs)} of {name}, and here {sorted(ours) or 'nothing'} is "
-                    "collected: it belongs to another kind of optimizer, or of updater"
+                    "collected: it belongs to another kind of optimizer or updater"
                 )
 
     def _after_backward(self) -> None:

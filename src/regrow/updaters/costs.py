@@ -38,8 +38,8 @@ class Costs:
         self.per_weight = self.per_weight or flops
         if not counted and not any(self.per_weight.values()):
             raise RuntimeError(
-                f"{owner} shares by FLOPs, but saw no forward pass of {', '.join(names)}; make "
-                "the updater before the first batch, and before a compiled model has run, or share by momentum alone"
+                f"{owner} redistributes by FLOPs, but saw no forward pass of {', '.join(names)}; make the updater "
+                "before the first batch and before a compiled model runs, or redistribute by momentum alone"
             )
 
     def agree(self, device: torch.device) -> None:

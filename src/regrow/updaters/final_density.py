@@ -22,13 +22,13 @@ def final_step(model: nn.Module, density: float, total_steps: int, update_every:
     """The step from which the network has its final density; refuses what cannot be."""
     check_steps(total_steps, update_every)
     if not 0 < density < 1:
-        raise ValueError(f"density={density}, which the training ends with, must be between 0 and 1")
+        raise ValueError(f"density={density}, the final density, must be between 0 and 1")
     if weights := sparse_weights(model).values():
         initial_counts([weight.shape for weight in weights], density)  # raises where a layer would have none
     step = step_at(end, total_steps)
     if update_every and (total_steps - 1) // update_every * update_every < step:
         raise ValueError(
-            f"update_every={update_every} leaves no update between step {step}, from which the network has its final "
+            f"update_every={update_every} leaves no update between step {step}, when the network reaches its final "
             f"density, and total_steps={total_steps}; update more often"
         )
     return step

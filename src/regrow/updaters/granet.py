@@ -104,7 +104,7 @@ def _initial_density(model: nn.Module, final: float) -> float:
     numel, active = sum(weight.numel for weight in weights), sum(weight.active for weight in weights)
     if active < sum(initial_counts([weight.shape for weight in weights], final)):
         raise ValueError(
-            f"the model has a density of {active / numel:.4g}, below density={final} with which the training is to "
-            "end; sparsify it less, or ask for less"
+            f"the model has a density of {active / numel:.4g}, below the final density={final}; sparsify it less, or "
+            "lower the final density"
         )
     return max(active / numel, final)

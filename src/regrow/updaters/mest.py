@@ -88,7 +88,7 @@ class MEST(ComposedUpdater):
         if soft_bound and update_every and (total_steps - 1) // update_every * update_every < none:
             raise ValueError(
                 f"update_every={update_every} leaves no update between step {none} and total_steps={total_steps}, so "
-                "that the weights above the bound would stay; update more often, or with soft_bound=False"
+                "the weights above the bound would stay; update more often, or set soft_bound=False"
             )
         self._soft = SoftBound({})
         super().__init__(

@@ -103,7 +103,7 @@ class UpdatePlan:
             return pruned, [0] * len(pruned)
         if request.importance is not None and not any(request.importance):
             warnings.warn(
-                f"all importances are 0 at step {request.step}: every layer gets its own weights back", stacklevel=2
+                f"all importances are 0 at step {request.step}: every layer regrows what it pruned", stacklevel=2
             )
             grown = [c - m for c, m in zip(target, kept, strict=True)]
             return pruned, [g if of else 0 for g, of in zip(grown, busy, strict=True)]
@@ -145,7 +145,7 @@ class UpdatePlan:
         if not isinstance(wishes, Tensor):
             if self.per_neuron:
                 raise ValueError(
-                    f"per_neuron=True: {layer.name} has too many positions to sum up the scores of neurons"
+                    f"per_neuron=True: {layer.name} has too many positions for scores of neurons; use per_neuron=False"
                 )
             stays = torch.ones_like(layer.indices, dtype=torch.bool).index_fill_(0, gone, False)
             return pruned, wishes.largest(grow, taken=layer.indices[stays])
@@ -163,6 +163,6 @@ def check_finite(bad: Sequence[str], step: int) -> None:
     """Raises where anything is bad."""
     if bad:
         raise FloatingPointError(
-            f"{'; '.join(bad)} not finite at the topology update of step {step}; the topology was left as it "
-            "is. Lower the learning rate, clip gradients, or go back to an earlier checkpoint"
+            f"{'; '.join(bad)} not finite at the topology update of step {step}; the topology was left unchanged. "
+            "Lower the learning rate, clip gradients, or go back to an earlier checkpoint"
         )

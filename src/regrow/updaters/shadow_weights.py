@@ -45,16 +45,16 @@ class ShadowWeightUpdater(MovingUpdater):
         super().__init__(model, optimizer)
         for name, weight in self._weights.items():
             if isinstance(weight, ShardedWeight):
-                raise ValueError(f"{type(self).__name__} keeps values of inactive weights, and {name} is sharded")
+                raise ValueError(f"{type(self).__name__} keeps shadow weights, but {name} is sharded; do not shard it")
             if not isinstance(weight, MaskedWeight):
                 raise ValueError(
-                    f"{type(self).__name__} keeps values of inactive weights, and {name} is stored compressed; use "
+                    f"{type(self).__name__} keeps shadow weights, but {name} is stored compressed; use "
                     "sparsify(model, 1.0, storage='masked')"
                 )
         if isinstance(self.optimizer, torch.optim.LBFGS):
             raise ValueError(
-                f"{type(self).__name__} puts values of inactive weights into the model for a step, and LBFGS measures "
-                "the model several times in a step; use SGD or Adam, or a method without such values"
+                f"{type(self).__name__} puts shadow weights into the model for a step, but LBFGS evaluates "
+                "the model several times in a step; use SGD or Adam, or a method without shadow weights"
             )
         self.total_steps, self.update_every = total_steps, update_every
         self._common_factor = 1.0
@@ -109,7 +109,7 @@ class ShadowWeightUpdater(MovingUpdater):
         if self.step >= self.total_steps:
             return []
         if self.step == 0:
-            raise RuntimeError("update() before the first optimizer step: nothing has been learnt yet")
+            raise RuntimeError("update() was called before the first optimizer step; take a step first")
         values = {name: self._values(name) for name in self._weights}
         check_finite([f"{name}: weights" for name, v in values.items() if not is_finite(v)], self.step)
         chosen = self._active_after_update(values, {name: w.mask for name, w in self._masked().items()})

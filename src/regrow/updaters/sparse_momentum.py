@@ -103,9 +103,7 @@ class SparseMomentum(ComposedUpdater):
         _check("redistribution", redistribution, _IMPORTANCE)
         _check("growth", growth, _GROWTH)
         if flops_budget is not None and redistribution != "momentum":
-            raise ValueError(
-                f"flops_budget={flops_budget} goes with redistribution='momentum', and got {redistribution!r}"
-            )
+            raise ValueError(f"flops_budget={flops_budget} needs redistribution='momentum', got {redistribution!r}")
         if flops_budget is not None and not 0 < flops_budget <= 1:
             raise ValueError(f"flops_budget={flops_budget} is a FLOP density and must be in (0, 1]")
         grow, collect = _GROWTH[growth]

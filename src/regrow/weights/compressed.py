@@ -157,7 +157,7 @@ class CompressedTap(GradientTap):
     def __init__(self, weight: CompressedWeight, listener: GradientListener, window_batch: int | None):
         self._weight, self._window_batch = weight, window_batch
         self._passes: dict[int, StagedGradient] = {}
-        """What backward passes under way have added up, by their number; .grad has not been accumulated yet."""
+        """Sums of the running backward passes, by their number; .grad has not been accumulated yet."""
         self.collect(False)
         weak = weakref.WeakMethod(listener)
 

@@ -14,7 +14,7 @@ from .tap import GradientListener
 __all__ = ["MARK", "GradientMask", "take_left_behind"]
 
 MARK = "_regrow"
-"""Where a module keeps the `GradientMask` of each of its masked parameters: a dict in its `__dict__`."""
+"""The attribute where a module keeps the `GradientMask` of each of its masked parameters: a dict in its `__dict__`."""
 
 _BITS_DTYPE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -61,7 +61,7 @@ class GradientMask:
     def module(self) -> Any:
         module = self._module() if self._module is not None else None
         if module is None:
-            raise RuntimeError(f"the module that held the masked parameter {self.attribute} is gone")
+            raise RuntimeError(f"the module that held the masked parameter {self.attribute} no longer exists")
         return module
 
     @module.setter
@@ -84,9 +84,9 @@ class GradientMask:
         parameter = self.module._parameters.get(self.attribute)
         if parameter is None:
             raise RuntimeError(
-                f"{self.attribute} of a {type(self.module).__name__} is sparse, and is no parameter of it any more: "
-                "torch.nn.utils.prune, a parametrization or weight_norm took it away after sparsify. Do that before "
-                "sparsify (regrow.export.from_prune takes over pruned models), or on regrow.densify(model)"
+                f"{self.attribute} of a {type(self.module).__name__} is sparse, but no longer a parameter: "
+                "torch.nn.utils.prune, a parametrization or weight_norm replaced it after sparsify. Do that before "
+                "sparsify (regrow.export.from_prune reads pruned models), or on regrow.densify(model)"
             )
         return parameter
 

@@ -28,7 +28,7 @@ def on_meta(model: nn.Module, compressed: Collection[nn.Module]) -> list[nn.Modu
             check_dense(f"{path}.{name}".lstrip("."), tensor.numel())
         if not hasattr(module, "reset_parameters") or seen & {id(tensor) for tensor in names.values()}:
             raise ValueError(
-                f"{path or type(module).__name__}: {', '.join(names)} on the meta device, and tied or without a "
+                f"{path or type(module).__name__}: {', '.join(names)} on the meta device are tied, or lack a "
                 "reset_parameters() that draws values; make this module on the CPU"
             )
         seen |= {id(tensor) for tensor in names.values()}

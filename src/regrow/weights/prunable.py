@@ -24,7 +24,7 @@ _NORMALISATIONS = (
 )
 
 Patterns = Sequence[str | type[nn.Module]]
-"""What `dense` takes: names and patterns of names, and types of modules."""
+"""The argument `dense`: names and patterns of names, and types of modules."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def _with_gains(model: nn.Module) -> dict[str, Prunable]:
     """The prunable parameters and the gains, by name, each once."""
     if already := sparse_weights(model):
         raise ValueError(
-            f"the model is sparse already ({next(iter(already))} and {len(already) - 1} more); use "
+            f"the model is already sparse ({next(iter(already))} and {len(already) - 1} more); call "
             "regrow.densify(model) first to start over"
         )
     found: dict[str, Prunable] = {}
@@ -72,7 +72,7 @@ def _with_gains(model: nn.Module) -> dict[str, Prunable]:
                 )
             if hasattr(module, f"{attribute}_mask"):
                 raise ValueError(
-                    f"{name} has a {attribute}_mask beside it already, which is not regrow's; take it away first, "
+                    f"{name} has a {attribute}_mask beside it already, which is not regrow's; remove it first, "
                     f"such as with torch.nn.utils.prune.remove(module, {attribute!r})"
                 )
             seen.add(id(parameter))

@@ -23,7 +23,7 @@ from torch import nn
 __all__ = ["Path", "readers", "reads", "used_elsewhere"]
 
 _MEMBERS = frozenset(vars(nn.Module()))
-"""What torch keeps in every module; members are looked at where they are."""
+"""Members that torch keeps in every module; members are looked up where they are."""
 
 Path = tuple[str, ...]
 """From a module to another: names of attributes, and "*" for any child."""

@@ -66,8 +66,8 @@ def check_not_normalised(name: str, module: nn.Module, attribute: str) -> None:
         remedy = f"torch.nn.utils.remove_weight_norm(module, {weight!r})"
     if normalised:
         raise ValueError(
-            f"{name}: weight_norm divides each row by its norm, which is 0/0 in a row without active weights; take it "
-            f"away first, with {remedy}, or keep this one dense, with dense=[{layer.rstrip('.') or name!r}]"
+            f"{name}: weight_norm divides each row by its norm, which is 0/0 in a row without active weights; remove "
+            f"it first with {remedy}, or keep this one dense with dense=[{layer.rstrip('.') or name!r}]"
         )
 
 

@@ -119,7 +119,7 @@ def test_a_topology_of_another_network_is_refused_with_the_remedy(tiny: Callable
     for command in ("step", "run"):
         result = run("bench", command, *words)
         assert result.exit_code == 2
-        assert "it has conv.weight, this one has conv1_1.weight and others; give --model" in " ".join(
+        assert "it has conv.weight, this one has conv1_1.weight and others; set --model" in " ".join(
             result.output.split()
         )
 

@@ -85,7 +85,7 @@ def test_a_setting_that_a_method_does_not_have_is_refused_by_either_of_its_names
     ("old", "new"), [("share=none", "redistribution=gradient"), ("prune_schedule=linear", "schedule=cosine")]
 )
 def test_a_setting_by_both_of_its_names_stands_twice(old: str, new: str):
-    assert "stands twice" in assert_one_line(run(*SHORT, "--set", old, "--set", new), 2)
+    assert "is given twice" in assert_one_line(run(*SHORT, "--set", old, "--set", new), 2)
 
 
 def test_train_prints_a_line_an_epoch_and_leaves_the_default_folder(tmp_path: Path):
@@ -152,7 +152,7 @@ def test_ctrl_c_says_how_to_go_on_and_that_command_does(monkeypatch: pytest.Monk
     with monkeypatch.context() as patch:
         patch.setattr("regrow.lab.training.progress.terminal_reporter", Impatient)
         message = assert_one_line(run(*words), 130)
-    command = message.partition("go on with: ")[2].strip()
+    command = message.partition("continue with: ")[2].strip()
     assert shlex.split(command)[:2] == ["regrow", "train"]
     assert "--topology-every 9" in command
     result = run(*shlex.split(command)[1:])
@@ -175,13 +175,13 @@ def test_ctrl_c_says_how_to_go_on_and_that_command_does(monkeypatch: pytest.Monk
         (["train", "digits-mlp", "--threads", "0"], "--help"),
         (
             ["train", "digits-mlp", "--method", "static", "--share", "momentum"],
-            "the method static has no share; leave it",
+            "the method static has no setting share; leave it",
         ),
         (["train", "digits-mlp", "--method", "rigl", "--window", "all"], "or choose sparse-momentum"),
         (["train", "digits-mlp", "--method", "gmp", "--set", "distribution=erk"], "update_every), or choose"),
-        (["train", "digits-mlp", "--method", "dense", "--update-every", "5"], "it has none of its own"),
+        (["train", "digits-mlp", "--method", "dense", "--update-every", "5"], "it has no settings of its own"),
         (["train", "digits-mlp", "--set", "rewind_epochs=1"], "or choose lottery"),
-        (["train", "digits-mlp", "--epochs", "2", "--set", "epochs=3"], "the setting epochs stands twice"),
+        (["train", "digits-mlp", "--epochs", "2", "--set", "epochs=3"], "the setting epochs is given twice"),
         (["train", "digits-mlp", "--share", "odd"], "use one of momentum, none"),
         (["train", "digits-mlp", "--flops-budget", "2"], "must be in (0, 1]"),
         (["train", "digits-mlp", "--max-density", "nan"], "must be in (0, 1]"),
@@ -193,7 +193,7 @@ def test_ctrl_c_says_how_to_go_on_and_that_command_does(monkeypatch: pytest.Monk
         (["train", "digits-mlp", "--set", "prune_schedule=odd"], "use one of cosine"),
         (["train", "digits-mlp", "--set", "growth=odd"], "use one of momentum, gradient"),
         (["train", "digits-mlp", "--set", "distribution=odd"], "use one of uniform"),
-        (["train", "digits-mlp", "--set", "distribution=global"], "goes with a density and with scores"),
+        (["train", "digits-mlp", "--set", "distribution=global"], "needs a density and scores"),
         (["train", "digits-mlp", "--set", "dense=fc4"], "matches none of fc1.weight"),
         (["train", "digits-mlp", "--set", "dense=fc1,fc2,fc3"], "nothing to make sparse"),
         (["train", "digits-mlp", "--set", "momentum=0"], "set nesterov=false, too"),
@@ -203,17 +203,17 @@ def test_ctrl_c_says_how_to_go_on_and_that_command_does(monkeypatch: pytest.Monk
         (["train", "digits-mlp", "--set", "accelerator=odd"], "auto or cpu"),
         (["train", "digits-mlp", "--out", "/dev/null/run"], "/dev/null is a file"),
         (["demo", "--out", "/dev/null"], "/dev/null is a file"),
-        (["summary", "nowhere"], "regrow train has made"),
-        (["export", "nowhere", "--to", "dense", "--out", "x"], "regrow train has made"),
-        (["features", "nowhere"], "regrow train has made"),
+        (["summary", "nowhere"], "name a folder from regrow train"),
+        (["export", "nowhere", "--to", "dense", "--out", "x"], "name a folder from regrow train"),
+        (["features", "nowhere"], "name a folder from regrow train"),
         (["features", "nowhere", "--split", "odd"], "train, validation, test"),
         (
             ["compare", "digits-mlp", "--methods", "static,rigl", "--set", "share=none"],
-            "the methods static, rigl have no share",
+            "the methods static, rigl have no setting share",
         ),
         (
             ["compare", "digits-mlp", "--methods", "static", "--vary", "share=none,momentum"],
-            "the method static has no share",
+            "the method static has no setting share",
         ),
         (["compare", "digits-mlp", "--set", "dense=fc4"], "matches none of fc1.weight"),
         (["compare", "digits-mlp", "--vary", "prune_rate=0.5,2"], "at least 0 and below 1"),
@@ -244,9 +244,9 @@ def test_ctrl_c_says_how_to_go_on_and_that_command_does(monkeypatch: pytest.Monk
         (["bench", "layers", "--clock", "sun"], "wall, cpu"),
         (["bench", "layers", "--batch", "0"], "regrow bench layers --help"),
         (["bench", "layers", "--json", "."], "regrow bench layers --help"),
-        (["bench", "step", "--density", "5"], "write --density 0.1,0.05"),
-        (["bench", "step", "--batch", "many"], "write --batch 16,128"),
-        (["bench", "inference", "--batches", "1,0"], "write --batches 16,128"),
+        (["bench", "step", "--density", "5"], "such as --density 0.1,0.05"),
+        (["bench", "step", "--batch", "many"], "such as --batch 16,128"),
+        (["bench", "inference", "--batches", "1,0"], "such as --batches 16,128"),
         (["bench", "step", "--density", "0.1", "--topology", "topology.npz"], "leave one out"),
         (["bench", "run", "--density", "0.1", "--topology", "topology.npz"], "leave one out"),
         (["bench", "run", "--density", "0.1", "--share", "odd"], "use one of momentum, none"),
@@ -263,7 +263,7 @@ def test_usage_errors(args: list[str], remedy: str):
         (["train", "digits-mlp", "--set", "lr=1e20"], "--set lr="),
         (
             ["train", "digits-mlp", "--epochs", "1", "--out", "/proc/run"],
-            "No such file or directory: /proc/run; put that right",
+            "No such file or directory: /proc/run; fix that",
         ),
     ],
 )
@@ -347,7 +347,7 @@ def test_summary_of_a_dense_file_and_of_foreign_ones():
     assert "is not a checkpoint of regrow train" in assert_one_line(run("summary", "state.pt"), 1)
     safetensors.torch.save_file(layer.state_dict(), "other.safetensors")
     assert "was not written by regrow" in assert_one_line(run("summary", "other.safetensors"), 1)
-    assert "no checkpoint of regrow train" in assert_one_line(
+    assert "not a checkpoint of regrow train" in assert_one_line(
         run("export", "other.safetensors", "--to", "dense", "--out", "x"), 1
     )
 

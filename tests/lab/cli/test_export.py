@@ -87,7 +87,7 @@ def test_a_checkpoint_makes_the_round_trip_to_the_bit(folder: Path, tmp_path: Pa
     ("to", "options", "code", "remedy"),
     [
         ("sparse", [], 2, "the formats are dense, compact, safetensors"),
-        ("dense", ["--optimizer"], 2, "write --to safetensors"),
+        ("dense", ["--optimizer"], 2, "use --to safetensors"),
     ],
 )
 def test_what_cannot_be_is_one_line(folder: Path, tmp_path: Path, to: str, options: list[str], code: int, remedy: str):
@@ -95,5 +95,5 @@ def test_what_cannot_be_is_one_line(folder: Path, tmp_path: Path, to: str, optio
     assert (result.exit_code, result.stderr.count("\n")) == (code, 1)
     assert remedy in result.stderr
     assert "name a file with --out" in export(folder, "dense", tmp_path).stderr
-    assert "regrow train has made" in export(tmp_path / "nowhere", "dense", tmp_path / "file").stderr
+    assert "name a folder from regrow train" in export(tmp_path / "nowhere", "dense", tmp_path / "file").stderr
     assert not list(tmp_path.iterdir())

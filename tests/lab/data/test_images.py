@@ -180,10 +180,10 @@ def test_folders_that_are_no_data_set_are_explained(root: Path, make: Callable[.
     ):
         image_folder("else", 16, 0.3, root, 0, 0.1)
     few = make_settings(replace(make().recipe, classes=2), density=0.2)
-    with pytest.raises(RunError, match="the data set has 3 classes, photographs 2"):
+    with pytest.raises(RunError, match="the data set has 3 classes, but photographs needs 2"):
         make_session(few, root)
     (root / "photographs" / "val" / "red").rename(root / "photographs" / "val" / "rot")
-    with pytest.raises(RunError, match=r"same classes; red is in one of them alone"):
+    with pytest.raises(RunError, match=r"same classes; red is in only one of them"):
         load(root, 0, 0.1)
 
 

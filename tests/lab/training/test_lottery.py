@@ -99,7 +99,7 @@ def test_densities_of_rounds():
 def test_what_is_no_ticket_is_refused(short: Callable[..., Settings], tmp_path: Path):
     with pytest.raises(UsageError, match="below 1"):
         train(short(method="lottery", density=1.0), out=tmp_path / "run")
-    with pytest.raises(UsageError, match="leave it out, and give --epochs"):
+    with pytest.raises(UsageError, match="leave it out, and set --epochs"):
         train(short(method="lottery"), out=tmp_path / "run", max_seconds=5)
     with pytest.raises(UsageError, match="rewind_epochs=4"):
         short("rewind_epochs=4")

@@ -39,14 +39,14 @@ def read_density(word: str, option: str = "--densities") -> float:
     except ValueError:
         density = -1.0
     if not 0 < density <= 1:
-        raise UsageError(f"density {word!r} is not above 0 and up to 1; write {option} 0.1,0.05")
+        raise UsageError(f"density {word!r} must be above 0 and at most 1, such as {option} 0.1,0.05")
     return density
 
 
 def read_densities(text: str | None, topology: object) -> list[float]:
     """Densities as typed. Raises UsageError, too, where a topology is given beside them: it has its own."""
     if topology is not None and text is not None:
-        raise UsageError(f"--density {text} beside --topology: a topology has a density of its own; leave one out")
+        raise UsageError(f"--density {text} conflicts with --topology, which has its own density; leave one out")
     return [read_density(word, "--density") for word in words(text, [DENSITY])]
 
 
@@ -54,7 +54,7 @@ def read_batches(option: str, text: str) -> list[int]:
     """Numbers of images as typed. Raises UsageError."""
     for word in words(text, ()):
         if not (word.isascii() and word.isdigit() and int(word)):
-            raise UsageError(f"batch {word!r} is not a whole number of 1 or more; write {option} 16,128")
+            raise UsageError(f"batch {word!r} must be a whole number of at least 1, such as {option} 16,128")
     return [int(word) for word in words(text, ())]
 
 
@@ -62,7 +62,7 @@ def check_known(what: str, typed: Sequence[str], known: Sequence[str]) -> None:
     """Raises UsageError for a word that is not known."""
     for word in typed:
         if word not in known:
-            raise UsageError(f"{word!r} is no {what}; use {', '.join(known)}")
+            raise UsageError(f"{word!r} is not a {what}; use {', '.join(known)}")
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -63,7 +63,7 @@ def _network(path: Path, data_dir: Path | None, split: str, images: int | None) 
     method = "dense" if settings.method == "dense" else f"{settings.method} {percent(settings.density)}"
     activations = class_activations(model, chosen, method)
     if not activations:
-        raise UsageError(f"{recipe.model} has no nn.ReLU, whose outputs are what is looked at; name another checkpoint")
+        raise UsageError(f"{recipe.model} has no nn.ReLU, whose outputs are measured; name another checkpoint")
     return {
         "label": method,
         "seed": settings.seed,

@@ -86,7 +86,7 @@ def parse_case(text: str, batch: int = 128) -> Case:
     """Read a case; see `Case`. Raises ValueError with the grammar."""
     case = _parse(text, batch)
     if case is None or min(_sizes(case)) < 1:
-        raise ValueError(f"{text!r} is no case; write {GRAMMAR}")
+        raise ValueError(f"{text!r} is not a case; write {GRAMMAR}")
     return case
 
 

@@ -37,7 +37,7 @@ def run_bench_run(given: Mapping[str, Any], file: Path | None) -> None:
     kinds = words(given["kinds"], default_kinds())
     check_known("kind", kinds, DENSE)
     if not set(kinds) & set(FP32):
-        raise UsageError(f"--kinds {given['kinds']}: give at least one of {', '.join(FP32)} to compare with")
+        raise UsageError(f"--kinds {given['kinds']} needs at least one of {', '.join(FP32)} to compare with")
     rows = Rows(len(runs), bench_command("run", {**given, "data_dir": None, "json": file}), file, _line)
 
     def starting(settings: Settings) -> None:

@@ -82,5 +82,5 @@ def working(steps: Mapping[str, Step]) -> tuple[dict[str, Step], dict[str, str]]
         except Exception as error:
             bad[name] = f"{type(error).__name__}: {error}".splitlines()[0]
     if "sparse" in bad:
-        raise RunError(f"the sparse contestant does not run, so there is nothing to compare with: {bad['sparse']}")
+        raise RunError(f"the sparse contestant failed, so there is nothing to compare with: {bad['sparse']}")
     return good, bad

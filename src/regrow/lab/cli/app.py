@@ -20,14 +20,14 @@ __all__ = ["app"]
 WELCOME = """\
 regrow trains neural networks that are sparse from the first step to the last.
 
-  regrow demo                                   begin here: a small network, dense and sparse, in seconds
-  regrow doctor                                 are the native kernels there?
-  regrow train lenet300-mnist --density 0.05    one whole run; its folder appears under runs/
-  regrow report runs/...                        a page of what was trained and measured
-  regrow list                                   the recipes and their settings
-  regrow --help                                 everything else
+  regrow demo                                   start here: trains a small network dense and sparse, in seconds
+  regrow doctor                                 checks that the native kernels are loaded
+  regrow train lenet300-mnist --density 0.05    trains one run and writes its folder under runs/
+  regrow report runs/...                        makes one page of your runs and measurements
+  regrow list                                   lists the recipes and methods
+  regrow --help                                 lists every command
 
-For a model of your own: regrow.sparsify and regrow.SparseMomentum in Python; docs/first-steps.md has the program."""
+To train your own model, use regrow.sparsify and regrow.SparseMomentum in Python; see docs/first-steps.md."""
 
 app = typer.Typer(
     name="regrow",
@@ -42,7 +42,7 @@ app.add_typer(bench)
 
 ThreadsOption = Annotated[
     int | None,
-    typer.Option("--threads", min=1, metavar="N", help="Threads of torch; default: the recipe's, else torch's choice."),
+    typer.Option("--threads", min=1, metavar="N", help="Number of torch threads; default: the recipe's, else torch's."),
 ]
 
 
@@ -63,7 +63,7 @@ def main(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere on the line.")
+        bool, typer.Option("--debug", help="Show the traceback of an error; works anywhere on the line.")
     ] = False,
 ) -> None:
     """Trains neural networks that are sparse from the first step to the last.
@@ -77,37 +77,37 @@ def main(
         typer.echo(WELCOME)
 
 
-LESS = "Less often needed"
-DISTRIBUTED = "Several processes, and files"
+LESS = "Advanced options"
+DISTRIBUTED = "Processes and image files"
 
 
 @app.command()
 def train(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A name that `regrow list` shows.", show_default=False)
+        str, typer.Argument(metavar="RECIPE", help="Name of a recipe; `regrow list` shows them.", show_default=False)
     ],
     method: Annotated[
-        str, typer.Option(metavar="METHOD", help="A name that `regrow list` shows; `regrow settings METHOD` explains.")
+        str, typer.Option(metavar="METHOD", help="Training method; see `regrow list` and `regrow settings METHOD`.")
     ] = "sparse-momentum",
     density: Annotated[
         float | None,
-        typer.Option(metavar="D", help="Share of active weights, above 0 to 1; default: the recipe's, mostly 0.05."),
+        typer.Option(metavar="D", help="Fraction of active weights, in (0, 1]; default: the recipe's, usually 0.05."),
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Length of the training, to which the learning-rate schedule is stretched."),
+        typer.Option(metavar="N", help="Number of epochs; the learning-rate schedule is scaled to fit."),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of network, topology, order and split of examples.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed for weights, topology, data order and data split.")] = 0,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting (`regrow settings`); may be repeated."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting (see `regrow settings`); repeatable."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the run; default: runs/RECIPE/METHOD-DENSITY-…")
+        Path | None, typer.Option(metavar="DIR", help="Run folder; default: runs/RECIPE/METHOD-DENSITY-…")
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Continue from the folder's checkpoint, to the same bits, or start a new run."),
+        typer.Option("--resume", help="Continue from the folder's checkpoint, bit for bit, or start a new run."),
     ] = False,
     data_dir: Annotated[
         Path | None,
@@ -115,10 +115,10 @@ def train(
     ] = None,
     threads: ThreadsOption = None,
     open_report: Annotated[
-        bool, typer.Option("--open-report", help="Open a page in a browser that follows the run.")
+        bool, typer.Option("--open-report", help="Open a live page of the run in your browser.")
     ] = False,
     storage: Annotated[
-        str, typer.Option(metavar="KIND", help="auto, masked or compressed.", rich_help_panel=LESS)
+        str, typer.Option(metavar="KIND", help="Weight storage: auto, masked or compressed.", rich_help_panel=LESS)
     ] = "auto",
     batch_size: Annotated[int | None, typer.Option(metavar="N", hidden=True)] = None,
     images: Annotated[int | None, typer.Option(metavar="N", hidden=True)] = None,
@@ -136,35 +136,39 @@ def train(
     ] = None,
     topology_every: Annotated[
         int | None,
-        typer.Option(min=1, metavar="EPOCHS", help="Also write topology-epochN.npz.", rich_help_panel=LESS),
+        typer.Option(min=1, metavar="EPOCHS", help="Also write topology-epochN.npz this often.", rich_help_panel=LESS),
     ] = None,
     logger: Annotated[
         str | None,
-        typer.Option(metavar="NAME,…", help="tensorboard, csv or wandb.", rich_help_panel=LESS),
+        typer.Option(metavar="NAME,…", help="Also log to tensorboard, csv or wandb.", rich_help_panel=LESS),
     ] = None,
     deterministic: Annotated[
         bool,
         typer.Option("--deterministic", help="Use only deterministic algorithms.", rich_help_panel=LESS),
     ] = False,
     devices: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Processes on this machine.", rich_help_panel=DISTRIBUTED)
+        int, typer.Option(min=1, metavar="N", help="Number of processes on this machine.", rich_help_panel=DISTRIBUTED)
     ] = 1,
-    nodes: Annotated[int, typer.Option(min=1, metavar="N", help="Machines.", rich_help_panel=DISTRIBUTED)] = 1,
+    nodes: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of machines.", rich_help_panel=DISTRIBUTED)
+    ] = 1,
     strategy: Annotated[
-        str, typer.Option(metavar="KIND", help="ddp, or auto: ddp for several.", rich_help_panel=DISTRIBUTED)
+        str, typer.Option(metavar="KIND", help="ddp, or auto: ddp with several processes.", rich_help_panel=DISTRIBUTED)
     ] = "auto",
     workers: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="Processes that read image files.", rich_help_panel=DISTRIBUTED),
+        typer.Option(
+            min=0, metavar="N", help="Number of processes that read image files.", rich_help_panel=DISTRIBUTED
+        ),
     ] = None,
     skip_corrupt: Annotated[
         bool,
-        typer.Option("--skip-corrupt", help="Leave out images that cannot be decoded.", rich_help_panel=DISTRIBUTED),
+        typer.Option("--skip-corrupt", help="Skip images that cannot be decoded.", rich_help_panel=DISTRIBUTED),
     ] = False,
 ) -> None:
-    """Trains one recipe and leaves a run folder: settings, metrics, topology, summary and checkpoint.
+    """Trains one recipe and writes a run folder: settings, metrics, topology, summary and checkpoint.
 
-    Ctrl-C saves the run and prints the command that continues it.
+    Ctrl-C saves the run and prints the command that resumes it.
 
     \b
     Examples:
@@ -213,14 +217,14 @@ def train(
         "logger": logger,
     }
     several: dict[str, Any] = {"devices": devices, "nodes": nodes, "strategy": strategy}
-    ops.keep_pages()  # or every large activation is mapped anew, dense or sparse
+    ops.keep_pages()  # otherwise the allocator maps every large activation anew, dense or sparse
     beside = open_report and is_rank_0()
     page = report_beside(folder, folder.parent / f"{folder.name}.html") if beside else nullcontext()
     try:
         with page:
             summary = run(settings, out=folder, resume=resume, reporter=terminal_reporter(), **how, **several)
     except Interrupted as stop:
-        raise Interrupted(f"{stop}; go on with: {resume_command(settings, out=out, **how, **several)}") from None
+        raise Interrupted(f"{stop}; continue with: {resume_command(settings, out=out, **how, **several)}") from None
     if is_rank_0():
         print_summary(summary, folder)
 
@@ -247,13 +251,14 @@ def list_() -> None:
 @app.command()
 def settings(
     method: Annotated[
-        str | None, typer.Argument(metavar="[METHOD]", help="A method that `regrow list` shows.", show_default=False)
+        str | None,
+        typer.Argument(metavar="[METHOD]", help="Name of a method; `regrow list` shows them.", show_default=False),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(metavar="NAME", help="Show the defaults of this recipe.", show_default=False)
     ] = None,
 ) -> None:
-    """Explains the settings of a method, or without one those of all recipes: what `--set KEY=VALUE` can change.
+    """Explains what `--set KEY=VALUE` can change: the settings of a method, or without one those of every recipe.
 
     \b
     Examples:
@@ -272,7 +277,7 @@ def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the two run folders.")] = Path("runs/demo"),
     threads: ThreadsOption = None,
 ) -> None:
-    """Trains a small network dense and sparse, compares the two, and writes a page of them; seconds, no download.
+    """Trains a small network dense and sparse, compares the two and writes a report page; seconds, no download.
 
     \b
     Examples:
@@ -290,7 +295,7 @@ def summary(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="A run folder, its checkpoint.pt, or a file of regrow.save or regrow.export.save_safetensors.",
+            help="Run folder, its checkpoint.pt, or a file from regrow.save or regrow.export.save_safetensors.",
             show_default=False,
         ),
     ],
@@ -310,21 +315,23 @@ def summary(
 @app.command()
 def export(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A run folder, or its checkpoint.pt.", show_default=False)
+        Path, typer.Argument(metavar="CHECKPOINT", help="Run folder, or its checkpoint.pt.", show_default=False)
     ],
     to: Annotated[
         str,
-        typer.Option(metavar="FORMAT", help="dense, compact, safetensors, onnx or torch-sparse.", show_default=False),
+        typer.Option(
+            metavar="FORMAT", help="Format: dense, compact, safetensors, onnx or torch-sparse.", show_default=False
+        ),
     ],
-    out: Annotated[Path, typer.Option(metavar="PATH", help="The file to write.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="File to write.", show_default=False)],
     optimizer: Annotated[
-        bool, typer.Option("--optimizer", help="Keep the optimizer's state too; in safetensors only.")
+        bool, typer.Option("--optimizer", help="Also write the optimizer's state; safetensors only.")
     ] = False,
 ) -> None:
-    """Writes a trained network for other programs; whole or not at all.
+    """Writes a trained network for other programs. The file appears whole or not at all.
 
-    dense is a plain state dict; compact one without dead neurons and channels; safetensors the sparse file that
-    regrow.load reads, about five bytes a weight; onnx is checked in onnxruntime; torch-sparse has CSR and COO tensors.
+    dense is a plain state dict. compact is one without dead neurons and channels. safetensors is the sparse file that
+    regrow.load reads, about five bytes a weight. onnx is checked in onnxruntime. torch-sparse has CSR and COO tensors.
 
     \b
     Examples:
@@ -338,7 +345,7 @@ def export(
 
 @app.command()
 def doctor() -> None:
-    """Shows what compressed layers run on here; exit code 1, with the remedy, where the native kernels are not loaded.
+    """Shows what compressed layers run on here. Exits with code 1 and a remedy if the native kernels are not loaded.
 
     \b
     Examples:

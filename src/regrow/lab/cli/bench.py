@@ -14,9 +14,9 @@ __all__ = ["bench"]
 bench = typer.Typer(name="bench", cls=Command, rich_markup_mode="rich")
 
 ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", min=1, metavar="N", help="Threads of torch; default: torch's choice.")
+    int | None, typer.Option("--threads", min=1, metavar="N", help="Number of torch threads; default: torch's choice.")
 ]
-ModelsOption = Annotated[str, typer.Option(metavar="NAME,…", help="Networks of regrow.lab.models.")]
+ModelsOption = Annotated[str, typer.Option(metavar="NAME,…", help="Names of networks in regrow.lab.models.")]
 DensitiesOption = Annotated[
     str | None,
     typer.Option(metavar="SHARE,…", help="Densities, uniform, above 0 to 1; default: 0.05, or the topology's."),
@@ -25,8 +25,8 @@ TopologyOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Active sets of a trained network (topology.npz of its run), not uniform ones; layers that it leaves "
-        "dense stay dense.",
+        help="Use the active sets of a trained network (topology.npz of its run) instead of uniform ones; layers that "
+        "it leaves dense stay dense.",
     ),
 ]
 JsonOption = Annotated[
@@ -49,7 +49,7 @@ def bench_main() -> None:
 @bench.command()
 def layers(
     cases: Annotated[
-        str | None, typer.Option(metavar="CASE,…", help="Layer shapes; default: the twelve that regrow is judged by.")
+        str | None, typer.Option(metavar="CASE,…", help="Layer shapes; default: the twelve benchmark layers.")
     ] = None,
     densities: Annotated[
         str, typer.Option(metavar="SHARE,…", help="Densities, each above 0 to 1.")
@@ -59,11 +59,13 @@ def layers(
     json: JsonOption = None,
     kinds: Annotated[
         str | None,
-        typer.Option(metavar="KIND,…", help="Dense layers: nchw, channels_last, compile, bf16, onednn; default: all."),
+        typer.Option(
+            metavar="KIND,…", help="Dense layers to compare: nchw, channels_last, compile, bf16, onednn; default: all."
+        ),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.0, metavar="S", help="Time of each contestant in a row.")] = 0.5,
+    seconds: Annotated[float, typer.Option(min=0.0, metavar="S", help="Seconds to measure each contestant.")] = 0.5,
     clock: Annotated[
-        str, typer.Option(metavar="CLOCK", help="wall, or cpu: processor time, for one thread on a busy machine.")
+        str, typer.Option(metavar="CLOCK", help="wall, or cpu: CPU time, for one thread on a busy machine.")
     ] = "wall",
 ) -> None:
     """Measures sparse layers beside dense ones and other sparse ones, forward and backward, in turn in one process.
@@ -86,7 +88,7 @@ def layers(
 def step(
     model: ModelsOption = "vgg16-d",
     density: DensitiesOption = None,
-    batch: Annotated[str, typer.Option(metavar="N,…", help="Images of a batch.")] = "128",
+    batch: Annotated[str, typer.Option(metavar="N,…", help="Batch sizes, in images.")] = "128",
     threads: ThreadsOption = None,
     topology: TopologyOption = None,
     json: JsonOption = None,
@@ -94,17 +96,17 @@ def step(
         str | None,
         typer.Option(
             metavar="KIND,…",
-            help="Dense steps: nchw, channels_last, compile, bf16, bf16_channels_last; default: all that the processor "
-            "computes (bf16 needs AVX-512).",
+            help="Dense steps to compare: nchw, channels_last, compile, bf16, bf16_channels_last; default: all that "
+            "the CPU supports (bf16 needs AVX-512).",
         ),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.0, metavar="S", help="Time of each contestant in a row.")] = 5.0,
-    memory: Annotated[bool, typer.Option(help="Measure the peak memory of each, in a process of its own.")] = True,
+    seconds: Annotated[float, typer.Option(min=0.0, metavar="S", help="Seconds to measure each contestant.")] = 5.0,
+    memory: Annotated[bool, typer.Option(help="Also measure the peak memory of each, in a separate process.")] = True,
 ) -> None:
     """Measures whole training steps, sparse beside dense, in turn in one process: forward, loss, backward, optimizer.
 
-    With the time by kind of work, the peak memory, and what the sparse step costs when it leaves its memory layout at
-    every convolution ("converting").
+    Also shows the time by kind of work, the peak memory, and the cost of the sparse step when it leaves its memory
+    layout at every convolution ("converting").
 
     \b
     Examples:
@@ -121,19 +123,22 @@ def step(
 def inference(
     model: ModelsOption = "vgg16-d",
     density: DensitiesOption = None,
-    batches: Annotated[str, typer.Option(metavar="N,…", help="Images of a batch.")] = "1,16,128",
+    batches: Annotated[str, typer.Option(metavar="N,…", help="Batch sizes, in images.")] = "1,16,128",
     threads: ThreadsOption = None,
     topology: TopologyOption = None,
     json: JsonOption = None,
     kinds: Annotated[
         str | None,
-        typer.Option(metavar="KIND,…", help="Dense networks: nchw, channels_last, compile, onnxruntime; default: all."),
+        typer.Option(
+            metavar="KIND,…", help="Dense networks to compare: nchw, channels_last, compile, onnxruntime; default: all."
+        ),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.0, metavar="S", help="Time of each contestant in a row.")] = 2.0,
+    seconds: Annotated[float, typer.Option(min=0.0, metavar="S", help="Seconds to measure each contestant.")] = 2.0,
 ) -> None:
-    """Measures the latency of a forward pass in evaluation, compressed beside dense, in turn in one process.
+    """Measures the latency of a forward pass in evaluation mode, compressed beside dense, in turn in one process.
 
-    All compute the same network; the file has the largest difference of their outputs. onnxruntime needs regrow[onnx].
+    All compute the same network; the file holds the largest difference of their outputs. onnxruntime needs
+    regrow[onnx].
 
     \b
     Examples:
@@ -149,7 +154,7 @@ def inference(
 @bench.command(name="run")
 def run_(
     model: Annotated[
-        str, typer.Option(metavar="NAME", help="A network that has a recipe for CIFAR-10, see `regrow list`.")
+        str, typer.Option(metavar="NAME", help="Network with a CIFAR-10 recipe; see `regrow list`.")
     ] = "vgg16-d",
     density: DensitiesOption = None,
     topology: Annotated[
@@ -177,8 +182,8 @@ def run_(
         str | None,
         typer.Option(
             metavar="KIND,…",
-            help="Dense networks: nchw, channels_last, compile, bf16, bf16_channels_last; default: all that the "
-            "processor computes (bf16 needs AVX-512).",
+            help="Dense networks to compare: nchw, channels_last, compile, bf16, bf16_channels_last; default: all that "
+            "the CPU supports (bf16 needs AVX-512).",
         ),
     ] = None,
     data_dir: Annotated[
@@ -186,7 +191,7 @@ def run_(
     ] = None,
     json: JsonOption = None,
 ) -> None:
-    """Measures a whole epoch as a user trains it, sparse beside dense: data, steps, window, update and validation.
+    """Measures a whole epoch, sparse beside dense, with all its parts: data, steps, window, update and validation.
 
     \b
     Examples:

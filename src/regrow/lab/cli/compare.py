@@ -12,7 +12,7 @@ __all__ = ["compare"]
 
 def compare(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A name that `regrow list` shows.", show_default=False)
+        str, typer.Argument(metavar="RECIPE", help="Name of a recipe; `regrow list` shows them.", show_default=False)
     ],
     methods: Annotated[
         str, typer.Option(metavar="METHOD,…", help="Methods to compare; dense runs once per seed.")
@@ -25,7 +25,7 @@ def compare(
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE,…",
-            help="One run for each value of a setting that --set can change; may be given several times.",
+            help="Run once for each value of a setting; repeatable.",
         ),
     ] = None,
     set_: Annotated[
@@ -36,7 +36,7 @@ def compare(
     storage: Annotated[str, typer.Option(metavar="STORAGE", help="auto, masked or compressed.")] = "auto",
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder of runs, tables and plots; default: runs/compare/RECIPE."),
+        typer.Option(metavar="DIR", help="Folder for runs, tables and plots; default: runs/compare/RECIPE."),
     ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of data sets; default: $REGROW_DATA.")
@@ -50,16 +50,17 @@ def compare(
     jobs: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Runs side by side; default: 2 processes, or what the cluster has room for."
+            min=1, metavar="N", help="Number of runs at a time; default: 2 processes, or as many as the cluster holds."
         ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, metavar="N", help="Threads of each run.")] = 1,
 ) -> None:
-    """Trains a recipe with several methods, densities and seeds, and leaves a leaderboard and plots.
+    """Trains a recipe with several methods, densities and seeds, and writes a leaderboard and plots.
 
-    Each run is a process of its own. Finished runs are kept, stopped ones go on from their checkpoint, a failed one is
-    shown and does not stop the rest: the same command goes on until all are there, and the lists may grow. The folder
-    holds leaderboard.json, .csv and .md, error against density and against training FLOPs as PNG and SVG, and runs/.
+    Each run has its own process. A failed run is shown and does not stop the others. Run the same command again to
+    continue: finished runs are kept, stopped ones resume from their checkpoint, and the lists may have grown. The
+    folder holds leaderboard.json, .csv and .md, plots of error against density and training FLOPs as PNG and SVG, and
+    runs/.
 
     \b
     Examples:

@@ -21,7 +21,7 @@ def print_doctor() -> None:
     """Prints what the operators run on.
 
     Raises:
-        RunError: the native kernels cannot be used; with the reason and the remedy.
+        RunError: the native kernels are not loaded; gives the reason and the remedy.
     """
     facts = ops.info()
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -44,5 +44,5 @@ def _lines(facts: Mapping[str, Any]) -> dict[str, str]:
         "instruction set": facts["isa"],
         "available": ", ".join(facts["available_isas"]) or "none",
         "threads": str(facts["threads"]),
-        "allocator": allocator or "as the system has it (no MALLOC_ setting in the environment)",
+        "allocator": allocator or "the system's default (no MALLOC_ setting in the environment)",
     }

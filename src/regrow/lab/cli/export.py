@@ -43,7 +43,7 @@ def export_checkpoint(checkpoint: Path, to: str, out: Path, optimizer: bool = Fa
     if out.is_dir():
         raise UsageError(f"{out} is a folder; name a file with --out")
     if optimizer and to != "safetensors":
-        raise UsageError(f"{to} keeps no optimizer; leave out --optimizer, or write --to safetensors")
+        raise UsageError(f"{to} cannot hold an optimizer; leave out --optimizer, or use --to safetensors")
     settings, model, state = load_network(checkpoint)
     if optimizer:
         from regrow.lab.recipes.optimizer import make_optimizer

@@ -39,7 +39,7 @@ def live_report(paths: Sequence[Path], out: Path, every: int, show: bool) -> Non
         UsageError: there is no such path, or it holds something else.
     """
     if missing := [str(path) for path in paths if not path.exists()]:
-        raise UsageError(f"there is no {', '.join(missing)} to follow; name a run folder that regrow train has made")
+        raise UsageError(f"there is no {', '.join(missing)} to follow; name a run folder from regrow train")
     say = console()
     say.print(f"{out} follows the runs; Ctrl-C ends it", markup=False, soft_wrap=True)
     seen: list[Any] = []

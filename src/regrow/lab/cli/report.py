@@ -16,22 +16,23 @@ def report(
         list[Path],
         typer.Argument(
             metavar="PATH…",
-            help="Run folders, folders of regrow compare, folders of either, "
-            "JSON files of regrow bench layers, step and run and of regrow features.",
+            help="Run folders, regrow compare folders, folders of either, or "
+            "JSON files from regrow bench layers, step and run and from regrow features.",
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="The page.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="Page to write.")] = Path("report.html"),
     live: Annotated[
         bool, typer.Option("--live", help="Rewrite the page while runs go on; the browser reloads it.")
     ] = False,
-    every: Annotated[int, typer.Option(min=1, metavar="S", help="Seconds between two pages of --live.")] = 10,
-    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    every: Annotated[int, typer.Option(min=1, metavar="S", help="Seconds between rewrites with --live.")] = 10,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in your browser.")] = False,
 ) -> None:
-    """Writes one page of runs, comparisons and measurements: a single file that needs no network.
+    """Writes one page of runs, comparisons and measurements, as a single file that needs no network.
 
-    Each section is there where its data are: error against epochs and seconds, the weights layer by layer, histograms,
-    masks as pictures, error against density beside published figures, speed, memory, a leaderboard, settings.
+    The page shows each section it has data for: error against epochs and seconds, the weights layer by layer,
+    histograms, masks as pictures, error against density beside published figures, speed, memory, a leaderboard,
+    settings.
 
     \b
     Examples:
@@ -57,7 +58,7 @@ def features(
         list[Path],
         typer.Argument(
             metavar="CHECKPOINT…",
-            help="Run folders or checkpoints, such as a sparse and a dense one.",
+            help="Run folders or checkpoints, such as a sparse and a dense run.",
             show_default=False,
         ),
     ],
@@ -72,9 +73,9 @@ def features(
         Path | None, typer.Option(metavar="DIR", help="Folder of data sets; default: $REGROW_DATA.")
     ] = None,
 ) -> None:
-    """Measures how much each channel of a network serves one class alone (arXiv:1907.04840, dense and sparse features).
+    """Measures how specialised each channel of a network is in one class (arXiv:1907.04840, dense and sparse features).
 
-    The mean activation of a channel is shared out among the classes; the largest share is its specialisation.
+    The mean activation of a channel is split among the classes. Its specialisation is the largest of these fractions.
 
     \b
     Examples:

@@ -147,7 +147,7 @@ def read_seeds(text: str) -> tuple[int, ...]:
     except ValueError:
         numbers = ()
     if not numbers or min(numbers) < 0 or ("," not in text and numbers[0] == 0):
-        raise UsageError(f"seeds {text!r} are neither how many, such as --seeds 5, nor which, such as --seeds 0,3,7")
+        raise UsageError(f"seeds {text!r} must be a number, such as --seeds 5, or a list, such as --seeds 0,3,7")
     return numbers if "," in text else tuple(range(numbers[0]))
 
 
@@ -156,7 +156,7 @@ def _read_axis(assignment: str) -> tuple[str, list[str]]:
     key, equals, text = assignment.partition("=")
     values = [value.strip() for value in text.split(";" if ";" in text else ",")]
     if not equals or not all(values):
-        raise UsageError(f"--vary {assignment!r} is not of the form key=value,value, such as --vary momentum=0.5,0.9")
+        raise UsageError(f"--vary {assignment!r} must have the form key=value,value, such as --vary momentum=0.5,0.9")
     refuse_twice(f"value of {key}", values)
     return stored_name(key), values
 
@@ -197,7 +197,7 @@ def _refuse_same_folder(arms: Sequence[Arm]) -> None:
     for cell in (cell for arm in arms for cell in arm.cells):
         other = names.setdefault(cell.folder, cell)
         if other is not cell:
-            raise UsageError(f"{other} and {cell} are the same run, or too near to be told apart; leave one out")
+            raise UsageError(f"{other} and {cell} are the same run, or too close to tell apart; leave one out")
 
 
 def claim_folder(out: Path, comparison: Comparison, command: str) -> None:
@@ -214,7 +214,7 @@ def claim_folder(out: Path, comparison: Comparison, command: str) -> None:
     if note.exists():
         _refuse_other_grid(out, json.loads(note.read_text()), comparison.identity)
     elif out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out} holds files that are of no comparison; choose another folder with --out")
+        raise UsageError(f"{out} holds files that belong to no comparison; choose another folder with --out")
     content = {**comparison.identity, "runs": len(comparison.cells), "command": command}
     with write_atomically(note) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
@@ -240,6 +240,6 @@ def _refuse_other_grid(out: Path, there: Mapping[str, Any], now: Mapping[str, An
             differences.append(f"{key} without {', '.join(lacking)}")
     if differences:
         raise UsageError(
-            f"{out} holds another comparison ({'; '.join(differences)}); give what it has, and more if you like, or "
+            f"{out} holds another comparison ({'; '.join(differences)}); repeat what it has, add more if you like, or "
             "choose another folder with --out"
         )

@@ -72,7 +72,7 @@ def _cluster() -> Iterator[Any]:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except ConnectionError as error:
         address = os.environ.get("RAY_ADDRESS")
-        raise RunError(f"no Ray cluster at {address} ({error}); start it, or unset RAY_ADDRESS") from error
+        raise RunError(f"there is no Ray cluster at {address} ({error}); start it, or unset RAY_ADDRESS") from error
     try:
         yield ray
     finally:

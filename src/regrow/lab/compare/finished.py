@@ -51,4 +51,4 @@ def _read(file: Path, number: int, line: str) -> tuple[str, dict]:
         read = json.loads(line)
         return read["run"], read["summary"]
     except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{file}, line {number} is damaged; delete it, and its run is trained again") from None
+        raise UsageError(f"{file}, line {number} is damaged; delete it to train its run again") from None

@@ -20,7 +20,7 @@ __all__ = ["cifar10", "data_root", "digits", "image_folder", "mnist"]
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-"""As published; these deviations are means over images, smaller than those over all pixels."""
+"""Published values; these deviations are means over images, smaller than those over all pixels."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _FILES = {"MNIST": "MNIST/raw/train-images-idx3-ubyte", "CIFAR10": "cifar-10-batches-py/data_batch_1"}
@@ -106,7 +106,7 @@ def image_folder(name: str, size: int, smallest_crop: float, root: Path, seed: i
     full, test = (_photographs(root / name / part) for part in ("train", "val"))
     if full.classes != test.classes:
         odd = sorted(set(full.classes) ^ set(test.classes))
-        raise RunError(f"{root / name}: train/ and val/ must hold the same classes; {odd[0]} is in one of them alone")
+        raise RunError(f"{root / name}: train/ and val/ must hold the same classes; {odd[0]} is in only one of them")
     train, validation = _held_out(len(full.samples), 0, validation_fraction)
     mean, std = _of_pixels(IMAGENET_MEAN), _of_pixels(IMAGENET_STD)
 
@@ -128,8 +128,8 @@ def _photographs(folder: Path) -> Any:
         return ImageFolder(str(folder))
     except FileNotFoundError as error:
         raise RunError(
-            f"there are no images in {folder} ({reason(error)}); it needs a folder of them for each class: "
-            f"name the folder that holds {folder.parent.name}/ with --data-dir or REGROW_DATA"
+            f"there are no images in {folder} ({reason(error)}); it must hold a folder for each class. "
+            f"Name the folder that holds {folder.parent.name}/ with --data-dir or REGROW_DATA"
         ) from error
 
 
@@ -155,7 +155,7 @@ def _from_torchvision(kind: str, root: Path, train: bool) -> Any:
         if "download=True" not in str(error):  # which torchvision advises where a file is not there
             raise RunError(
                 f"{kind} in {(root / file).parent} cannot be read ({reason(error)}): a file is damaged or cut short; "
-                "put a whole one in its place"
+                "replace it"
             ) from error
     try:
         return load(str(root), train=train, download=True)

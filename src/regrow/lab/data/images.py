@@ -27,7 +27,7 @@ from .split import AnySplit, Batch, Drawn, normalise
 __all__ = ["ImageFiles", "ImageSplit", "Pixels"]
 
 CENTRE = 224 / 256
-"""Of the shorter side, the part that a centre crop shows; as published for ImageNet."""
+"""The fraction of the shorter side that a centre crop shows, as published for ImageNet."""
 
 
 class Pixels(NamedTuple):
@@ -152,15 +152,13 @@ class ImageSplit(AnySplit):
 
     def _ready(self, read: Pixels) -> Batch:
         if read.gone:
-            raise RunError(f"{read.gone[0]}; put the data set back, then go on with --resume")
+            raise RunError(f"{read.gone[0]}; restore the data set, then continue with --resume")
         for text in read.corrupt:
             if not self.how.skip_corrupt:
-                raise RunError(f"{text}; replace or delete it, or leave such files out with --skip-corrupt")
+                raise RunError(f"{text}; replace or delete it, or skip such files with --skip-corrupt")
             self.how.note(f"left out: {text}")
         if not len(read.kept):
-            raise RunError(
-                f"no image of a whole batch can be decoded, such as {read.corrupt[0]}; is the data set whole?"
-            )
+            raise RunError(f"no image of a whole batch can be decoded, such as {read.corrupt[0]}; check the data set")
         x = normalise(read.pixels.to(self.device, non_blocking=True), self.mean, self.std, self.memory_format)
         return x, self.y[read.kept].to(self.device, non_blocking=True)
 

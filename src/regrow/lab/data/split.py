@@ -22,10 +22,10 @@ from .reading import Reading
 __all__ = ["AnySplit", "Batch", "Data", "Drawn", "Split", "normalise"]
 
 Drawn = tuple[Tensor, Tensor | None]
-"""What decides a batch: the index of its examples, (B,) int64, and their rows of `epoch_moves`."""
+"""The draws that decide a batch: the index of its examples, (B,) int64, and their rows of `epoch_moves`."""
 
 Batch = tuple[Tensor, Tensor]
-"""What the network takes, (B, C, H, W) float32, and the labels, (B,) int64."""
+"""The input of the network, (B, C, H, W) float32, and the labels, (B,) int64."""
 
 
 class AnySplit(ABC):

@@ -37,7 +37,7 @@ def _resnet50(num_classes: int = 10) -> nn.Module:
     try:
         from torchvision.models import resnet50
     except ImportError as error:
-        raise RunError(f"resnet-50 is torchvision's ({error}); pip install torchvision") from error
+        raise RunError(f"resnet-50 comes from torchvision ({error}); pip install torchvision") from error
     return resnet50(weights=None, num_classes=num_classes, zero_init_residual=True)
 
 
@@ -69,7 +69,7 @@ _SHAPES = {
     "lenet-5-caffe": (1, 28, 28),
     "wide-mlp": (1, 28, 28),
 }
-"""Of one input; those of the others are images of CIFAR-10."""
+"""Shape of one input; the other networks take CIFAR-10 images."""
 
 
 def example_input(name: str, batch: int = 2) -> Tensor:

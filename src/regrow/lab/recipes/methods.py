@@ -154,7 +154,7 @@ def _grasp(model: nn.Module, settings: Choice, examples: Examples) -> dict[str, 
 def _synflow(model: nn.Module, settings: Choice, examples: Examples) -> dict[str, Tensor]:
     ((inputs, _),) = examples.batches(size=1)
     if not inputs.is_floating_point():
-        raise UsageError(f"synflow feeds ones, and {settings.recipe.model} reads indices; use snip, grasp or obd")
+        raise UsageError(f"synflow feeds ones, but {settings.recipe.model} reads indices; use snip, grasp or obd")
     return regrow.synflow(model, inputs, settings.density, dense=settings.recipe.dense)
 
 

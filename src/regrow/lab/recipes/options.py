@@ -22,10 +22,10 @@ class Option:
 
     name: str
     type: str
-    """As annotated, such as "float | None"."""
+    """The annotation, such as "float | None"."""
     default: Any
     about: str
-    """What the docstring says of it."""
+    """The docstring's explanation."""
 
 
 _OF_NO_UPDATER = [

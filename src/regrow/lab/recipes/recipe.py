@@ -276,7 +276,7 @@ def _parse(assignment: str) -> tuple[str, Any]:
     key = own_name(key)
     options = option_names()
     if not equals or key not in (*setting_names(), *options):
-        problem = f"{key!r} is not a setting" if equals else f"{assignment!r} is not of the form key=value"
+        problem = f"{key!r} is not a setting" if equals else f"{assignment!r} must have the form key=value"
         raise UsageError(f"{problem}; the settings are {', '.join((*setting_names(), *options))}")
     annotation = known_options()[key].type if key in options else str(Recipe.__dataclass_fields__[key].type)
     kind, parser = _PARSERS[annotation]

@@ -162,7 +162,7 @@ def wrong_values() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise UsageError(f"{' '.join(str(error).split())}; change the setting of that name") from error
+        raise UsageError(f"{' '.join(str(error).split())}; change that setting") from error
 
 
 def rehearse(settings: Settings) -> None:

@@ -96,7 +96,7 @@ def _read_folder(path: Path, inputs: Inputs) -> set[Path]:
     found = sorted(folder for folder in runs.glob("*") if is_run(folder))
     inputs.runs += [read_run(folder) for folder in found]
     if not note.exists() and not found:
-        raise ReportError(f"{path} is no run folder and holds none; name a folder that regrow train or compare made")
+        raise ReportError(f"{path} is not a run folder and holds none; name a folder from regrow train or compare")
     if not note.exists():
         return set()
     about, board = json.loads(note.read_text()), path / "leaderboard.json"
@@ -115,7 +115,7 @@ def _read_file(path: Path, inputs: Inputs) -> None:
         rows: Any = of_file.get("networks", of_file.get("rows")) if of_file else content
         first = rows[0]
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise ReportError(f"{path} is no JSON file with rows; name one that regrow bench --json has written") from error
+        raise ReportError(f"{path} is not a JSON file with rows; name one that regrow bench --json wrote") from error
     if "command" in of_file and "networks" not in of_file:
         rows = [{"command": of_file["command"], **row} for row in rows]
     if "case" in first:
@@ -134,7 +134,7 @@ def _read_file(path: Path, inputs: Inputs) -> None:
     else:
         raise ReportError(
             f"{path} holds rows with {', '.join(list(first)[:4])}, which no report shows; name a file of regrow bench "
-            "layers, step or run, of regrow features or the table of a benchmark"
+            "layers, step or run, of regrow features, or the table of a benchmark"
         )
 
 

@@ -22,36 +22,35 @@ _LOST_PEER = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe", re.I
 
 @contextmanager
 def named_causes(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
-    """Within `with`, full disks, data that cannot be read, numbers that are not finite and other processes that are
-    gone become a RunError."""
+    """Turns full disks, unreadable data, NaN or infinite numbers and lost processes into a RunError within `with`."""
     try:
         yield
     except RuntimeError as error:
         if ranks.number == 1 or not _LOST_PEER.search(str(error)):
             raise
         raise RunError(
-            f"another of the {ranks.number} processes is gone ({reason(error)}); go on with --resume in as many; "
+            f"one of the {ranks.number} processes is gone ({reason(error)}); continue with --resume and as many; "
             f"{_left(folder)}"
         ) from error
     except OSError as error:
-        raise RunError(f"{reason(error)}; put that right and go on with --resume; {_left(folder)}") from error
+        raise RunError(f"{reason(error)}; fix that and continue with --resume; {_left(folder)}") from error
     except FloatingPointError as error:
         raise RunError(f"{reason(error)}; {_left(folder)}") from error
 
 
 def _left(folder: RunFolder) -> str:
-    """Which checkpoint there is; it has been read."""
+    """Names the last checkpoint, which has been read."""
     try:
         checkpoint = folder.checkpoint()
     except (RunError, OSError) as error:
         return reason(error)
     if checkpoint is None:
-        return "there is no checkpoint yet, so it begins anew"
+        return "there is no checkpoint yet, so the run starts again"
     return f"the last good checkpoint is that of step {checkpoint['position']['step']}, {folder.path / CHECKPOINT}"
 
 
 def refuse_lost_loss(loss: LossSum, session: Session, position: Position) -> None:
-    """Raises where a loss of the epoch under way was not finite, on any rank; all ranks ask at the same steps."""
+    """Raises if a loss of the current epoch was NaN or infinite on any rank; all ranks ask at the same steps."""
     step = loss.lost_step
     if session.ranks.any(step is not None):
         raise FloatingPointError(
@@ -60,7 +59,7 @@ def refuse_lost_loss(loss: LossSum, session: Session, position: Position) -> Non
 
 
 def refuse_lost_weights(session: Session, position: Position) -> None:
-    """Raises where a weight is not finite, of which the next loss would tell too late for a checkpoint."""
+    """Raises if a weight is NaN or infinite; the next loss would show it too late for a checkpoint."""
     lost = [name for name, weight in session.model.named_parameters() if not weight.isfinite().all()]
     if lost:
         names = ", ".join(lost[:3]) + (", …" if len(lost) > 3 else "")
@@ -73,4 +72,4 @@ def _when(step: int, position: Position) -> str:
 
 
 def _remedy(session: Session) -> str:
-    return f"train with less than lr={session.settings.recipe.lr} (--set lr=…)"
+    return f"use a learning rate below lr={session.settings.recipe.lr} (--set lr=…)"

@@ -56,7 +56,7 @@ class RunFolder:
         try:
             return json.loads(file.read_text()) if file.exists() else None
         except ValueError as error:
-            raise RunError(f"{file} is damaged ({error}); delete it, and --resume makes it anew") from error
+            raise RunError(f"{file} is damaged ({error}); delete it, and --resume writes it again") from error
 
     def checkpoint(self) -> dict[str, Any] | None:
         """The last checkpoint, None where there is none."""
@@ -103,7 +103,7 @@ class RunFolder:
             state = load_checkpoint(previous)
         except (DamagedCheckpoint, FileNotFoundError) as error:
             other = str(error) if previous.exists() else "there is none before it"
-            raise RunError(f"{damage}; {other}; delete {self.path} and start anew") from error
+            raise RunError(f"{damage}; {other}; delete {self.path} and start again") from error
         os.replace(previous, last)
         say(f"{damage}; going on from the checkpoint before it")
         return state
@@ -147,7 +147,7 @@ class RunFolder:
                 if file.tell() < length:
                     raise RunError(
                         f"{self.path / name} is shorter than at its last checkpoint ({file.tell()} of {length} bytes); "
-                        f"delete {self.path} and start anew"
+                        f"delete {self.path} and start again"
                     )
                 file.truncate(length)
 
@@ -159,7 +159,7 @@ class RunFolder:
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):  # else the file system has no locks
                 raise RunError(
-                    f"another process trains in {self.path}; wait for it or end it, then go on with --resume"
+                    f"another process trains in {self.path}; wait for it or stop it, then continue with --resume"
                 ) from error
 
     def clear(self) -> None:
@@ -207,14 +207,14 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     """A checkpoint's content, of this version or an older one."""
     if is_safetensors(file):
         raise RunError(
-            f"{file} is a safetensors file, no checkpoint of regrow train; regrow summary shows those of regrow"
+            f"{file} is a safetensors file, not a checkpoint of regrow train; regrow summary shows regrow's own"
         )
     state = load_tensors(file)
     number = state.get("format") if isinstance(state, dict) else None
     if not isinstance(number, int):
-        raise RunError(f"{file} is not a checkpoint of regrow train; a state dict is for regrow.load(path, model)")
+        raise RunError(f"{file} is not a checkpoint of regrow train; load a state dict with regrow.load(path, model)")
     if number > FORMAT:
-        raise RunError(f"{file} is of regrow {state.get('regrow')}, which is newer than this one; update regrow")
+        raise RunError(f"{file} comes from regrow {state.get('regrow')}, which is newer than this one; update regrow")
     return state
 
 
@@ -238,7 +238,7 @@ def open_folder(
     if files := [place for place in (path, *path.parents) if place.exists() and not place.is_dir()]:
         raise UsageError(f"{files[0]} is a file; name a folder with --out")
     if not resume and path.exists() and any(path.iterdir()):
-        raise UsageError(f"{path} exists already; go on with --resume, or choose another folder with --out")
+        raise UsageError(f"{path} exists already; continue it with --resume, or choose another folder with --out")
     stored = folder.summary() or folder.recover(say)
     if stored:
         _refuse_other_settings(path, settings, threads, processes, deterministic, stored)
@@ -263,5 +263,5 @@ def _refuse_other_settings(
     if differences:
         raise UsageError(
             f"{path} holds a run with other settings ({'; '.join(differences)}); "
-            "give the settings it has, or choose another folder with --out"
+            "use its settings, or choose another folder with --out"
         )

@@ -104,11 +104,11 @@ def train(
         raise UsageError(f"max_seconds={max_seconds} must be at least 0")
     if settings.method == "lottery" and ticket is None:
         if devices * nodes > 1:
-            raise UsageError("lottery tickets are trained in one process; leave out --devices and --nodes")
+            raise UsageError("lottery tickets train in one process; leave out --devices and --nodes")
         if max_seconds is not None:
             raise UsageError(
-                f"each round of a lottery ticket is a whole training, which --max-seconds {max_seconds:g} would cut; "
-                "leave it out, and give --epochs"
+                f"each round of a lottery ticket is a whole training, which --max-seconds {max_seconds:g} would cut "
+                "short; leave it out, and set --epochs"
             )
         how = {"data_dir": data_dir, "threads": threads, "topology_every": topology_every}
         how |= {"workers": workers, "skip_corrupt": skip_corrupt, "deterministic": deterministic}

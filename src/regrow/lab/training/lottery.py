@@ -79,7 +79,7 @@ def find_ticket(
         and `train_flops` are what all rounds cost in units of one dense training.
     """
     if settings.density == 1:
-        raise UsageError("a lottery ticket is sparse; give a density below 1, such as --density 0.05")
+        raise UsageError("a lottery ticket is sparse; set a density below 1, such as --density 0.05")
     reporter = reporter or Reporter()
     same = {"deterministic": how.get("deterministic", False)}
     folder, stored = open_folder(out, settings, resume, how.get("threads"), reporter.note, **same)

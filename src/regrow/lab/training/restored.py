@@ -27,7 +27,7 @@ def load_network(path: Path) -> tuple[Settings, nn.Module, dict[str, Any]]:
     """
     file = path / CHECKPOINT if path.is_dir() else path
     if not file.exists():
-        raise UsageError(f"there is no checkpoint {file}; name a folder that regrow train has made")
+        raise UsageError(f"there is no checkpoint {file}; name a folder from regrow train")
     state = load_checkpoint(file)
     settings = settings_of(state["settings"])
     model = make_sparse(make_network(settings.recipe), settings)

@@ -53,7 +53,7 @@ def restore(session: Session, folder: RunFolder, checkpoint: dict[str, Any]) -> 
     try:
         check_same_model(folder.path / CHECKPOINT, session.model, checkpoint["model"], sparse)
     except ValueError as error:
-        raise RunError(f"{error}; resume with the code that wrote it, or start anew with --out") from error
+        raise RunError(f"{error}; resume with the code that wrote it, or start a new run with --out") from error
     session.load_state_dict(checkpoint)
     folder.cut_back(checkpoint)
     folder.describe(describe(session))

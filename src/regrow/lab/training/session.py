@@ -154,7 +154,7 @@ def make_session(
     data = recipe.data(root, settings.seed, recipe.validation_fraction).reading(reading or Reading())
     if (found := int(data.train.y.max()) + 1) > recipe.classes:
         raise RunError(
-            f"the data set has {found} classes, {recipe.name} {recipe.classes}; name another with --data-dir"
+            f"the data set has {found} classes, but {recipe.name} needs {recipe.classes}; name another with --data-dir"
         )
     if recipe.images is not None:
         data = data._replace(train=data.train.first(recipe.images))

@@ -85,7 +85,7 @@ def load_topology(file: str | Path) -> Topology:
             f"there is no topology file {file}; regrow train writes topology.npz into its folder"
         ) from None
     except (KeyError, ValueError, OSError, BadZipFile) as error:
-        raise UsageError(f"{file} is no topology file ({error}); regrow train writes them as topology.npz") from error
+        raise UsageError(f"{file} is not a topology file ({error}); regrow train writes it as topology.npz") from error
     masks = {name: torch.from_numpy(active) for name, active in found.items()}
     return Topology(masks, about, sum(math.prod(shape) for shape in shapes.values()))
 
@@ -99,7 +99,7 @@ def left_dense(model: nn.Module, masks: Mapping[str, Tensor]) -> list[str]:
     names = list(prunable(model))
     if unknown := [name for name in masks if name not in names]:
         raise UsageError(
-            f"the topology is of another network: it has {unknown[0]}, this one has {names[0]} and others; give "
-            "--model the network that the topology was made with"
+            f"the topology belongs to another network: it has {unknown[0]}, this one has {names[0]} and others; set "
+            "--model to the network that the topology was made with"
         )
     return [name for name in names if name not in masks]

@@ -153,8 +153,8 @@ class DeferredValue:
         """Raise if somebody holds a view: that of an ordinary tensor would show what is written now."""
         if self._alive():
             raise RuntimeError(
-                f"a blocked activation {tuple(self.shape)} is written to in place while a view of it is held; take the "
-                "view of x.dense() and go on with that, which is an ordinary tensor, or let the view go first"
+                f"a blocked activation {tuple(self.shape)} is written to in place while a view of it exists; take the "
+                "view of x.dense() instead, which is an ordinary tensor, or delete the view first"
             )
 
     def check(self) -> None:
@@ -164,7 +164,7 @@ class DeferredValue:
             if ordinary is not None and ordinary._version != version:
                 raise RuntimeError(
                     f"a view of a blocked activation {tuple(self.shape)} was written to, and the activation is used "
-                    "again; take the view of x.dense() and go on with that, which is an ordinary tensor"
+                    "again; take the view of x.dense() instead, which is an ordinary tensor"
                 )
 
     def data(self) -> Tensor:

@@ -314,6 +314,6 @@ def _write_back(given: BlockedTensor, plain: Tensor, name: str) -> None:
     if plain.shape != given.shape or plain.dtype != given.dtype:
         raise RuntimeError(
             f"{name} would turn a blocked activation {tuple(given.shape)} into {tuple(plain.shape)} in place; "
-            "call .dense() on it first, which gives an ordinary tensor"
+            "call .dense() on it first to get an ordinary tensor"
         )
     given.deferred.take(blocked_deferred(plain, name))
