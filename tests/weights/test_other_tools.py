@@ -82,7 +82,9 @@ def test_what_takes_the_parameter_away_is_said(tool, storage):
         ON_TOP[tool](model[0])
         model(X)
 
-    with pytest.raises(RuntimeError, match=r"weight.*(no longer a parameter|taken away).*torch\.nn\.utils\.prune.*from_prune"):
+    with pytest.raises(
+        RuntimeError, match=r"weight.*(no longer a parameter|taken away).*torch\.nn\.utils\.prune.*from_prune"
+    ):
         put_on_top()
 
 
