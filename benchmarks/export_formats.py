@@ -1,7 +1,7 @@
 """Size of a trained network in every format of `regrow export`, and how far its outputs lie from the network's own.
 
 Trains a recipe on CIFAR-10, exports its checkpoint, reads each file back as docs/export.md says, and runs it on the
-test set. A network whose outputs hardly depend on the image is refused, for there all formats agree whatever they do:
+test set. A network whose outputs hardly depend on the image is refused, since there all formats agree whatever they do:
 that happens in evaluation where batch norms have seen fewer than about a hundred batches.
 
 python benchmarks/export_formats.py --recipe alexnet-s-cifar10 --density 0.05 --epochs 20

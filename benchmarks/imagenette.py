@@ -104,7 +104,7 @@ def main() -> int:
     folder = chosen.runs / RECIPE
     whole, killed = folder / "undisturbed", folder / "killed"
     if killed.exists():
-        sys.exit(f"there is {killed}; delete it, for its kills would be fewer than they should")
+        sys.exit(f"there is {killed}; delete it, because its kills would be too few")
     finish(chosen, whole)
     draw = random.Random(chosen.seed)
     seconds = [line["train_seconds"] for line in epochs_of(whole)]

@@ -1,7 +1,7 @@
 """How freed weights are shared among layers: error, FLOP density and time of redistribution rules, over seeds.
 
 VGG16-D of half the width on half of CIFAR-10's training images, 12 epochs, one topology update an epoch: enough to
-choose. Arms with "@" train for so many epochs instead, for a rule whose epoch is cheap is to be compared at equal time.
+choose. Arms with "@" train for so many epochs instead, to compare a rule with cheap epochs at equal time.
 Every rule has the prune rate and the entry of grown weights that a short schedule bears (docs/decisions/0015); "-paper"
 has the paper's, "-cosine" a learning rate without drops, "-first" a dense first layer, "-ends" a dense last one too.
 Every cell (rule, seed) is one run of a grid (see grid.py): stop it and go on as you like.

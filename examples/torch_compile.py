@@ -1,4 +1,4 @@
-"""A compiled model. Topology updates compile nothing again, for a masked layer computes with its whole parameter."""
+"""A compiled model. Topology updates do not recompile, because a masked layer computes with its whole parameter."""
 
 import torch
 from torch import nn

@@ -329,7 +329,7 @@ ERRORS = {
     "everything frozen": (frozen_net, 0.5, {}, "nothing to make sparse"),
     "storage": (net, 0.5, {"storage": "csr"}, "storage='csr'.*'auto', 'masked'"),
     "init": (net, 0.5, {"init": "zeros"}, "init='zeros'"),
-    "init lacks a name": (net, 0.5, {"init": {"0.weight": torch.ones(4, 4)}}, r"absent: \['2.weight'\]"),
+    "init lacks a name": (net, 0.5, {"init": {"0.weight": torch.ones(4, 4)}}, r"missing: \['2.weight'\]"),
     "init knows more": (net, 0.5, {"init": SCORES | {"x": torch.ones(1)}}, r"unknown: \['x'\]"),
     "init of another shape": (net, 0.5, {"init": SCORES | {"2.weight": torch.ones(4, 5)}}, r"2.weight .*\(4, 5\)"),
     "init nan": (net, 0.5, {"init": SCORES | {"2.weight": torch.full((4, 4), math.nan)}}, "2.weight.*finite"),

@@ -55,7 +55,7 @@ def ablation(name: str) -> str:
         for share in shares
         for of_share in [[rows.get((growth, share)) for growth in growths]]
     ]
-    return f"{markdown(['share by', *(f'growth by {growth}' for growth in growths)], lines)}\n\n{_commands(name)}"
+    return f"{markdown(['redistribution', *(f'growth by {growth}' for growth in growths)], lines)}\n\n{_commands(name)}"
 
 
 def listed(name: str) -> str:

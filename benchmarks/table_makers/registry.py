@@ -10,7 +10,7 @@ from .reading import markdown
 GROUPS = {
     "sparse from the first step": lambda name: name in updaters() and not updaters()[name].starts_dense,
     "chosen at initialisation": lambda name: name not in updaters() and name not in ("dense", "lottery"),
-    "given all weights, and the density to end with": lambda name: name in updaters() and updaters()[name].starts_dense,
+    "dense at first, with a final density": lambda name: name in updaters() and updaters()[name].starts_dense,
     "several trainings": lambda name: name == "lottery",
 }
 

@@ -35,45 +35,45 @@ def sparsify(
     rescale: bool = False,
     tune: bool = False,
 ) -> nn.Module:
-    """Makes the weights of a model sparse, from now on; use the returned model.
+    """Makes the weights of a model sparse from now on; use the returned model.
 
-    Sparse becomes every trainable floating parameter with two or more dimensions of a module that is not a
-    normalisation, but for gains, which scale or shift whole rows of others; tied parameters count once. The active sets
-    are uniformly random and of exact size: the network has round(density * positions) active weights, at least one a
+    Every trainable floating-point parameter with two or more dimensions becomes sparse, except in normalisations and
+    except gains, which scale or shift whole rows of other parameters. Tied parameters count once. The active sets are
+    uniformly random and have an exact size: the network has round(density * positions) active weights, at least one a
     layer. Active weights keep their values, unscaled.
 
-    Layers on the meta device have no values to keep: their active weights are drawn as the layer's `reset_parameters`
-    draws them, from torch's global generator. Compressed ones may be of any size, for nothing dense is made of them;
-    the other modules there are made whole.
+    Layers on the meta device have no values to keep. Their active weights are drawn as the layer's `reset_parameters`
+    draws them, from torch's global generator. Compressed layers may have any size, because they never exist dense; the
+    other modules on the meta device are allocated whole.
 
     Args:
         model: a dense model; changed in place. A root that is itself a layer may be replaced, so use the return value.
-        density: share of active positions over all sparse weights, in (0, 1]. None where `init` gives masks.
-        distribution: how the weights are shared among layers at first: "uniform", "er" or "erk" (see
+        density: fraction of active positions over all sparse weights, in (0, 1]. None if `init` gives masks.
+        distribution: initial distribution of the weights over layers: "uniform", "er" or "erk" (see
             `regrow.topology.distributions.initial_counts`), or a mapping from name patterns to densities; layers that
-            match no pattern get `density`. "global", with scores or "magnitude" as `init`: the largest of the whole
-            network, wherever they are, at least one a layer.
+            match no pattern get `density`. "global", with scores or "magnitude" as `init`, takes the largest of the
+            whole network, at least one a layer.
         init: which positions are active: "random", "magnitude" (the largest weights of each layer), a mapping from
             parameter names to scores (the largest are active), or to boolean masks or ascending positions (int64, shape
             (active,)), which then decide all counts.
         dense: names or patterns (`fc3`, `layer1.*`, `*.embedding`) of parameters or modules that stay dense, or types
             of modules (`torch.nn.Embedding`) whose own parameters do.
         storage: "masked" (a dense parameter and a mask; works everywhere), "compressed" (only the active values, with
-            kernels of our own; Linear and Conv2d on the CPU that nobody else reads and whose replacement loses nothing,
-            other layers stay masked), or "auto": compressed up to a density of 0.3. `summary` says which layer got what
-            and why.
-        seed: of the random positions; None draws from torch's global generator. Where several processes train
-            together, an updater gives all of them rank 0's.
-        rescale: active values are multiplied by density^-1/2 of their layer, so that its outputs keep the variance that
-            they have dense. Where a unit has few inputs left, training would begin with hardly any signal (Evci et al.
+            regrow's own kernels; for Linear and Conv2d on the CPU that no other code reads and whose replacement loses
+            nothing; other layers stay masked), or "auto": compressed up to a density of 0.3. `summary` shows which
+            layer has which storage, and why.
+        seed: seed of the random positions; None draws from torch's global generator. If several processes train
+            together, an updater gives all of them rank 0's positions.
+        rescale: multiply active values by density^-1/2 of their layer, so that its outputs keep the variance of the
+            dense layer. Otherwise, with few inputs a unit, training would begin with hardly any signal (Evci et al.
             2022, arXiv:2010.03533, section 3, who do it by neuron).
-        tune: a compressed layer that has become nearly dense computes through torch's dense operator. A table says from
-            which density; with True each layer measures it instead, when an input shape first comes (eight shapes at
-            most; seconds for a large layer). The state dict keeps what was measured: a resumed run gives the same bits.
+        tune: measure the density above which a compressed layer computes with torch's dense operator. By default a
+            table decides; with True each layer measures it at the first input of a shape (eight shapes at most; seconds
+            for a large layer). The state dict keeps the measurement, so a resumed run gives the same bits.
 
     Raises:
-        ValueError: a value out of range, a pattern that matches nothing, a model that is sparse already, or a weight
-            that weight_norm divides row by row; the message names the remedy, and nothing is changed.
+        ValueError: a value is out of range, a pattern matches nothing, the model is already sparse, or weight_norm
+            divides a weight row by row; the message names the remedy, and nothing is changed.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Linear(784, 300), torch.nn.ReLU(), torch.nn.Linear(300, 10))
@@ -113,11 +113,11 @@ def sparsify(
 
 
 def densify(model: nn.Module, *, keep_inactive: bool = False) -> nn.Module:
-    """A plain dense copy of a sparse model, with zeros where weights were inactive; the model itself stays as it is.
+    """Returns a plain dense copy of a sparse model, with zeros where weights were inactive; the model does not change.
 
     Args:
         model: sparse, in any storage.
-        keep_inactive: take inactive weights as they are, even if they are not 0 (see `regrow.check`).
+        keep_inactive: keep inactive weights as they are, even if they are not 0 (see `regrow.check`).
 
     Raises:
         ValueError: a weight has 2^31 positions or more, too many to be made dense; or an inactive weight is not 0, so

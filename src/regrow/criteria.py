@@ -1,4 +1,4 @@
-"""Scores: what an updater is made of, together with the rules of `sharing` and the schedules of `schedule`.
+"""Scores: the parts of an updater, together with the rules of `redistribution` and the functions of `schedules`.
 
 A criterion is a function of one layer, seen through `Layer`, that returns scores; `topology` turns scores into active
 sets. Of prune scores the smallest go, of grow scores the largest come; an importance is one number of a layer.
@@ -43,7 +43,7 @@ class Layer(Protocol):
 
     name: str
     shape: torch.Size
-    """Dense shape; the first dimension are the outputs."""
+    """Dense shape; the first dimension is the outputs."""
     numel: int
     step: int
     """Optimizer steps taken."""
@@ -56,7 +56,7 @@ class Layer(Protocol):
     flops_per_weight: float
     """Forward FLOPs of one weight for one example; nan where not measured."""
     generator: torch.Generator
-    """On the CPU; the updater's state holds it."""
+    """Random generator on the CPU; the updater's state contains it."""
 
     @property
     def active(self) -> int:
@@ -72,14 +72,14 @@ class Layer(Protocol):
 
     @property
     def inactive_momentum(self) -> Tensor | LazyScores:
-        """|M| of every position were it missing, shape (numel,); made anew each time; collect="momentum".
+        """|M| of every position as if it were inactive, shape (numel,); computed at each call; collect="momentum".
 
         Of a layer with more than `lazy.LARGEST_TENSOR` positions it is no tensor, and only says where it is largest.
         """
 
     @property
     def inactive_gradient(self) -> Tensor | LazyScores:
-        """|g| of every position in the last step; collect="gradient". As `inactive_momentum` in all else."""
+        """|g| of every position in the last step; collect="gradient". Otherwise like `inactive_momentum`."""
 
 
 PruneScore = Callable[[Layer], Tensor]
@@ -88,7 +88,7 @@ Importance = Callable[[Layer], float]
 
 
 def magnitude(layer: Layer) -> Tensor:
-    """Prune score |w|, shape (active,): the smallest go (sparse momentum, section 3; Han et al. 2015).
+    """Prune score |w|, shape (active,): prunes the smallest (sparse momentum, section 3; Han et al. 2015).
 
     Args:
         layer: the layer as it is before anything is pruned.
@@ -129,7 +129,7 @@ def magnitude_and_gradient(gradient_weight: float = 1.0) -> PruneScore:
 
 
 def inactive_momentum(layer: Layer) -> Tensor | LazyScores:
-    """Grow score |M|, shape (numel,): the largest come (sparse momentum, section 3).
+    """Grow score |M|, shape (numel,): grows the largest (sparse momentum, section 3).
 
     Args:
         layer: the layer as it is before anything is pruned.
@@ -138,7 +138,7 @@ def inactive_momentum(layer: Layer) -> Tensor | LazyScores:
 
 
 def inactive_gradient(layer: Layer) -> Tensor | LazyScores:
-    """Grow score |g| of the last step, shape (numel,): the largest come (RigL, arXiv:1911.11134, section 3).
+    """Grow score |g| of the last step, shape (numel,): grows the largest (RigL, arXiv:1911.11134, section 3).
 
     Args:
         layer: the layer as it is before anything is pruned.

@@ -44,7 +44,7 @@ class PruneRequest:
     step: int
     """Optimizer steps taken."""
     rate: float
-    """Share of a layer's active weights that is exchanged, by the schedule."""
+    """Fraction of a layer's active weights to replace, by the schedule."""
     active: Sequence[int]
     """m_l."""
     numel: Sequence[int]
@@ -52,9 +52,9 @@ class PruneRequest:
     scores: Sequence[Tensor]
     """Prune scores of the active weights."""
     importance: Sequence[float] | None = None
-    """r_l, summing to 1; None where the method has none."""
+    """r_l, summing to 1; None if the method has none."""
     target: Sequence[int] = ()
-    """c_l, active weights that each layer shall have after the update, were nothing shared between layers."""
+    """c_l, active weights of each layer after the update, without redistribution between layers."""
 
 
 Target = Callable[[PruneRequest], Sequence[int]]
@@ -65,7 +65,7 @@ Amount = Callable[[PruneRequest], Sequence[int]]
 
 
 def keep_counts(request: PruneRequest) -> Sequence[int]:
-    """Target: as many weights as there are; the network stays as sparse as it is.
+    """Target: the present number of weights; the density of the network does not change.
 
     Args:
         request: what is known of all layers, one entry a layer.
@@ -109,7 +109,7 @@ def to_density(schedule: Callable[[int], float], scope: str = "local") -> Target
 
 
 def by_rate(request: PruneRequest) -> Sequence[int]:
-    """Amount: each layer comes down to its target, and gives away the rate's share of what is left.
+    """Amount: each layer prunes down to its target, and then the rate's fraction of what is left.
 
     See `topology.prune_counts` for layers that are nearly dense.
 
@@ -122,7 +122,7 @@ def by_rate(request: PruneRequest) -> Sequence[int]:
 
 
 def globally(request: PruneRequest) -> Sequence[int]:
-    """Amount: as many as `by_rate` in all, but the smallest scores of the whole network, wherever they are.
+    """Amount: as many as `by_rate` in total, but the smallest scores of the whole network.
 
     Args:
         request: what is known of all layers, one entry a layer.
@@ -137,23 +137,23 @@ class RedistributionRequest:
     """The state that a redistribution rule sees: one entry a layer."""
 
     importance: Sequence[float]
-    """r_l, summing to 1; empty where the method has none."""
+    """r_l, summing to 1; empty if the method has none."""
     pruned: Sequence[int]
-    """k_l, the weights each layer gave away."""
+    """k_l, the number of weights that each layer pruned."""
     free: Sequence[int]
-    """f_l, the positions each layer can take; never less than k_l."""
+    """f_l, the number of weights that each layer can grow; never less than k_l."""
     kept: Sequence[int]
     """Active weights that remain after the pruning."""
     target: Sequence[int]
-    """c_l, active weights that each layer shall have, were nothing shared."""
+    """c_l, active weights of each layer without redistribution."""
     flops_per_weight: Sequence[float]
-    """Forward FLOPs of one weight of each layer for one example; NaN where they are not measured."""
+    """Forward FLOPs of one weight of each layer for one example; NaN if not measured."""
     flops_budget: float | None = None
     """Forward FLOPs of one example that these layers may cost together; None: no limit."""
 
     @property
     def total(self) -> int:
-        """Weights to hand out."""
+        """Number of weights to redistribute."""
         return sum(self.target) - sum(self.kept)
 
 
@@ -162,7 +162,7 @@ RedistributionRule = Callable[[RedistributionRequest], Sequence[int]]
 
 
 def keep_own(request: RedistributionRequest) -> Sequence[int]:
-    """Each layer gets its own weights back.
+    """Grows as many weights in each layer as it pruned.
 
     Args:
         request: what is known of all layers, one entry a layer.
@@ -171,7 +171,7 @@ def keep_own(request: RedistributionRequest) -> Sequence[int]:
 
 
 def by_importance(request: RedistributionRequest) -> Sequence[int]:
-    """The freed weights go to layers in proportion to importance (sparse momentum, section 3), within the budget.
+    """Redistributes in proportion to importance (sparse momentum, section 3), within the budget.
 
     Args:
         request: what is known of all layers, one entry a layer.
@@ -195,7 +195,7 @@ def by_importance_per_flop(request: RedistributionRequest) -> Sequence[int]:
 
 
 def by_survivors(request: RedistributionRequest) -> Sequence[int]:
-    """The freed weights go to layers in proportion to those that survived (DSR, arXiv:1902.05967, algorithm 1).
+    """Redistributes in proportion to the weights that survived (DSR, arXiv:1902.05967, algorithm 1).
 
     Args:
         request: what is known of all layers, one entry a layer.

@@ -1,4 +1,4 @@
-"""Saliency at initialisation: scores for `sparsify(init=...)` from which weights of a dense network are worth keeping.
+"""Saliency at initialisation: scores for `sparsify(init=...)` that show which weights of a dense network to keep.
 
 Each function takes a dense model and gives scores by parameter name, larger for weights to keep. The papers compare
 weights of all layers: `sparsify(model, density, init=scores, distribution="global")`; other distributions take the
@@ -60,7 +60,7 @@ def grasp(
     temperature: float = 200.0,
     dense: Patterns = (),
 ) -> dict[str, Tensor]:
-    """w * (H g), the loss of gradient flow where a weight goes (GraSP, Wang et al. 2020, arXiv:2002.07376, equation 8).
+    """w * (H g), the loss of gradient flow without a weight (GraSP, Wang et al. 2020, arXiv:2002.07376, equation 8).
 
     H is the Hessian of the loss and g its gradient, both over all batches. The paper removes the weights of largest
     -w * (H g), so that those kept keep the gradient flowing.
@@ -102,7 +102,7 @@ def grasp(
 
 
 def obd(model: nn.Module, batches: Batches, *, loss: Loss = cross_entropy, dense: Patterns = ()) -> dict[str, Tensor]:
-    """w^2 F / 2, what the loss gains where a weight goes (optimal brain damage, LeCun et al. 1990, section 2).
+    """w^2 F / 2, the increase of the loss without a weight (optimal brain damage, LeCun et al. 1990, section 2).
 
     F is the diagonal of the empirical Fisher matrix, the mean of the squared gradients of single examples, in the place
     of the Hessian's.
@@ -140,7 +140,7 @@ def obd(model: nn.Module, batches: Batches, *, loss: Loss = cross_entropy, dense
 def synflow(
     model: nn.Module, inputs: Tensor, density: float, *, rounds: int = 100, dense: Patterns = ()
 ) -> dict[str, Tensor]:
-    """Iterative synaptic flow (SynFlow, Tanaka et al. 2020, arXiv:2006.05467, algorithm 1); no data is looked at.
+    """Iterative synaptic flow (SynFlow, Tanaka et al. 2020, arXiv:2006.05467, algorithm 1); it uses no data.
 
     In each of the rounds, with all weights made positive and an input of ones, the weights of smallest |w * dR/dw| go,
     where R is the sum of the outputs; the density falls by the same factor each time. Computed in float64 and eval mode
@@ -228,7 +228,7 @@ def _refuse_none(number: int) -> None:
 
 @contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
-    """Puts buffers, such as BatchNorm's statistics, and torch's random state back as they were."""
+    """Restores buffers, such as BatchNorm's statistics, and torch's random state."""
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=[index for index in devices if index is not None]):

@@ -1,4 +1,4 @@
-"""Schedules: pure functions from step to prune rate or to density, checked when they are made."""
+"""Schedules: pure functions from step to prune rate or density, checked when you make them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
 
 
 def prune_rate_schedule(kind: str, prune_rate: float, total_steps: int) -> Schedule:
-    """The prune rate at each optimizer step: the share of a layer's active weights that an update prunes.
+    """The prune rate at each optimizer step: the fraction of a layer's active weights that an update prunes.
 
     cosine: 0.005 + (p0 - 0.005)(1 + cos(pi t/T))/2 (for p0 < 0.005 it is constant); linear: p0 (1 - t/T); constant: p0
     (sparse momentum, arXiv:1907.04840, section 3.1 and the reference implementation).

@@ -58,8 +58,8 @@ def save(path: str | os.PathLike[str], model: nn.Module) -> None:
 def load(path: str | os.PathLike[str], model: nn.Module, *, storage: str | None = None) -> nn.Module:
     """Reads what `save` or `export.save_safetensors` wrote into a model of the same kind; use the returned model.
 
-    A sparse model takes over the active sets of the file, in whatever storage it has; a dense one is made sparse with
-    them, in the storage asked for (see `sparsify`; None: that of the file).
+    A sparse model takes the active sets of the file and keeps its storage. A dense model becomes sparse with them, in
+    the given storage (see `sparsify`; None: that of the file).
 
     Args:
         path: a file of `save` or `export.save_safetensors`.

@@ -129,9 +129,9 @@ class GradientMean:
                 tensor.register_hook(lambda gradient: self._expect_end())
 
     def _expect_end(self) -> None:
-        """Has `_end` called when the backward pass that is under way has ended, DistributedDataParallel's end included.
+        """Calls `_end` at the end of the running backward pass, after DistributedDataParallel's end.
 
-        It ends in a callback of the pass, too; what a callback adds comes after those that are there.
+        That end is a callback of the pass, too; a callback that another one adds runs after the existing ones.
         """
         # once a pass, however many parameters and outputs it reaches
         if not self._queued:

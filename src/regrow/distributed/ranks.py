@@ -1,4 +1,4 @@
-"""Collectives over the ranks of the default process group. All ranks call them, or those that do wait for ever."""
+"""Collectives over the ranks of the default process group. All ranks must call them, or the callers wait forever."""
 
 from __future__ import annotations
 

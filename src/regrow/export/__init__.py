@@ -1,4 +1,4 @@
-"""Ways out of regrow, and into it: one file a format.
+"""Export and import: one file a format.
 
 Every `save_…` takes a path and a model, sparse or dense, and writes the file whole or not at all.
 """

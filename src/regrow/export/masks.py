@@ -1,4 +1,4 @@
-"""Ways in: models that were pruned elsewhere, by masks in a dictionary or by torch.nn.utils.prune."""
+"""Import of models that were pruned elsewhere, by masks in a dictionary or by torch.nn.utils.prune."""
 
 from __future__ import annotations
 

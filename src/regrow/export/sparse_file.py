@@ -36,7 +36,7 @@ def save_safetensors(
 
     It holds the active values and their positions (about a byte each), all other parameters and buffers as they are,
     and the state of the optimizer if one is given, of active weights alone: what training needs but for the updater,
-    which starts anew. To the bit; nothing in it is executed when it is read.
+    which starts again. Exact to the bit; reading the file executes nothing in it.
 
     Args:
         path: the file to write.
@@ -121,7 +121,7 @@ def read_sparse_file(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def load_optimizer(path: str | os.PathLike[str], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Gives an optimizer the state and the settings that were kept in a sparse file, in whatever storage the model has.
+    """Loads an optimizer's state and settings from a sparse file, for a model in any storage.
 
     Args:
         path: what `save_safetensors` wrote with an optimizer.

@@ -21,7 +21,7 @@ def torch_sparse_state(model: nn.Module) -> dict[str, Any]:
 
     For programs that compute with torch.sparse or hand matrices on (to SciPy, to a solver), not for training: such
     tensors are no parameters of an ordinary layer. `F.linear(x, state["fc1.weight"])` computes with a CSR weight.
-    Convolution weights are COO, for torch has no CSR of four dimensions.
+    Convolution weights are COO, because torch has no CSR of four dimensions.
 
     Args:
         model: sparse or dense.

@@ -24,7 +24,7 @@ _FILE = "regrow.pt"
 class SparseTraining(TrainerCallback):
     """Makes the updater when training begins, and keeps its state in the checkpoints, as `regrow.pt`.
 
-    `trainer.train(resume_from_checkpoint=...)` then goes on to the bits of a training that never stopped. Give the
+    `trainer.train(resume_from_checkpoint=...)` then reaches the bits of a training that never stopped. Give the
     Trainer a model that is sparse already.
 
     Args:

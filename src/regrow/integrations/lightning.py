@@ -24,7 +24,7 @@ _AVERAGING = {"StochasticWeightAveraging", "WeightAveraging"}
 class SparseTraining(Callback):
     """Makes the updater when training starts, and carries its state in the checkpoints.
 
-    `trainer.fit(..., ckpt_path=...)` then goes on to the bits of a training that never stopped. Make the model sparse
+    `trainer.fit(..., ckpt_path=...)` then reaches the bits of a training that never stopped. Make the model sparse
     in the LightningModule's constructor.
 
     Args:

@@ -16,7 +16,7 @@ __all__ = ["average"]
 
 
 def average(models: Iterable[nn.Module], shares: Sequence[float] | None = None) -> nn.Module:
-    """A new model whose weights are the mean of those of several models, whatever their topologies and storages.
+    """Returns a new model with the mean weights of several models, whatever their topologies and storages.
 
     The mean is that of the dense weights, zeros included: mean = sum of share * weight / sum of shares. A position is
     active where it is active in any of the models, so the mean is denser than each of them. Buffers of floating point

@@ -1,7 +1,7 @@
-"""Torch files that carry the SHA-256 of their content, for torch.load takes what it finds: a flipped bit is a weight.
+"""Torch files with the SHA-256 of their content, because torch.load does not check: it loads a flipped bit as a weight.
 
 The digest is of the file as torch.save writes it, and lies behind that as the comment of the zip archive, so that
-torch.load and zip programs read the file as ever.
+torch.load and zip programs can still read the file.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ __all__ = ["Interrupted", "RunError", "UsageError", "lacking", "reason", "refuse
 
 
 class RunError(Exception):
-    """A run cannot start or go on; exit code 1."""
+    """A run cannot start or continue; exit code 1."""
 
     exit_code = 1
 
@@ -21,13 +21,13 @@ class UsageError(RunError):
 
 
 class Interrupted(RunError):
-    """SIGINT or SIGTERM arrived; the run is saved and goes on with resume=True; exit code 130."""
+    """SIGINT or SIGTERM arrived; the run is saved and continues with resume=True; exit code 130."""
 
     exit_code = 130
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that is not among the known ones, with the nearest of them.
+    """Returns the error for an unknown name, with the most similar known ones.
 
     Example:
         >>> str(unknown("model", "vgg16d", ["vgg16-c", "vgg16-d"]))

@@ -20,7 +20,7 @@ _TAKEN_TOGETHER = 2**14
 class FactoredMoment:
     """sum_j scale_j * left_j.t() @ right_j, with left_j (batch, out) and right_j (batch, in) of step j.
 
-    It takes the place of a tensor in the rules of `moments`, and that of scores at an update (`lazy.LazyScores`).
+    It replaces a tensor in the rules of `moments`, and scores at an update (`lazy.LazyScores`).
 
     Args:
         shape: (out, in).

@@ -1,4 +1,4 @@
-"""Notices that weights are stepped by an optimizer that nobody told the updater of."""
+"""Notices that an optimizer that the updater does not know steps the weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class StepWatch:
         self.reset()
 
     def reset(self) -> None:
-        """A step was seen, or one is under way."""
+        """Notes that a step was seen or is running."""
         self._count = 0
 
     def arrived(self, weight: SparseWeight) -> None:

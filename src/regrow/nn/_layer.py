@@ -156,7 +156,7 @@ class SparseLayer(nn.Module):
         self.digest = torch.tensor(self._identity.digest)
 
     def accept_values(self) -> None:
-        """Says that the values belong to the active set, whoever wrote them.
+        """Confirms that the values belong to the active set, whatever code wrote them.
 
         A layer that nobody trains refuses to compute with values that were written to since it was copied, once the
         layer that it was copied from has another active set: they are then most likely an average of both.
@@ -231,7 +231,7 @@ class SparseLayer(nn.Module):
         self._prepared.clear()
 
     def _keep(self, cache: dict, key: Any, value: Any) -> Any:
-        """Remember what was made for an input shape, in the place of the oldest where there are many."""
+        """Remembers what was made for an input shape, and forgets the oldest if there are many."""
         if len(cache) >= _SHAPES_KEPT:
             del cache[next(iter(cache))]
         cache[key] = value
@@ -399,7 +399,7 @@ class SparseLayer(nn.Module):
         self._forget()
         kept = self.indices, self.digest
         result = super()._apply(fn, recurse)
-        self.indices, self.digest = kept  # on the CPU, as ever; `to_empty` would leave memory without content
+        self.indices, self.digest = kept  # on the CPU, as always; `to_empty` would leave memory without content
         return result
 
     def _refuse_move(self, fn) -> None:

@@ -108,7 +108,7 @@ class SparseConv2d(SparseLayer):
             module: an nn.Conv2d, groups 1, padding_mode "zeros"; on the CPU, float32 or float64, or on the meta device
                 (see `SparseLinear.from_dense`).
             mask: bool, of the weight's shape; default the non-zero weights.
-            positions: (active,) int64, ascending; in the place of a mask.
+            positions: (active,) int64, ascending; instead of a mask.
         """
         name = f"from_dense({module})"
         if module.padding_mode != "zeros":

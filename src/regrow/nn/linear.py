@@ -58,7 +58,7 @@ class SparseLinear(SparseLayer):
             module: an nn.Linear on the CPU, float32 or float64; or on the meta device, where it may have any size: the
                 active values and the bias are then drawn by `reset_parameters`.
             mask: bool, of the weight's shape; default the non-zero weights.
-            positions: (active,) int64, ascending; in the place of a mask.
+            positions: (active,) int64, ascending; instead of a mask.
         """
         positions = active_positions(f"from_dense({module})", module.weight, mask, positions)
         layer = cls(module.in_features, module.out_features, bias=False, dtype=module.weight.dtype)  # draws nothing

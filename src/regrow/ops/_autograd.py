@@ -187,7 +187,7 @@ def _out_of(blocked: Tensor, shape, lanes: int) -> Tensor:
 
 
 def conversions() -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """Into the blocked layout and out of it, in the backward pass that is under way."""
+    """Into the blocked layout and out of it, in the running backward pass."""
     if is_ordinary():
         return _into, _out_of
     return (reference.to_blocked, reference.from_blocked) if transformed() else (ToBlocked.apply, FromBlocked.apply)

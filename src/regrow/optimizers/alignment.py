@@ -1,4 +1,4 @@
-"""Keeps an optimizer's state and the values of inactive weights true to the active sets, whoever changed them.
+"""Keeps an optimizer's state and the values of inactive weights consistent with the active sets.
 
 An updater moves values and optimizer state together. Other code need not: a model's best weights are loaded without
 the optimizer's state, a dense checkpoint, a merge or an init function writes over inactive weights, and a training is
@@ -54,7 +54,7 @@ class Alignment:
             self._warn_resumed(self._resumed_from)
 
     def loaded(self, optimizer: torch.optim.Optimizer) -> None:
-        """The optimizer has loaded a state, which belongs to the active sets that are there when it steps next."""
+        """Notes that the optimizer has loaded a state, which belongs to the active sets at its next step."""
         self._state_loaded = True
 
     def restore(self, step: int) -> list[str]:
@@ -85,7 +85,7 @@ class Alignment:
         return [name for name, known, now in pairs if now[0] is not known[0] or now[1] != known[1]]
 
     def _history(self) -> int | None:
-        """The last update of a topology that others have trained, where the optimizer goes on as well."""
+        """The last update of a topology from another training, if the optimizer continues it too."""
         last = max(weight.last_update for weight in self._weights.values())
         return last if last and self._has_state() else None
 

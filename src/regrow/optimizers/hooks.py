@@ -81,7 +81,7 @@ def keeps_history(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def restart_history(optimizer: torch.optim.Optimizer) -> None:
-    """Has the optimizer begin anew, as at its first step."""
+    """Resets the optimizer to its first step."""
     optimizer.state.clear()
     if hasattr(optimizer, "_numel_cache"):  # LBFGS counts its elements once
         optimizer._numel_cache = None

@@ -1,4 +1,4 @@
-"""Compressed weights by the rows of the dense weight, for functions that would take each weight for a row.
+"""Compressed weights by the rows of the dense weight, for functions that would treat each weight as a row.
 
 The parameter is (active, 1). Adaptive clipping by unit then clips weight by weight, and gradient centralisation takes
 each gradient from itself. On dense weights both work by rows, so that masked and compressed training would come apart

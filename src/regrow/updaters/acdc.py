@@ -20,8 +20,8 @@ __all__ = ["ACDC"]
 class ACDC(ComposedUpdater):
     """Alternating compressed and decompressed training (Peste et al. 2021, arXiv:2106.12379, section 3).
 
-    Starts dense. After a dense warm-up, phases in which only the largest weights of the network are trained alternate
-    with dense phases, in which the others start from 0 again; the last phase is sparse.
+    Starts dense. After a dense warm-up, sparse phases alternate with dense ones. Sparse phases train only the largest
+    weights of the network; in dense phases the others start from 0 again. The last phase is sparse.
 
     Args:
         model: `sparsify(model, 1.0, storage="masked")`.
@@ -29,7 +29,7 @@ class ACDC(ComposedUpdater):
         total_steps: optimizer steps T of the whole training; after it nothing changes.
         update_every: optimizer steps between updates, 1 to T; None: by hand, with `update()`. A phase begins with the
             first update at or after its time.
-        density: of the sparse phases, in (0, 1).
+        density: density of the sparse phases, in (0, 1).
         warmup: fraction of T that is dense at the start (the paper: 10 of 100 epochs).
         phase: fraction of T that each phase takes (the paper: 5 of 100); the dense phase before the last takes twice as
             long.
@@ -37,7 +37,7 @@ class ACDC(ComposedUpdater):
         scope: "global" (the paper: the largest weights of all layers) or "local" (each layer has this density).
 
     Raises:
-        ValueError: as `ComposedUpdater`, and where no update comes in the last phase; nothing is changed.
+        ValueError: as `ComposedUpdater`, and if no update comes in the last phase; nothing is changed.
 
     Example:
         >>> model = regrow.sparsify(make_model(), 1.0, storage="masked")

@@ -1,4 +1,4 @@
-"""The base of all updaters: it hangs on an optimizer's step hook, and keeps inactive weights exactly 0."""
+"""The base of all updaters: it hooks into an optimizer's step, and keeps inactive weights exactly 0."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ __all__ = ["MovingUpdater", "Updater", "check_steps", "row_of"]
 
 
 class Updater(ABC):
-    """Keeps a sparse model as its method says while an optimizer trains it: the base of all updaters.
+    """Base of all updaters: applies its method to a sparse model while an optimizer trains it.
 
-    It hangs on the optimizer, keeps inactive weights exactly 0, and in several processes gives all of them rank 0's
-    model. `ComposedUpdater` makes a method of scores and rules; `Static` changes nothing.
+    It hooks into the optimizer, keeps inactive weights exactly 0, and in several processes gives all of them rank 0's
+    model. `ComposedUpdater` builds a method from scores and rules; `Static` changes nothing.
 
     Args:
         model: a model from `sparsify`.
@@ -61,7 +61,7 @@ class Updater(ABC):
     starts_dense: ClassVar[bool] = False
     """True if the updater starts from a network with all weights and takes the final density."""
     updates: ClassVar[float | None] = None
-    """Topology updates in a training where nobody says how many; None: one an epoch."""
+    """Default number of topology updates in a training; None: one an epoch."""
 
     _composed: ClassVar[type[Updater]]
     """`ComposedUpdater`, which version 0.1 had under this name; its module sets it."""
@@ -262,7 +262,7 @@ class MovingUpdater(Updater):
     ) -> None:
         """Changes an active set, and has the state of the optimizer and its wrappers follow.
 
-        State that runs through all weights, as that of LBFGS does, cannot follow: the optimizer begins anew.
+        State that runs through all weights, like that of LBFGS, cannot follow: the optimizer restarts.
         """
         goes_stale = keeps_history(self.optimizer) and bool(pruned.numel() or grown.numel())
         move_weights(self._optimizers, weight, pruned, grown, inherited or {}, restart)

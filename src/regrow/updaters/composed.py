@@ -40,36 +40,36 @@ class ComposedUpdater(MovingUpdater):
     Args:
         model: a model from `sparsify`.
         optimizer: trains all sparse weights of the model; it may be wrapped, as by SAM or Lookahead. LBFGS, whose state
-            runs through all weights, begins anew at each update that moves some.
+            runs through all weights, restarts at each update that moves some.
         total_steps: optimizer steps T of the whole training; after it nothing changes.
-        update_every: update after each so many optimizer steps (not at T itself); None: by hand, with `update()`.
-        schedule: step -> prune rate, the share of a layer's active weights that is exchanged; see `schedule`.
-        prune: layer -> scores of active weights, shape (active,); the smallest go. See `criteria`.
-        grow: layer -> scores of all positions, shape (numel,), or `lazy.LazyScores`; the largest inactive ones come.
-            None: nothing grows.
+        update_every: optimizer steps between updates (none at T itself); None: by hand, with `update()`.
+        schedule: step -> prune rate, the fraction of a layer's active weights to replace; see `schedules`.
+        prune: layer -> scores of active weights, shape (active,); the smallest are pruned. See `criteria`.
+        grow: layer -> scores of all positions, shape (numel,), or `lazy.LazyScores`; the largest inactive ones are
+            grown. None: nothing grows.
         redistribution: layer -> its importance, a number >= 0; freed weights go to layers in proportion to it. None:
-            each layer gets its own back.
-        redistribution_rule: how importance becomes counts, see `regrow.redistribution`; default in proportion.
-        amount: how many weights each layer prunes, see `sharing`.
-        target: how many weights each layer shall have after the update, see `sharing`; default as many as before.
-        collect: what is collected before an update for criteria to see: "momentum" (of inactive weights, by the
-            optimizer's own rule), "gradient" (of all positions, in the last step), or None.
-        inherit: grown weights enter with the momentum that was collected. False, and without collected momentum: the
-            momentum of a grown weight starts at 0, and its second moment with the mean of the layer's active weights.
+            each layer grows as many weights as it prunes.
+        redistribution_rule: turns importance into counts, see `regrow.redistribution`; default: in proportion.
+        amount: how many weights each layer prunes, see `redistribution`.
+        target: how many weights each layer has after the update, see `redistribution`; default: as many as before.
+        collect: what to collect for criteria before an update: "momentum" (of inactive weights, by the optimizer's own
+            rule), "gradient" (of all positions, in the last step), or None.
+        inherit: grown weights start with the collected momentum. If False, or without collected momentum, the momentum
+            of a grown weight starts at 0, and its second moment at the mean of the layer's active weights.
         uses_gradient: criteria read `layer.gradient`, the last step's of active weights. Needs no dense gradient.
-        uses_momentum: criteria read `layer.momentum`, so that an optimizer without is refused at once.
-        per_neuron: growth of a layer is shared among its neurons (rows) by their sums of grow scores.
+        uses_momentum: criteria read `layer.momentum`, so an optimizer without momentum is refused at once.
+        per_neuron: distribute a layer's growth among its neurons (rows) by their sums of grow scores.
         stop_fraction: updates end at this fraction of total_steps, in (0, 1].
         max_density: no layer grows above this density, or the one it starts with if that is more; in (0, 1].
         flops_budget: FLOP density of the sparse weights that redistribution rules that heed it stay within, in (0, 1].
         needs_flops: whether the redistribution rule asks for FLOPs; they are measured on the first training batch.
         window: steps before an update in which the momentum of inactive weights is collected; "all": in all steps,
             as published; None: "all" for masked weights, `weights.compressed.DEFAULT_WINDOW` for compressed ones.
-        window_batch: examples of a batch (for Linear vectors: N * T of an (N, T, F) input) from which compressed
-            weights have the gradients of inactive ones; None: all.
-        factored: what is collected of compressed Linear layers under SGD is kept as the factors of their gradients, and
-            no tensor of dense size is made; grow criteria then have `lazy.LazyScores`. None: above 2^26 positions.
-        seed: of the generator that criteria may use; None draws one from torch's global generator.
+        window_batch: number of examples of a batch (for Linear, vectors: N * T of an (N, T, F) input) used for the
+            gradients of inactive weights in compressed storage; None: all.
+        factored: keep what is collected of compressed Linear layers under SGD as the factors of their gradients,
+            without a tensor of dense size; grow criteria then return `lazy.LazyScores`. None: above 2^26 positions.
+        seed: seed of the generator that criteria may use; None draws one from torch's global generator.
 
     Attributes:
         step: optimizer steps seen.
@@ -77,8 +77,8 @@ class ComposedUpdater(MovingUpdater):
             update) and importance.
 
     Raises:
-        ValueError: the model is not sparse, the optimizer lacks a sparse weight or momentum that is asked for, or a
-            value is out of range; the message names the remedy, and nothing is changed.
+        ValueError: the model is not sparse, the optimizer lacks a sparse weight or the momentum that the method needs,
+            or a value is out of range; the message names the remedy, and nothing is changed.
 
     Example:
         >>> from regrow import criteria, schedules

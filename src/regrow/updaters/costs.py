@@ -16,7 +16,7 @@ __all__ = ["Costs"]
 
 
 class Costs:
-    """FLOPs of one weight of each layer for one example, by name; empty until measured, or where not asked for.
+    """FLOPs of one weight of each layer for one example, by name; empty until measured, or if not needed.
 
     Args:
         needed: whether they are to be measured.

@@ -24,24 +24,24 @@ class DeepRewiring(MovingUpdater):
     """Deep rewiring, DEEP R (Bellec et al. 2018, arXiv:1711.05136, section 2 and algorithm 1).
 
     A weight is a sign times a strength, w = s * theta. After each optimizer step theta loses lr * l1 and gains
-    lr * noise * N(0, 1). A connection whose strength has become negative dies, and as many as died come to life at
-    random positions of the whole network, with strength 0, a random sign, momentum 0 and their layer's mean second
-    moment; so the topology changes at every step.
+    lr * noise * N(0, 1). A connection whose strength becomes negative is pruned, and as many are grown at random
+    positions of the whole network, with strength 0, a random sign, momentum 0 and their layer's mean second moment.
+    The topology therefore changes at every step.
     The noise has the paper's form sqrt(2 lr T) at the temperature T = lr * noise^2 / 2, as in the authors' code.
 
     Args:
         model: a model from `sparsify`.
-        optimizer: any whose parameter groups have "lr". LBFGS begins anew after each step that rewires some weights.
+        optimizer: any whose parameter groups have "lr". LBFGS restarts after each step that rewires weights.
         total_steps: optimizer steps T of the whole training; after it nothing changes.
-        update_every: optimizer steps that a row of `history` sums up, 1 to T; None: `update()` makes rows.
-        l1: alpha, at least 0.
-        noise: at least 0.
+        update_every: number of optimizer steps in a row of `history`, 1 to T; None: `update()` makes rows.
+        l1: alpha, the L1 penalty, at least 0.
+        noise: standard deviation of the noise per learning rate, at least 0.
         scope: "global" (the paper) or "local": each layer keeps its number of weights.
-        seed: of noise, signs and positions; None draws one from torch's global generator.
+        seed: seed of noise, signs and positions; None draws one from torch's global generator.
 
     Attributes:
         step: optimizer steps seen.
-        history: as of `ComposedUpdater`; prune_rate is the share of weights that died.
+        history: like that of `ComposedUpdater`; prune_rate is the fraction of weights that were pruned.
 
     Raises:
         ValueError: the model is not sparse, the optimizer lacks a sparse weight, or a value is out of range; nothing is

@@ -22,25 +22,25 @@ __all__ = ["DNS"]
 class DNS(ShadowWeightUpdater):
     """Dynamic network surgery (Guo et al. 2016, arXiv:1608.04493, sections 3.1 and 3.2).
 
-    Starts dense. At an update each layer keeps its largest weights, inactive ones included, which have gone on being
-    trained with the gradient of the sparse network. An inactive weight must be larger than an active one by `margin` to
-    replace it. The density falls as a cubic; once it is reached, an update happens with a probability that falls as
-    1 / (1 + decay * step).
+    Starts dense. At an update each layer keeps its largest weights. That includes inactive ones, whose shadow weights
+    train on with the gradient of the sparse network. An inactive weight must be larger than an active one by `margin`
+    to replace it. The density falls as a cubic; once it has its final value, an update happens with a probability that
+    falls as 1 / (1 + decay * step).
 
     Args:
         model: `sparsify(model, 1.0, storage="masked")`.
         optimizer: any.
         total_steps: optimizer steps T of the whole training; after it nothing changes.
         update_every: optimizer steps between updates, 1 to T; None: by hand, with `update()`.
-        density: at the end, in (0, 1).
-        margin: b / a of the paper's two thresholds, at least 1.
-        decay: at least 0.
-        begin: fraction of T from which the density falls, 0 <= begin < end < 1.
-        end: fraction of T at which it ends to fall.
-        seed: of the updates that are left out; None draws one from torch's global generator.
+        density: final density, in (0, 1).
+        margin: ratio b / a of the paper's two thresholds, at least 1.
+        decay: decay of the probability of an update, at least 0.
+        begin: fraction of T at which the density starts to fall, 0 <= begin < end < 1.
+        end: fraction of T at which the density stops falling.
+        seed: seed of the skipped updates; None draws one from torch's global generator.
 
     Raises:
-        ValueError: a model in compressed storage, a value out of range, or as `GMP`; nothing is changed.
+        ValueError: the model is in compressed storage, a value is out of range, or as `GMP`; nothing is changed.
 
     Example:
         >>> model = regrow.sparsify(make_model(), 1.0, storage="masked")

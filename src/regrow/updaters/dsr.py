@@ -49,24 +49,25 @@ class AdaptiveThreshold:
 class DSR(ComposedUpdater):
     """Dynamic sparse reparameterization (Mostafa & Wang 2019, arXiv:1902.05967, algorithm 1).
 
-    At an update all weights of the network below a threshold go. The threshold doubles after an update that pruned too
-    few, and halves after one that pruned too many. As many grow at random positions, shared among layers in proportion
-    to the weights that survived. Grown weights start at 0, with momentum 0 and their layer's mean second moment.
+    An update prunes all weights of the network below a threshold. The threshold doubles after an update that pruned too
+    few, and halves after one that pruned too many. As many weights grow at random positions, redistributed among layers
+    in proportion to the weights that survived. Grown weights start at 0, with momentum 0 and their layer's mean second
+    moment.
 
     Args:
         model: a model from `sparsify`.
         optimizer: any.
         total_steps: optimizer steps T of the whole training; after it nothing changes.
         update_every: optimizer steps between updates, 1 to T; None: by hand, with `update()`.
-        prune_rate: N_p, what an update should prune, as a share of all active weights, in [0, 1). The paper's 600
+        prune_rate: N_p, the fraction of all active weights that an update should prune, in [0, 1). The paper's 600
             weights for LeNet-300-100 are 0.045 at 5 % density.
         threshold: H, the first threshold on |w|, above 0.
-        tolerance: delta, in [0, 1).
-        max_density: no layer grows above this density, or the one it starts with if that is more; in (0, 1].
-        seed: of the random growth; None draws one from torch's global generator.
+        tolerance: delta, relative deviation from N_p that does not change the threshold, in [0, 1).
+        max_density: no layer grows above this density, or above its initial density if that is higher; in (0, 1].
+        seed: seed of the random growth; None draws one from torch's global generator.
 
     Attributes:
-        threshold: as it is now.
+        threshold: the present threshold.
 
     Raises:
         ValueError: as `ComposedUpdater`; nothing is changed.

@@ -14,7 +14,7 @@ __all__ = ["final_step", "never"]
 
 
 def never(step: int) -> float:
-    """No weights are exchanged."""
+    """Replaces no weights."""
     return 0.0
 
 

@@ -19,21 +19,21 @@ class GMP(ComposedUpdater):
     """Gradual magnitude pruning (Zhu & Gupta 2017, arXiv:1710.01878, section 3).
 
     Starts dense. At an update each layer prunes its weights of smallest magnitude, down to a density that falls as a
-    cubic from 1 to `density`. What is pruned never comes back.
+    cubic from 1 to `density`. Pruned weights never grow again.
 
     Args:
         model: `sparsify(model, 1.0, storage="masked")`.
         optimizer: any.
         total_steps: optimizer steps T of the whole training; after it nothing changes.
         update_every: optimizer steps between updates, 1 to T (the paper: 100 to 1,000); None: by hand, with `update()`.
-        density: at the end, in (0, 1).
-        begin: fraction of T from which the density falls, 0 <= begin < end < 1.
-        end: fraction of T at which it ends to fall; the final density is there from the first update on that comes at
-            or after it.
-        scope: "local" (the paper: each layer has this density) or "global" (the smallest weights of all layers go).
+        density: final density, in (0, 1).
+        begin: fraction of T at which the density starts to fall, 0 <= begin < end < 1.
+        end: fraction of T at which the density stops falling; the first update at or after it reaches the final
+            density.
+        scope: "local" (the paper: each layer has this density) or "global" (prune the smallest weights of all layers).
 
     Raises:
-        ValueError: as `ComposedUpdater`, and where no update comes after `end`; nothing is changed.
+        ValueError: as `ComposedUpdater`, and if no update comes after `end`; nothing is changed.
 
     Example:
         >>> model = regrow.sparsify(make_model(), 1.0, storage="masked")

@@ -23,9 +23,10 @@ __all__ = ["GraNet"]
 class GraNet(ComposedUpdater):
     """Gradual pruning with zero-cost neuroregeneration (Liu et al. 2021, arXiv:2106.10404, section 4).
 
-    At an update the smallest weights of the network go, down to a density that falls as a cubic from that of the model
-    to `density`; then each layer exchanges a share of its weights, those of smallest magnitude for those of largest
-    gradient in the last step. Grown weights start at 0, with momentum 0 and their layer's mean second moment.
+    An update prunes the smallest weights of the network, down to a density that falls as a cubic from that of the model
+    to `density`. Then each layer replaces a fraction of its weights: it prunes those of smallest magnitude and grows
+    those of largest gradient in the last step. Grown weights start at 0, with momentum 0 and their layer's mean second
+    moment.
 
     Args:
         model: sparse at the density at which the training starts: 1.0 in masked storage (dense to sparse), or less,
@@ -33,12 +34,12 @@ class GraNet(ComposedUpdater):
         optimizer: any.
         total_steps: optimizer steps T of the whole training; after it nothing changes.
         update_every: optimizer steps between updates, 1 to T; None: by hand, with `update()`.
-        density: at the end, in (0, 1), at most that of the model.
-        prune_rate: share exchanged at first, in [0, 1); it falls as half a cosine to 0 at T.
-        begin: fraction of T from which the density falls, 0 <= begin < end < 1.
-        end: fraction of T at which it ends to fall.
-        scope: "global" (the authors': the smallest weights of all layers go) or "local".
-        window_batch: examples of a batch from which compressed weights have their dense gradient; None: all.
+        density: final density, in (0, 1), at most that of the model.
+        prune_rate: fraction of weights that the first update replaces, in [0, 1); it falls as half a cosine to 0 at T.
+        begin: fraction of T at which the density starts to fall, 0 <= begin < end < 1.
+        end: fraction of T at which the density stops falling.
+        scope: "global" (the authors': prune the smallest weights of all layers) or "local".
+        window_batch: number of examples of a batch used for the dense gradient of compressed weights; None: all.
 
     Raises:
         ValueError: as `ComposedUpdater`; no update comes after `end`; or the model is sparser than `density`. Nothing

@@ -24,9 +24,9 @@ def _magnitude_in_deviations(layer: criteria.Layer) -> Tensor:
 class Han(ComposedUpdater):
     """Prune and retrain (Han et al. 2015, arXiv:1506.02626, section 3).
 
-    Starts dense. After a part of the training all weights go that are smaller than a quality parameter times the
-    standard deviation of their layer's weights; the rest is trained on, and so in several rounds. The quality
-    parameter is the one that gives the density wanted, which falls by the same factor in each round.
+    Starts dense. Each round prunes all weights that are smaller than a quality parameter times the standard deviation
+    of their layer's weights, and trains the rest. The quality parameter is the one that gives the wanted density,
+    which falls by the same factor in each round.
 
     Args:
         model: `sparsify(model, 1.0, storage="masked")`.
@@ -34,13 +34,13 @@ class Han(ComposedUpdater):
         total_steps: optimizer steps T of the whole training, all rounds included; after it nothing changes.
         update_every: optimizer steps between updates, 1 to T; None: by hand, with `update()`. A round comes with
             the first update at or after its time.
-        density: at the end, in (0, 1).
-        rounds: how often is pruned, at least 1.
-        begin: fraction of T from which the density falls, 0 <= begin < end < 1.
-        end: fraction of T at which it ends to fall.
+        density: final density, in (0, 1).
+        rounds: number of rounds of pruning, at least 1.
+        begin: fraction of T at which the density starts to fall, 0 <= begin < end < 1.
+        end: fraction of T at which the density stops falling.
 
     Raises:
-        ValueError: as `ComposedUpdater`, and where no update comes after `end`; nothing is changed.
+        ValueError: as `ComposedUpdater`, and if no update comes after `end`; nothing is changed.
 
     Example:
         >>> model = regrow.sparsify(make_model(), 1.0, storage="masked")

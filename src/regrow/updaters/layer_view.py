@@ -1,4 +1,4 @@
-"""LayerView: what criteria see of a layer (the form `criteria.Layer`), made anew at each update."""
+"""LayerView: the view of a layer for criteria (the form `criteria.Layer`), made at each update."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class LayerView:
 
     @property
     def inactive_momentum(self) -> Tensor | LazyScores:
-        """Made when asked for, so that this exists for one layer at a time."""
+        """Made on request, so that it exists for one layer at a time."""
         if self.collector.rule is None or self.collector.rule is LastGradient:
             raise self._not_collected("inactive_momentum", 'collect="momentum"')
         return self.collector.scores(self.group)
@@ -90,7 +90,7 @@ class LayerView:
 
     def _not_collected(self, what: str, remedy: str) -> RuntimeError:
         return RuntimeError(
-            f"a criterion asked for {what} of {self.name}, of which nothing was collected; make the updater with "
+            f"a criterion reads {what} of {self.name}, which was not collected; make the updater with "
             f"{remedy}, before the step that precedes the update"
         )
 

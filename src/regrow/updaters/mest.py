@@ -19,7 +19,7 @@ from .composed import ComposedUpdater
 __all__ = ["MEST"]
 
 STAGES = (0.5625, 0.75)
-"""Fractions of the training at which less and then nothing more is exchanged: the authors' epochs 90 and 120 of 160."""
+"""Parts of the training after which updates replace fewer weights, then none: the authors' epochs 90, 120 of 160."""
 
 
 class SoftBound:
@@ -41,23 +41,24 @@ class MEST(ComposedUpdater):
     """Memory-economic sparse training (Yuan et al. 2021, arXiv:2110.14032, section 3: elastic mutation, EM and EM&S).
 
     At an update each layer prunes the weights of smallest |w| + lambda |g| (g: the last step's gradient) and grows as
-    many at random. No dense gradient is ever computed. Less is exchanged in a second part of the training, nothing in a
-    third. With the soft memory bound (EM&S) the grown weights come on top, and the following update chooses among old
-    and new ones: between updates a layer has up to 1 + prune_rate times its weights, and its own number again from the
-    third part on. Grown weights start at 0, with momentum 0 and their layer's mean second moment.
+    many at random. It never computes a dense gradient. In a second part of the training updates replace fewer weights,
+    in a third part none. With the soft memory bound (EM&S) grown weights are added first, and the next update chooses
+    among old and new ones: between updates a layer has up to 1 + prune_rate times its weights, and its own number again
+    from the third part on. Grown weights start at 0, with momentum 0 and their layer's mean second moment.
 
     Args:
         model: a model from `sparsify`.
         optimizer: any.
         total_steps: optimizer steps T of the whole training; after it nothing changes.
         update_every: optimizer steps between updates, 1 to T (the authors: 5 epochs); None: by hand, with `update()`.
-        prune_rate: share of a layer's weights that is exchanged until 0.5625 T; half of it until 0.75 T; in [0, 1).
-        gradient_weight: lambda, at least 0.
-        soft_bound: EM&S; False: EM.
-        seed: of the random growth; None draws one from torch's global generator.
+        prune_rate: fraction of a layer's weights that updates replace until 0.5625 T, in [0, 1); half of it until
+            0.75 T.
+        gradient_weight: lambda, the weight of |g| in the prune score, at least 0.
+        soft_bound: use EM&S; False: EM.
+        seed: seed of the random growth; None draws one from torch's global generator.
 
     Raises:
-        ValueError: as `ComposedUpdater`, and where no update would come back to the bound; nothing is changed.
+        ValueError: as `ComposedUpdater`, and if no update would return to the bound; nothing is changed.
 
     Example:
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -17,19 +17,19 @@ class RigL(ComposedUpdater):
     """RigL, the rigged lottery (Evci et al. 2020, arXiv:1911.11134, section 3 and algorithm 1).
 
     At an update each layer prunes its weights of smallest magnitude and grows as many where the gradient of the last
-    step is largest, just-pruned positions among them. Grown weights start at 0, with momentum 0 and their layer's mean
-    second moment. The share that is exchanged falls as half a cosine to 0 at `stop_fraction` of the training, where
-    updates end. Dense gradients are computed in the step before an update only.
+    step is largest, which may be the ones just pruned. Grown weights start at 0, with momentum 0 and their layer's mean
+    second moment. The fraction that is replaced falls as half a cosine to 0 at `stop_fraction` of the training, where
+    updates end. Dense gradients are computed only in the step before an update.
 
     Args:
         model: a model from `sparsify`; the paper has distribution="uniform" (with the first layer dense) and "erk".
         optimizer: any.
         total_steps: optimizer steps T of the whole training.
         update_every: optimizer steps between updates, 1 to T (the paper: 100); None: by hand, with `update()`.
-        prune_rate: alpha, the share exchanged at first, in [0, 1).
-        stop_fraction: T_end / T, in (0, 1].
-        window_batch: examples of a batch from which compressed weights have their dense gradient; None: all.
-        seed: RigL draws nothing at random; kept for interface's sake.
+        prune_rate: alpha, fraction of weights that the first update replaces, in [0, 1).
+        stop_fraction: fraction of the training after which the topology is final, T_end / T, in (0, 1].
+        window_batch: number of examples of a batch used for the dense gradient of compressed weights; None: all.
+        seed: unused, because RigL draws nothing at random; kept for a uniform interface.
 
     Raises:
         ValueError: as `ComposedUpdater`; nothing is changed.

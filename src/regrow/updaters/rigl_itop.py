@@ -19,9 +19,9 @@ __all__ = ["RigLITOP"]
 class RigLITOP(ComposedUpdater):
     """RigL in the schedule of in-time over-parameterisation (Liu et al. 2021, arXiv:2102.02887, section 4).
 
-    RigL with long intervals, so that grown weights have time to become large, half of the weights exchanged at first,
-    and updates until the end of the training. Growth sees the gradient of the one step before the update, not one that
-    is accumulated over several. `exploration_rate` is R_s, the share of all positions that have ever been active.
+    RigL with long intervals, so that grown weights have time to become large. The first update replaces half of the
+    weights, and updates continue to the end of the training. Growth uses the gradient of the last step before the
+    update, not one accumulated over several. `exploration_rate` is R_s, the fraction of positions ever active.
 
     Args:
         model: a model from `sparsify`; the paper has distribution="erk".
@@ -29,10 +29,10 @@ class RigLITOP(ComposedUpdater):
         total_steps: optimizer steps T of the whole training.
         update_every: optimizer steps between updates, 1 to T; the authors' CIFAR runs have 4,000 of 97,750 steps.
             None: by hand, with `update()`.
-        prune_rate: the share exchanged at first, in [0, 1).
+        prune_rate: fraction of weights that the first update replaces, in [0, 1).
         schedule: "cosine" (to 0.005), "linear" or "constant".
-        window_batch: examples of a batch from which compressed weights have their dense gradient; None: all.
-        seed: nothing is drawn at random; kept for interface's sake.
+        window_batch: number of examples of a batch used for the dense gradient of compressed weights; None: all.
+        seed: unused, because nothing is drawn at random; kept for a uniform interface.
 
     Raises:
         ValueError: as `ComposedUpdater`; nothing is changed.

@@ -16,18 +16,18 @@ __all__ = ["SET"]
 class SET(ComposedUpdater):
     """Sparse evolutionary training (Mocanu et al. 2018, arXiv:1707.04780, algorithm 1).
 
-    At an update each layer prunes the same share of its smallest positive and of its largest (nearest to 0) negative
-    weights, and grows as many at random positions, just-pruned ones among them. Grown weights start at 0, with momentum
-    0 and their layer's mean second moment.
+    At an update each layer prunes the same fraction of its smallest positive and of its largest (nearest to 0) negative
+    weights, and grows as many at random positions, which may be the ones just pruned. Grown weights start at 0, with
+    momentum 0 and their layer's mean second moment.
 
     Args:
         model: a model from `sparsify`; the paper starts from distribution="er".
         optimizer: any.
         total_steps: optimizer steps T of the whole training; after it nothing changes.
         update_every: optimizer steps between updates, 1 to T (the paper: an epoch); None: by hand, with `update()`.
-        prune_rate: zeta, share of each sign's weights that is exchanged, in [0, 1).
-        schedule: "constant" (the paper), "cosine" or "linear", see `schedule.prune_rate_schedule`.
-        seed: of the random growth; None draws one from torch's global generator.
+        prune_rate: zeta, fraction of each sign's weights that an update replaces, in [0, 1).
+        schedule: "constant" (the paper), "cosine" or "linear", see `schedules.prune_rate_schedule`.
+        seed: seed of the random growth; None draws one from torch's global generator.
 
     Raises:
         ValueError: as `ComposedUpdater`; nothing is changed.

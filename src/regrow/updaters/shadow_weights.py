@@ -1,4 +1,4 @@
-"""Shadow weights: inactive weights that live on beside the network, for methods that let them come back as they were.
+"""Shadow weights: values of inactive weights that are kept and trained, for methods that let them become active again.
 
 Outside the optimizer's step the parameter is as sparse as any: its inactive weights are 0, and so are their gradients.
 Before the optimizer steps, shadow weights and gradients are put into it, and taken out again afterwards. So a model in
@@ -94,7 +94,7 @@ class ShadowWeightUpdater(MovingUpdater):
         return after
 
     def expect_update(self, after: int) -> None:
-        """Changes nothing: gradients of all positions are there in every step."""
+        """Does nothing: gradients of all positions are available in every step."""
 
     def update(self) -> list[dict[str, Any]]:
         """Updates the topology now; called by itself where `update_every` is given.

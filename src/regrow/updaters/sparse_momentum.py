@@ -36,36 +36,36 @@ _GROWTH: dict[str, tuple[criteria.GrowScore, Collect | None]] = {
 class SparseMomentum(ComposedUpdater):
     """Sparse momentum (Dettmers & Zettlemoyer 2019, arXiv:1907.04840, section 3 and algorithm 1).
 
-    At an update each layer prunes its active weights of smallest magnitude, the freed weights are shared among layers
-    by the mean momentum magnitude of their active weights, and each layer grows the inactive weights of largest
-    momentum magnitude, which start at 0 with the momentum they have.
+    At an update each layer prunes its active weights of smallest magnitude. The freed weights are redistributed among
+    layers by the mean momentum magnitude of their active weights. Each layer then grows the inactive weights of largest
+    momentum magnitude, which start at 0 with the momentum that was collected for them.
 
     Args:
         model: a model from `sparsify`.
         optimizer: any whose state has `momentum_buffer` (SGD) or `exp_avg` (Adam, AdamW, ...), momentum not 0.
         total_steps: optimizer steps T of the whole training; the prune rate is annealed over them.
         update_every: optimizer steps between updates, 1 to T; None: by hand, with `update()`.
-        prune_rate: p0, share of a layer's active weights pruned at the first update, in [0, 1).
+        prune_rate: p0, fraction of a layer's active weights that the first update prunes, in [0, 1).
         schedule: "cosine" (to 0.005), "linear" (to 0) or "constant".
         redistribution: "momentum" (the paper), "none" (each layer keeps its number of weights), "momentum-per-flop";
             for the ablation also "gradient" or "magnitude" (means of the last step's |g| or of |w| over active
             weights) or "non-zeros" (their number).
-        growth: "momentum" (the paper); for the ablation "gradient" (of the last step) or "random", with which grown
-            weights enter with momentum 0 and their layer's mean second moment.
-        inherit_momentum: grown weights enter with the momentum they have (the paper); False: with momentum 0,
-            which is calmer (docs/decisions/0012-entering-momentum.md).
-        per_neuron: growth is shared among the neurons of a layer by their sums of grow scores, as the reference
-            implementation can ("momentum_neuron"), not over the layer as a whole.
-        max_density: no layer grows above this density, or the one it starts with if that is more; in (0, 1].
-        flops_budget: redistribution by momentum keeps the FLOP density of the sparse weights within this, in (0, 1].
+        growth: "momentum" (the paper); for the ablation "gradient" (of the last step) or "random". With the latter two,
+            grown weights start with momentum 0 and their layer's mean second moment.
+        inherit_momentum: grown weights start with the momentum that was collected for them (the paper). False: they
+            start with momentum 0, which disturbs the training less (docs/decisions/0012-entering-momentum.md).
+        per_neuron: distribute a layer's growth among its neurons by their sums of grow scores, like "momentum_neuron"
+            of the reference implementation, not over the layer as a whole.
+        max_density: no layer grows above this density, or above its initial density if that is higher; in (0, 1].
+        flops_budget: FLOP density of the sparse weights that redistribution by momentum stays within, in (0, 1].
         window: steps before an update in which the momentum of inactive weights is collected, at least 1; "all": in
             all steps, as published; None: "all" for masked weights, `weights.compressed.DEFAULT_WINDOW` for
             compressed ones.
-        window_batch: examples of a batch (for Linear vectors: N * T of an (N, T, F) input) from which compressed
-            weights have the gradients of inactive ones; None: all.
-        factored: the momentum of inactive weights of compressed Linear layers under SGD is kept as the factors of the
-            window's gradients, and no tensor of dense size is made (docs/wide.md). None: above 2^26 positions.
-        seed: of random growth; 0 where none is given. Sparse momentum itself draws nothing at random.
+        window_batch: number of examples of a batch (for Linear, vectors: N * T of an (N, T, F) input) used for the
+            gradients of inactive weights in compressed storage; None: all.
+        factored: keep the momentum of inactive weights of compressed Linear layers under SGD as the factors of the
+            window's gradients, without a tensor of dense size (docs/wide.md). None: above 2^26 positions.
+        seed: seed of random growth, 0 by default. Sparse momentum itself draws nothing at random.
 
     Raises:
         ValueError: the model is not sparse, the optimizer lacks a sparse weight or momentum, or a value is out of

@@ -14,7 +14,7 @@ __all__ = ["Static"]
 
 
 class Static(Updater):
-    """Keeps the topology as it is, and inactive weights exactly 0: the baseline of static sparse training.
+    """Keeps the topology fixed, and inactive weights exactly 0: the baseline of static sparse training.
 
     Works with any optimizer. Has the interface of `ComposedUpdater`; `update()` does nothing.
 

@@ -20,21 +20,22 @@ __all__ = ["TopKAST"]
 class TopKAST(ShadowWeightUpdater):
     """Top-KAST (Jayakumar et al. 2020, arXiv:2106.03517, section 2 and algorithm 1).
 
-    In each layer the weights of largest magnitude are active: the set A, of the density asked for. Gradients reach
-    those and the next largest ones, the set B; all others stay as they are. Both sets are found anew at an update,
-    among all values. A penalty on B makes weights that are not in A shrink faster, so that others can overtake them.
+    In each layer the weights of largest magnitude are active: the set A, of the given density. Gradients reach these
+    and the next largest ones, the set B; all others do not change. An update chooses both sets again among all values.
+    A penalty on B makes weights that are not in A shrink faster, so that others can overtake them.
 
     Args:
         model: `sparsify(model, 1.0, storage="masked")`; the sets are those of its values from the start.
         optimizer: any whose steps leave elements with gradient 0 independent of others.
         total_steps: optimizer steps T of the whole training; after it the sets stay as they are.
         update_every: optimizer steps between updates, 1 to T (the paper: up to 100); None: by hand, with `update()`.
-        density: of the forward pass, D, in (0, 1).
-        backward_density: of the set B, from `density` to 1; None: twice `density`, at most 1.
-        penalty: of |w|^2 / 2 over A, and of |w|^2 / (2 D) over the rest of B; at least 0.
+        density: density D of the forward pass, in (0, 1).
+        backward_density: density of the set B, from `density` to 1; None: twice `density`, at most 1.
+        penalty: factor of |w|^2 / 2 over A, and of |w|^2 / (2 D) over the rest of B; at least 0.
 
     Raises:
-        ValueError: a model in compressed storage, a value out of range, or as `ComposedUpdater`; nothing is changed.
+        ValueError: the model is in compressed storage, a value is out of range, or as `ComposedUpdater`; nothing is
+            changed.
 
     Example:
         >>> model = regrow.sparsify(make_model(), 1.0, storage="masked")

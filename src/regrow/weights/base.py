@@ -1,7 +1,7 @@
 """SparseWeight: one prunable parameter with its active set, whatever stores it.
 
 Positions are flat, row-major positions in the dense shape of the weight, int64. A sparse weight looks its parameter up
-by (module, name) each time, for wrappers may replace the parameter object.
+by (module, name) each time, because wrappers may replace the parameter object.
 """
 
 from __future__ import annotations

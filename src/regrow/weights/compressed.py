@@ -29,7 +29,7 @@ from .tap import GradientListener, GradientTap
 __all__ = ["DEFAULT_WINDOW", "CompressedStorage", "CompressedWeight", "leave_blocked"]
 
 DEFAULT_WINDOW = 20
-"""Steps before an update in which compressed storage collects, unless told otherwise; docs/window.md says why."""
+"""Default number of steps before an update in which compressed storage collects; docs/window.md says why."""
 
 
 class CompressedWeight(SparseWeight):
@@ -226,7 +226,7 @@ class CompressedTap(GradientTap):
 
 
 class CompressedStorage(Storage):
-    """Layers of `regrow.nn` in the place of nn.Linear and nn.Conv2d on the CPU."""
+    """Layers of `regrow.nn` that replace nn.Linear and nn.Conv2d on the CPU."""
 
     name = "compressed"
     densest_by_itself = 0.3

@@ -39,7 +39,7 @@ _OF_STATE = (
 def hand_over(old: nn.Module, new: nn.Module) -> None:
     """Gives a layer what the one that it stands for has beside weight, bias and settings.
 
-    Hooks go over as the same dicts, so that handles go on removing them.
+    Hooks go over as the same dicts, so that their handles still remove them.
 
     Example:
         >>> dense, sparse = torch.nn.Linear(4, 4), SparseLinear(4, 4)

@@ -1,6 +1,6 @@
 """Masked storage: the dense parameter, and a boolean buffer `<parameter>_mask` that says which positions are active.
 
-It serves any layer on any device. `state_dict()` holds the whole topology, for the mask is a buffer of the module.
+It works for any layer on any device. `state_dict()` holds the topology, because the mask is a buffer of the module.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ def adopt_masks(modules: Iterable[nn.Module]) -> None:
 
 
 def _attach_again(module: nn.Module, inputs: Any) -> None:
-    """Hooks parameters that have been put in the place of others, as load_state_dict(assign=True) does."""
+    """Hooks parameters that have replaced others, as load_state_dict(assign=True) does."""
     if torch.compiler.is_compiling():
         return
     if MARK not in module.__dict__:  # quantisation-aware training took this hook to a module of its own

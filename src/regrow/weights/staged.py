@@ -37,7 +37,7 @@ class StagedGradient:
         return sum(factor.numel() for pair in self.products for factor in pair)
 
     def add_product(self, left: Tensor, right: Tensor) -> None:
-        """Adds left.t() @ right; copies the factors where it keeps them, for a caller may use its batch again."""
+        """Adds left.t() @ right; copies factors that it keeps, because a caller may reuse its batch."""
         if self.factors + left.numel() + right.numel() < left.size(1) * right.size(1):
             self.products.append((left.clone(), right.clone()))
         else:

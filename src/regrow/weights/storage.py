@@ -50,7 +50,7 @@ class Storage(ABC):
             module: which holds the parameter.
             attribute: name of the parameter in the module.
             indices: active ones, flat and row-major, int64, shape (active,), ascending.
-            why: what decided the storage, for the summary.
+            why: the reason for the storage, for the summary.
         """
 
     @abstractmethod
@@ -109,7 +109,7 @@ def choose(
     """Returns the storage of one weight, and why it is this one.
 
     Args:
-        storage: what was asked for: a name, or "auto".
+        storage: the requested storage: a name, or "auto".
         module: which holds the parameter.
         parameter: dense.
         active: its number of active weights.

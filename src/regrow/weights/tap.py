@@ -19,7 +19,7 @@ zeroed."""
 class GradientTap(ABC):
     """Calls a listener at each gradient of one weight, and stages the gradient of all positions while it collects.
 
-    A weight has one tap at a time: a new one takes the place of the one before.
+    A weight has one tap at a time: a new one replaces the one before.
 
     Attributes:
         writes_after_listener: how often the storage itself writes to .grad after the listener has seen it.

@@ -157,7 +157,7 @@ def test_ctrl_c_says_how_to_go_on_and_that_command_does(monkeypatch: pytest.Monk
     assert "--topology-every 9" in command
     result = run(*shlex.split(command)[1:])
     assert result.exit_code == 0, result.output
-    assert "going on at step 58" in result.stdout
+    assert "resuming at step 58" in result.stdout
 
 
 @pytest.mark.parametrize(

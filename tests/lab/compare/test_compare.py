@@ -136,7 +136,7 @@ def test_a_killed_run_goes_on_to_the_bits_of_one_that_was_not():
     assert result.exit_code == 0, result.output
     assert "2 runs, 1 finished before, 2 at a time" in result.stdout
     assert "[1/1] static 0.1 seed 0: test error" in result.stdout
-    assert "going on at step 41" in killed.log.read_text()
+    assert "resuming at step 41" in killed.log.read_text()
     assert_same_run(untouched.folder, killed.folder)
     (row,) = read_json("out/leaderboard.json")
     assert row["seeds"] == 2

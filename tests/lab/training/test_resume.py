@@ -231,7 +231,7 @@ def test_other_settings_are_refused_and_named(short: Callable[..., Settings], un
 
 def test_a_broken_checkpoint_is_explained(short: Callable[..., Settings], tmp_path: Path):
     (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(RunError, match=r"checkpoint\.pt is damaged or cut short.*there is none before it"):
+    with pytest.raises(RunError, match=r"checkpoint\.pt is damaged or cut short.*there is no earlier checkpoint"):
         train(short(), out=tmp_path, resume=True)
 
 

@@ -85,13 +85,13 @@ def write_rows(file: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> N
 
 @dataclass
 class Rows:
-    """Rows as they are measured: a plain line for each, on a terminal too, since whatever moves takes time from what
-    is measured; and the file, written anew after each.
+    """Shows rows as they are measured: a plain line for each, on a terminal too, because animation would take time from
+    the measurement; and rewrites the file after each.
 
     Attributes:
         total: how many there will be.
         command: that measures them.
-        file: for the JSON, or None.
+        file: the JSON file, or None.
         line: what to say of a row.
     """
 

@@ -127,7 +127,7 @@ def class_activations(model: nn.Module, split: AnySplit, about: str = "") -> dic
 
 @contextmanager
 def _listening(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Mean absolute output of each nn.ReLU by image and channel, (N, channels), of the forward pass under way."""
+    """Mean absolute output of each nn.ReLU by image and channel, (N, channels), in the current forward pass."""
     heard: dict[str, Tensor] = {}
 
     def listen(name: str, output: Tensor) -> None:

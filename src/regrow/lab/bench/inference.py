@@ -119,7 +119,7 @@ def run(
         kinds: dense contestants, some of KINDS.
         seconds: time of each contestant in a row.
         starting: called with each thing before it is measured.
-        progress: called with its row when it is there.
+        progress: called with each row when it is measured.
 
     Returns:
         Rows as `regrow bench inference --json` writes them: model, density, flop_density, share, batch, threads,

@@ -1,4 +1,4 @@
-"""`regrow bench inference`: reads what was asked for, tells what is running, prints the table and writes the file."""
+"""`regrow bench inference`: reads the options, reports progress, prints the table and writes the file."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["run_bench_inference"]
 
 
 def run_bench_inference(given: Mapping[str, Any], file: Path | None) -> None:
-    """Measures, prints a line a row and a table, and writes `file` anew after every row.
+    """Measures, prints a line for each row and a table, and rewrites `file` after every row.
 
     Args:
         given: options as typed, by name; None where not given.
-        file: for the JSON, or None.
+        file: the JSON file, or None.
     """
     networks = read_networks(given, "batches")
     kinds = words(given["kinds"], KINDS)

@@ -303,13 +303,13 @@ def run(
     Args:
         cases: e.g. `["conv3x3:128->256@16s2", "linear:1024->4096"]`; see `Case`.
         densities: in (0, 1].
-        batch: for cases that name none.
+        batch: batch size of cases that name none.
         threads: torch's threads meanwhile; default as they are.
         kinds: dense contestants, some of KINDS.
         seconds: time of each contestant in a row.
         clock: "wall", or "cpu": processor time of all threads, for one thread on a busy machine.
         starting: called with case and density before each row.
-        progress: called with each row when it is there.
+        progress: called with each row when it is measured.
 
     Returns:
         Rows as `regrow bench layers --json` writes them: case, density, batch, threads, sparse_ms, dense_ms

@@ -1,4 +1,4 @@
-"""`regrow bench layers`: reads what was asked for, tells what is running, prints the table and writes the file."""
+"""`regrow bench layers`: reads the options, reports progress, prints the table and writes the file."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .timing import CLOCKS
 
 __all__ = ["run_bench_layers"]
 
-# Columns that are there when measured: the dense kind or peer whose time is divided by the sparse one's, and heading.
+# Columns that appear if measured: the dense kind or peer whose time is divided by the sparse one's, and heading.
 RATIOS = {"bf16": "bf16", "onednn": "oneDNN", "torch_csr": "CSR", "sparselab": "sparselab"}
 
 
 def run_bench_layers(given: Mapping[str, Any], file: Path | None) -> None:
-    """Measures, prints a line a row and a table, and writes `file` anew after every row.
+    """Measures, prints a line for each row and a table, and rewrites `file` after every row.
 
     Args:
         given: options as typed, by name; None where not given.
-        file: for the JSON, or None.
+        file: the JSON file, or None.
     """
     asked = _read(given)
     total = len(asked["cases"]) * len(asked["densities"])

@@ -158,7 +158,7 @@ def run(
         kinds: dense contestants, at least one of FP32; None: `default_kinds`.
         dense_steps: steps of each dense contestant after each eighth of the sparse epoch.
         starting: called with each thing before it is measured.
-        progress: called with its row when it is there.
+        progress: called with each row when it is measured.
 
     Returns:
         Rows as `regrow bench run --json` writes them: model, density, flop_density, share, the seconds of the sparse

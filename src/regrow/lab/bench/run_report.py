@@ -1,4 +1,4 @@
-"""`regrow bench run`: reads what was asked for, tells what is running, prints the table and writes the file."""
+"""`regrow bench run`: reads the options, reports progress, prints the table and writes the file."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ HEADINGS = ("density", "FLOPs", "rule", "sparse\nepoch s", "update\ns", "best fp
 
 
 def run_bench_run(given: Mapping[str, Any], file: Path | None) -> None:
-    """Measures, prints a line a row and a table, and writes `file` anew after every row.
+    """Measures, prints a line for each row and a table, and rewrites `file` after every row.
 
     Args:
         given: options as typed, by name; None where not given.
-        file: for the JSON, or None.
+        file: the JSON file, or None.
     """
     runs = _read(given)
     kinds = words(given["kinds"], default_kinds())

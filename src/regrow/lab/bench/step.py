@@ -245,7 +245,7 @@ def run(
         seconds: time of each contestant in a row.
         memory: also measure the peak memory of each contestant, in a process of its own.
         starting: called with each thing before it is measured.
-        progress: called with its row when it is there.
+        progress: called with each row when it is measured.
 
     Returns:
         Rows as `regrow bench step --json` writes them: model, density, flop_density, share, batch, threads, sparse_ms,

@@ -1,4 +1,4 @@
-"""`regrow bench step`: reads what was asked for, tells what is running, prints the tables and writes the file."""
+"""`regrow bench step`: reads the options, reports progress, prints the tables and writes the file."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ HEADINGS = ("density", "FLOPs", "batch", "sparse\nms", "converting\nms", "best f
 
 
 def run_bench_step(given: Mapping[str, Any], file: Path | None) -> None:
-    """Measures, prints a line a row and tables, and writes `file` anew after every row.
+    """Measures, prints a line for each row and tables, and rewrites `file` after every row.
 
     Args:
         given: options as typed, by name; None where not given.
-        file: for the JSON, or None.
+        file: the JSON file, or None.
     """
     networks, asked = _read(given)
     rows = Rows(len(networks), bench_command("step", {**given, "json": file}), file, _line)

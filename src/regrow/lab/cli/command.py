@@ -31,7 +31,7 @@ INTERRUPTED = 130
 
 
 class Command(TyperGroup):
-    """A command group whose errors are one line on stderr, without a traceback unless asked for.
+    """A command group whose errors are one line on stderr, with a traceback only on request.
 
     Exit codes: 2 for usage, 1 for failures, 130 for Ctrl-C.
     """
@@ -60,7 +60,7 @@ class Command(TyperGroup):
 
 
 def flowing(text: str) -> str:
-    """Paragraphs of help as one line each, which the terminal breaks where it ends; those marked by \\b as they are."""
+    """Joins each paragraph of help into one line that the terminal wraps; paragraphs marked by \\b do not change."""
     paragraphs = inspect.cleandoc(text).split("\n\n")
     return "\n\n".join(one if one.startswith("\b") else one.replace("\n", " ") for one in paragraphs)
 
@@ -71,14 +71,14 @@ def is_rank_0() -> bool:
 
 
 def exit_code(error: Exception) -> int:
-    """2 for what was typed wrongly, 130 for Ctrl-C, 1 for all else."""
+    """Returns 2 for usage errors, 130 for Ctrl-C, 1 otherwise."""
     if isinstance(error, typer.Abort):
         return INTERRUPTED
     return getattr(error, "exit_code", 1)
 
 
 def describe(error: Exception) -> str:
-    """One line: what is wrong, and what to do."""
+    """Says in one line what is wrong and what to do."""
     if isinstance(error, typer.Abort):
         return "stopped"
     if isinstance(error, RunError):
@@ -90,13 +90,13 @@ def describe(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         return lacking(error)
     if isinstance(error, OSError) and error.filename:
-        return f"error: {error.filename}: {error.strerror}; check the path, or name another place (--debug shows where)"
+        return f"error: {error.filename}: {error.strerror}; check the path, or name another one (--debug shows where)"
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
     return f"error: {kind}{' '.join(str(error).split())} (--debug shows where)"
 
 
 def train_command(settings: Settings, **how: object) -> str:
-    """The command of a run, for a shell; `how` are options of `train`, None or False where not given.
+    """Returns the shell command of a run; `how` has options of `train`, None or False if not given.
 
     Example:
         >>> train_command(make_settings("digits-mlp", density=0.1))
@@ -115,7 +115,7 @@ def train_command(settings: Settings, **how: object) -> str:
 
 
 def resume_command(settings: Settings, **how: object) -> str:
-    """The command that goes on with a run; see `train_command`.
+    """Returns the shell command that resumes a run; see `train_command`.
 
     Example:
         >>> resume_command(make_settings("digits-mlp", density=0.1))
@@ -125,7 +125,7 @@ def resume_command(settings: Settings, **how: object) -> str:
 
 
 def bench_command(what: str, given: Mapping[str, Any]) -> str:
-    """The command of a measurement, for the record beside it; options that are None were not given.
+    """Returns the shell command of a measurement, to store with it; options that are None were not given.
 
     Example:
         >>> bench_command("layers", {"cases": "linear:64->64", "threads": None})
@@ -135,7 +135,7 @@ def bench_command(what: str, given: Mapping[str, Any]) -> str:
 
 
 def compare_command(recipe: str, given: Mapping[str, Any]) -> str:
-    """The command of a comparison; options that are None were not given, those that are lists several times.
+    """Returns the shell command of a comparison; options that are None were not given, lists several times.
 
     Example:
         >>> compare_command("digits-mlp", {"seeds": "3", "vary": ["momentum=0.5,0.9"], "jobs": None})
@@ -165,5 +165,5 @@ def _overrides(settings: Settings) -> list[str]:
 
 
 def setting_text(value: Any) -> str:
-    """A setting's value as --set takes it."""
+    """Formats a setting's value for --set."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value).lower() if value is None else str(value)

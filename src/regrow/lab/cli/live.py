@@ -1,4 +1,4 @@
-"""The live report: a page that is written anew whenever its runs have written something, until they are finished."""
+"""The live report: a page that is rewritten whenever its runs have written something, until they are finished."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ KINDS = ("[!.]*.json", "[!.]*.jsonl", "[!.]*.npz")
 
 
 def live_report(paths: Sequence[Path], out: Path, every: int, show: bool) -> None:
-    """Writes the page, and again at most every `every` seconds while runs go on.
+    """Writes the page, and rewrites it at most every `every` seconds during the runs.
 
-    The page loads itself anew as often. It is written once more without that at the end: when all runs are finished, or
-    at Ctrl-C or SIGTERM.
+    The page reloads itself as often. At the end, when all runs are finished or at Ctrl-C or SIGTERM, it is written once
+    more without reloading.
 
     Args:
         paths: as for `make_report`; a folder may still be empty.
         show: open the page in a browser.
 
     Raises:
-        UsageError: there is no such path, or it holds something else.
+        UsageError: a path does not exist, or holds something else.
     """
     if missing := [str(path) for path in paths if not path.exists()]:
         raise UsageError(f"there is no {', '.join(missing)} to follow; name a run folder from regrow train")
@@ -71,16 +71,16 @@ def _state(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
 
 @contextmanager
 def report_beside(folder: Path, out: Path) -> Iterator[None]:
-    """Follows a run with a live report in a process of its own, opened in a browser; no failure of it ends the run.
+    """Follows a run with a live report in a separate process and a browser; if that fails, the run continues.
 
-    The process ends with the run: by itself when the run is finished, else told so.
+    The process ends with the run: by itself when the run is finished, otherwise it is terminated.
 
     Args:
-        folder: of the run; is made, so that there is something to follow.
-        out: the page, outside of it.
+        folder: folder of the run; created, so that there is something to follow.
+        out: the page, outside the folder.
     """
     words = ["report", str(folder), "--out", str(out), "--live", "--open"]
-    if not folder.exists():  # where it is a file, the training says so
+    if not folder.exists():  # if it is a file, the training reports it
         folder.mkdir(parents=True)
     process = subprocess.Popen([sys.executable, "-m", "regrow.lab", *words], start_new_session=True)
     try:

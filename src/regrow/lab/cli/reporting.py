@@ -18,7 +18,7 @@ def make_report(paths: Sequence[Path], out: Path, refresh: int | None = None) ->
 
     Args:
         paths: as for `read_inputs`.
-        refresh: the page loads itself anew after so many seconds.
+        refresh: seconds after which the page reloads itself.
 
     Raises:
         UsageError: a path holds nothing that can be shown. RunError: the libraries of the page are not here.

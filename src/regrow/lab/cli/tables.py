@@ -31,20 +31,20 @@ def console() -> Console:
 
 
 def print_recipes() -> None:
-    """The catalog, and what --set can change."""
-    table = Table("recipe", "what it is", "epochs", "batch", box=None, pad_edge=False)
+    """Prints the recipes and the methods."""
+    table = Table("recipe", "description", "epochs", "batch", box=None, pad_edge=False)
     for name, make in RECIPES.items():
         recipe = make()
         table.add_row(name, recipe.about, str(recipe.epochs), str(recipe.batch_size))
     out = console()
     out.print(table)
-    out.print("\nPublished protocols are those of sparse momentum (arXiv:1907.04840).")
-    methods = Table("method", "what it is", box=None, pad_edge=False)
+    out.print("\nPublished protocols come from the paper of sparse momentum (arXiv:1907.04840).")
+    methods = Table("method", "description", box=None, pad_edge=False)
     for name, method in METHODS.items():
         methods.add_row(name, method.about)
     out.print(methods)
     out.print(f"\nTrain with: regrow train {next(iter(RECIPES))} --method set --set prune_rate=0.3")
-    out.print("`regrow settings` explains what --set KEY=VALUE can change, `regrow settings METHOD` that of a method.")
+    out.print("`regrow settings` explains what --set KEY=VALUE can change, `regrow settings METHOD` for one method.")
 
 
 def _as_typed(value: Any) -> str:
@@ -90,7 +90,7 @@ def _method_rows(name: str, recipe: Recipe) -> list[tuple[str, str, str]]:
 
 
 def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
-    """The outcome of one run in a few lines."""
+    """Prints the result of one run in a few lines."""
     active, prunable = summary["active_weights"], summary["prunable_weights"]
     lines = [
         f"test error {summary['test_error']:.2f} %, validation error {summary['validation_error']:.2f} %",
@@ -107,7 +107,7 @@ def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
 
 
 def print_comparison(summaries: Sequence[Mapping[str, Any]]) -> None:
-    """One line a run, side by side."""
+    """Prints one line for each run."""
     table = Table("method", "density")
     for heading in ("test error", "active weights", "training", "ms a step", "FLOP density"):
         table.add_column(heading, justify="right")

@@ -21,7 +21,7 @@ class Place(Protocol):
 
         Args:
             log: gets what it prints.
-            finished: a file that the program writes; where it is there, nothing is run.
+            finished: a file that the program writes; if it exists, nothing runs.
 
         Returns:
             Its exit code, negative for a signal; None where another process runs it already.

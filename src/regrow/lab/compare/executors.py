@@ -34,7 +34,7 @@ def executor(name: str, jobs: int | None, threads: int) -> Iterator[Executor]:
 
     Args:
         name: of EXECUTORS.
-        jobs: runs side by side; None: two processes, or as many as the cluster has room for.
+        jobs: runs at a time; None: two processes, or as many as the cluster can hold.
         threads: of each run.
 
     Raises:

@@ -1,6 +1,6 @@
 """A grid of training runs, side by side, each one `regrow train` in a process of its own (see `executors`).
 
-Finished runs are kept, stopped ones go on from their checkpoint, failed ones are shown and do not stop the rest: run
+Finished runs are kept, stopped ones resume from their checkpoint, failed ones are shown and do not stop the rest: run
 the same grid again until it is whole.
 """
 
@@ -27,7 +27,7 @@ __all__ = ["Cell", "Outcome", "run_grid"]
 
 INTERRUPTED = 130
 STOPPED = "stopped"
-BUSY = "is under way in another process; wait for that, or end it"
+BUSY = "is running in another process; wait for it, or stop it"
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def run_grid(
     Args:
         cells: the whole grid.
         jobs: runs side by side, at least 1.
-        after: is called after each cell, for what is written as the grid grows.
+        after: called after each cell, to write files as the grid grows.
         place: makes the place of each run; default a process on this machine.
         progress: default a bar on a terminal, lines elsewhere.
     """

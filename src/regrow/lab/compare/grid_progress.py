@@ -41,7 +41,7 @@ class GridProgress:
         """Some time has passed."""
 
     def left(self) -> str:
-        """The time that the rest takes if it goes on as it did, runs under way counted by their epochs."""
+        """The time left at the present speed; current runs count by their epochs."""
         done = self._done()
         if done <= self._before:
             return "time left not known yet"
@@ -63,7 +63,7 @@ class GridProgress:
 
 
 class GridBar(GridProgress):
-    """The same, and a bar that moves with the epochs of the runs under way."""
+    """The same, and a bar that moves with the epochs of the current runs."""
 
     EVERY = 2.0
     """Seconds between two looks at the runs' files."""

@@ -144,7 +144,7 @@ def _pixels(dataset: Any) -> tuple[Tensor, Tensor]:
 
 
 def _from_torchvision(kind: str, root: Path, train: bool) -> Any:
-    """A data set that is there, or can be downloaded."""
+    """Loads a data set from disk, or downloads it."""
     from torchvision import datasets
 
     load = getattr(datasets, kind)

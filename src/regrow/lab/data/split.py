@@ -62,7 +62,7 @@ class AnySplit(ABC):
         """With batches on a device, in a memory format."""
 
     def reading(self, how: Reading) -> AnySplit:
-        """With files read in that way; itself where there are none."""
+        """Returns a split that reads files in that way, or itself if it has no files."""
         return self
 
     def load(self, drawn: Iterable[Drawn]) -> Iterator[Batch]:

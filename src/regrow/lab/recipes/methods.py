@@ -1,4 +1,4 @@
-"""The training methods: how a network is made sparse, and what moves its weights. A method is one entry of METHODS."""
+"""The training methods: how a network becomes sparse, and what moves its weights. A method is one entry of METHODS."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Examples:
-    """Training examples by which methods at initialisation judge weights: the same ones for every method of a seed."""
+    """Training examples by which methods at initialisation score weights: the same ones for every method of a seed."""
 
     split: AnySplit
     seed: int
@@ -167,7 +167,7 @@ def _obd(model: nn.Module, settings: Choice, examples: Examples) -> dict[str, Te
 
 
 def _magnitude(model: nn.Module, settings: Choice, examples: Examples | None) -> nn.Module:
-    """In each layer the largest: weights of several layers, drawn on different scales, say nothing of each other."""
+    """Keeps the largest in each layer: weights of different layers have different scales and are not comparable."""
     return _sparsify(model, settings, init="magnitude")
 
 
@@ -218,7 +218,7 @@ _MOVING = {name: _of_updater(kind) for name, kind in updaters().items()}
 
 METHODS: dict[str, Method] = {
     "sparse-momentum": _MOVING["sparse-momentum"],
-    "dense": Method(None, _untouched, about="All weights: the network to compare with."),
+    "dense": Method(None, _untouched, about="All weights: the dense baseline."),
     "static": _MOVING["static"],
     **_MOVING,
     **{
@@ -275,10 +275,10 @@ def make_sparse(
     masks: Mapping[str, Tensor] | None = None,
     examples: Examples | None = None,
 ) -> nn.Module:
-    """The network as the method trains it: itself when dense; with the active sets of `masks`, if there are any.
+    """The network as the method trains it: itself if dense; with the active sets of `masks`, if given.
 
     Args:
-        examples: by which methods at initialisation judge weights; without them the active sets are random.
+        examples: examples by which methods at initialisation score weights; without them the active sets are random.
     """
     method = METHODS[settings.method]
     if masks is not None and method.attach is not None:

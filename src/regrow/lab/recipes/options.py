@@ -69,7 +69,7 @@ def known_options() -> Mapping[str, Option]:
 
 @cache
 def options_of(kind: type[Updater]) -> Mapping[str, Option]:
-    """The options of an updater, by name: all arguments but those that a run gives.
+    """The options of an updater, by name: all arguments except those that a run sets.
 
     Example:
         >>> options_of(regrow.SET)["prune_rate"].default
@@ -81,11 +81,11 @@ def options_of(kind: type[Updater]) -> Mapping[str, Option]:
 
 
 def entries(text: str) -> dict[str, str]:
-    """The entries of the sections of a docstring, by name, each on one line.
+    """The entries of the sections of a docstring, by name, each on one line; of equal names the first.
 
     Example:
         >>> entries("Line.\\n\\nArgs:\\n    lr: learning\\n        rate.\\n")["lr"]
         'learning rate.'
     """
     found = re.finditer(r"^    (\w+): (.*?)(?=^    \w+(, \w+)*: |^\S|^$|\Z)", text, flags=re.MULTILINE | re.DOTALL)
-    return {match[1]: " ".join(match[2].split()) for match in found}
+    return {match[1]: " ".join(match[2].split()) for match in reversed(list(found))}

@@ -27,7 +27,7 @@ LR_SCHEDULES = ("steps", "cosine")
 
 @dataclass(frozen=True)
 class Recipe:
-    """One published protocol. Recipes are functions in `catalog` that return one of these, whole.
+    """One published protocol. Recipes are functions in `catalog` that return a complete one.
 
     Attributes:
         name: as typed after `regrow train`.
@@ -36,24 +36,24 @@ class Recipe:
         classes: outputs of the network.
         data: (root, seed, validation fraction) -> Data.
         epochs: passes over the training set, at least 1.
-        batch_size: examples of a step, at least 1.
+        batch_size: number of examples in a step, at least 1.
         lr: learning rate before schedule and warm-up, above 0.
         lr_drops: steps at which `lr` is multiplied by `lr_drop_factor`, in a schedule of `schedule_steps` steps that
             is stretched or compressed to the length of the run (drops stay at the same fractions).
         schedule_steps: length of the schedule that `lr_drops` belong to.
-        lr_drop_factor: above 0 and at most 1.
-        momentum: of SGD, or the first beta of AdamW, at least 0 and below 1.
-        nesterov: whether SGD's momentum is Nesterov's.
-        weight_decay: at least 0.
-        lr_schedule: "steps", or "cosine": down to 0 at the end, without drops.
+        lr_drop_factor: factor of each drop, above 0 and at most 1.
+        momentum: momentum of SGD, or the first beta of AdamW, at least 0 and below 1.
+        nesterov: use Nesterov momentum in SGD.
+        weight_decay: weight decay, at least 0.
+        lr_schedule: "steps", or "cosine": falls to 0 at the end, without drops.
         optimizer: "sgd", or "adamw", whose betas are `momentum` and `beta2`.
-        beta2: of AdamW, at least 0 and below 1.
+        beta2: second beta of AdamW, at least 0 and below 1.
         clip_norm: largest norm of the gradient; None: no clipping.
         warmup_epochs: epochs in which the learning rate rises linearly from nearly 0.
-        label_smoothing: share of each label that is spread evenly over all classes in training, at least 0 and below 1
-            (Szegedy et al. 2016, arXiv:1512.00567, section 7).
-        validation_fraction: share of the training set held out at random.
-        images: how many of the training images are used, the same ones for every seed; None: all.
+        label_smoothing: fraction of each label that is spread evenly over all classes in training, at least 0 and
+            below 1 (Szegedy et al. 2016, arXiv:1512.00567, section 7).
+        validation_fraction: fraction of the training set held out at random.
+        images: number of training images to use, the same ones for every seed; None: all.
         update_every: steps between topology updates; None: one at the end of each epoch, or the method's own interval.
             There is none after the last step, and one that falls on the end of an epoch comes after the validation.
         dense: names of parameters or modules that stay dense.

@@ -96,7 +96,7 @@ class Figure:
         title: with the unit.
         caption: what is seen, and how to read it.
         commands: that made the data.
-        small: charts stand side by side, as many as there is room for.
+        small: put charts side by side, as many as fit.
         wide: the figure takes the width of the page.
     """
 
@@ -110,7 +110,7 @@ class Figure:
 
 
 def finish(chart: Any, rows: Rows, height: int = 280, title: str = "", steps: int = 0) -> Chart:
-    """A chart as wide as the page has room for.
+    """A chart as wide as the page.
 
     Args:
         height: of the plot in pixels.

@@ -77,7 +77,7 @@ def training_figures(runs: Sequence[Run]) -> list[Figure]:
 
 
 def _prune_rate(runs: Sequence[Run], commands: Sequence[str]) -> list[Figure]:
-    """The schedule as it was followed; one run of each label, for seeds have the same."""
+    """The prune rate over the training; one run of each label, because seeds do not change it."""
     firsts = {run.label: run for run in reversed(runs) if run.updates}
     rates = [
         {"label": run.label, "step": step, "rate": in_percent(rate)}

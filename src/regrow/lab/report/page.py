@@ -52,7 +52,7 @@ def write_page(inputs: Inputs, out: Path, command: str, refresh: int | None = No
 
     Args:
         command: that makes it, shown at its end.
-        refresh: the page loads itself anew after so many seconds.
+        refresh: seconds after which the page reloads itself.
 
     Example:
         >>> write_page(read_inputs(["runs/demo"]), Path("report.html"), "regrow report runs/demo")

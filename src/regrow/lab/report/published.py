@@ -21,7 +21,7 @@ class PublishedPoint:
         density: as in a leaderboard.
         settings: those that an analysis varied, else empty.
         error: test error in percent.
-        se: its standard error over seeds, None where the source has none.
+        se: its standard error over seeds, None if the source has none.
         source: where it is from.
     """
 
@@ -39,7 +39,7 @@ def _tables() -> dict[str, Any]:
 
 
 def published_points(recipe: str) -> list[PublishedPoint]:
-    """The published figures of a recipe; empty where there are none. Of two sources for the same, the first.
+    """The published figures of a recipe, or an empty list. If two sources have the same figure, the first.
 
     Example:
         >>> [point.error for point in published_points("lenet300-mnist") if point.method == "dense"]

@@ -1,4 +1,4 @@
-"""Run folders as reports see them: their JSON files, read also while the run goes on."""
+"""Run folders as reports see them: their JSON files, which can be read during the run."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Training runs: the loop, its folder, and how it stops and goes on."""
+"""Training runs: the loop, its folder, and how it stops and resumes."""

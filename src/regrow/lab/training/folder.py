@@ -59,7 +59,7 @@ class RunFolder:
             raise RunError(f"{file} is damaged ({error}); delete it, and --resume writes it again") from error
 
     def checkpoint(self) -> dict[str, Any] | None:
-        """The last checkpoint, None where there is none."""
+        """The last checkpoint, or None."""
         file = self.path / CHECKPOINT
         return load_checkpoint(file) if file.exists() else None
 
@@ -82,7 +82,7 @@ class RunFolder:
             save_checked({"format": FORMAT, "regrow": regrow.__version__, "lengths": lengths, **state}, temporary)
 
     def recover(self, say: Callable[[str], None]) -> dict[str, Any] | None:
-        """The last checkpoint, None where there is none; the one before takes its place where it is damaged or missing.
+        """Returns the last checkpoint, or the one before if it is damaged or missing; None if there is none.
 
         Args:
             say: is told of that.
@@ -102,10 +102,10 @@ class RunFolder:
         try:
             state = load_checkpoint(previous)
         except (DamagedCheckpoint, FileNotFoundError) as error:
-            other = str(error) if previous.exists() else "there is none before it"
+            other = str(error) if previous.exists() else "there is no earlier checkpoint"
             raise RunError(f"{damage}; {other}; delete {self.path} and start again") from error
         os.replace(previous, last)
-        say(f"{damage}; going on from the checkpoint before it")
+        say(f"{damage}; resuming from the checkpoint before it")
         return state
 
     def keep(self, name: str, state: Mapping[str, Any]) -> None:
@@ -232,7 +232,7 @@ def open_folder(
     `say` is told when the last checkpoint is damaged and the one before it has taken its place.
 
     Raises:
-        UsageError: something is there and `resume` is not set, or it is of a run with other settings.
+        UsageError: the folder is not empty and `resume` is not set, or it holds a run with other settings.
     """
     folder = RunFolder(path)
     if files := [place for place in (path, *path.parents) if place.exists() and not place.is_dir()]:

@@ -1,6 +1,6 @@
 """The training loop: Lightning Fabric for the device, plain torch for the rest.
 
-Every epoch: train, validate, update the topology (not after the last step; after validation, for a freshly pruned
+Every epoch: train, validate, update the topology (not after the last step; after validation, as a freshly pruned
 network validates badly), save. The test set is looked at once, at the very end.
 """
 
@@ -74,7 +74,7 @@ def train(
         settings: from `make_settings`.
         out: the run's folder, default `settings.folder()`.
         data_dir: see `data_root`.
-        resume: go on from the folder's checkpoint, to the same bits as a run that never stopped.
+        resume: continue from the folder's checkpoint, to the same bits as a run that never stopped.
         threads: of torch; default the recipe's, else torch's own choice; when resuming that of the run.
         max_seconds: end after the epoch in which so many seconds of training and validation are over, those before a
             resume included; schedules stay those of all epochs. Lottery tickets take none.
@@ -86,7 +86,7 @@ def train(
         skip_corrupt: whether files that cannot be decoded are left out, see `Reading`.
         deterministic: use torch's deterministic algorithms alone (docs/determinism.md); when resuming as the run does.
         logger: "tensorboard", "csv" or "wandb", or several with commas between; into the folder `logs` of the run. A
-            run that goes on begins a new log.
+            resumed run starts a new log.
         reporter: is told how the run goes.
         ticket: of a round of lottery tickets; without one, the method "lottery" trains all its rounds (`find_ticket`).
 
@@ -145,7 +145,7 @@ def train(
 
 @dataclass
 class _Run:
-    """A run under way: what trains, where its files are, where it stands."""
+    """A running training: its session, its folder and its position."""
 
     session: Session
     folder: RunFolder
@@ -298,7 +298,7 @@ class _Run:
         if summary["active_weights"] != wanted:
             self.reporter.note(
                 f"{summary['active_weights']} weights are active, not {wanted}: the training ended before an update "
-                "that would have brought the density asked for; update more often (--update-every), or train longer"
+                "that would have reached the requested density; update more often (--update-every), or train longer"
             )
         self.folder.finish(summary)
         return summary

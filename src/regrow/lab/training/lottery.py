@@ -41,7 +41,7 @@ PRUNED_A_ROUND = 0.2
 
 
 def round_densities(density: float) -> list[float]:
-    """The density of each round: from 1 down by the same factor, at least 0.8, to the one asked for.
+    """The density of each round: from 1 down by the same factor, at least 0.8, to the requested one.
 
     Example:
         >>> [round(density, 3) for density in round_densities(0.5)]
@@ -71,8 +71,8 @@ def find_ticket(
         train: trains one round, as `loop.train` does.
         settings: of the method "lottery".
         out: the folder of all rounds; the last round's files are copied into it.
-        resume: go on where the last call ended.
-        how: further arguments of `train`, for each round.
+        resume: continue where the last call ended.
+        how: other arguments of `train`, the same for each round.
 
     Returns:
         The summary of the last round. Steps, updates and seconds are the sums of all rounds, and `flop_density_mean`

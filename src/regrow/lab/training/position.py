@@ -17,11 +17,11 @@ class Position:
 
     Attributes:
         epoch: epochs finished.
-        batch: batches done of the epoch under way.
+        batch: batches done in the current epoch.
         step: optimizer steps done.
-        loss_sum: of the epoch under way.
-        epoch_seconds: of the steps of the epoch under way, without topology updates.
-        epoch_topology_seconds: of the topology updates of the epoch under way.
+        loss_sum: sum of the losses of the current epoch.
+        epoch_seconds: seconds of the steps of the current epoch, without topology updates.
+        epoch_topology_seconds: seconds of the topology updates of the current epoch.
         prune_rate: of the last update.
         epoch_wait_seconds: those of them in which the step had no batch yet.
         train_seconds: of the steps of finished epochs, without topology updates.
@@ -60,7 +60,7 @@ class Position:
         return self.train_seconds + self.epoch_seconds + self.topology_seconds
 
     def next_epoch(self) -> None:
-        """Closes the epoch under way."""
+        """Closes the current epoch."""
         self.train_seconds += self.epoch_seconds
         self.wait_seconds += self.epoch_wait_seconds
         self.epoch, self.batch = self.epoch + 1, 0

@@ -31,7 +31,7 @@ class Reporter:
     """Says nothing; the interface of the others. A context manager, open while the run trains."""
 
     def start(self, settings: Settings, position: Position, steps_per_epoch: int) -> None:
-        """Training begins, or goes on, at `position`."""
+        """Called when training starts or resumes at `position`."""
 
     def batch(self, position: Position) -> None:
         """Some batches have been done."""
@@ -50,19 +50,19 @@ class Reporter:
 
 
 class PlainLines(Reporter):
-    """A line an epoch, for files and pipes."""
+    """Prints a line an epoch, for files and pipes."""
 
     def start(self, settings: Settings, position: Position, steps_per_epoch: int) -> None:
         self._epochs = settings.recipe.epochs
         self._first = position.epoch + position.batch / steps_per_epoch
         self._began = time.monotonic()
         if position.step:
-            self.note(f"going on at step {position.step}")
+            self.note(f"resuming at step {position.step}")
 
     def epoch(self, row: dict[str, Any]) -> None:
         elapsed, done = time.monotonic() - self._began, row["epoch"] - self._first
         text = f"epoch {row['epoch']}/{self._epochs}  {figures(row)}"
-        if done:  # nothing, where a run goes on behind the last step of an epoch
+        if done:  # nothing, if a run resumes after the last step of an epoch
             text += f"  {clock(elapsed / done * (self._epochs - row['epoch']))} left"
         self.note(text)
 

@@ -23,7 +23,7 @@ def load_network(path: Path) -> tuple[Settings, nn.Module, dict[str, Any]]:
         path: a run folder or a checkpoint in one.
 
     Raises:
-        UsageError: there is none. RunError: it is something else.
+        UsageError: there is no checkpoint. RunError: the file is something else.
     """
     file = path / CHECKPOINT if path.is_dir() else path
     if not file.exists():

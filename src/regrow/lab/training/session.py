@@ -147,7 +147,7 @@ def make_session(
         reading: of data sets that are files; default as `Reading` has it.
 
     Raises:
-        RunError: the data set is not there, or is none for the recipe.
+        RunError: the data set is missing, or does not fit the recipe.
         UsageError: a setting has a value that cannot be served.
     """
     recipe = settings.recipe

@@ -1,4 +1,4 @@
-"""The summary of a finished run; its keys are frozen, for tables and reports read them."""
+"""The summary of a finished run; its keys are frozen, because tables and reports read them."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Ticket:
     Attributes:
         masks: active sets by parameter name; None: all weights.
         values: state dict of the dense network as it was after `epoch` epochs; None: as it is initialised.
-        epoch: with which training goes on.
+        epoch: the epoch with which training continues.
     """
 
     masks: dict[str, Tensor] | None = None

@@ -19,7 +19,7 @@ class Conversion:
 
     Attributes:
         into: whether into the blocked layout; False: out of it.
-        operation: what asked for it, such as "flatten" or "aten.sigmoid.default"; "... backward" in backward.
+        operation: what needed it, such as "flatten" or "aten.sigmoid.default"; "... backward" in backward.
         shape: (N, C, H, W).
         module: path of the module that was running in forward; "" where that is not known.
     """
@@ -59,7 +59,7 @@ def recording() -> Iterator[list[Conversion]]:
 
 
 def note(into: bool, operation: str, shape, module: str | None = None) -> None:
-    """Tell whoever is recording."""
+    """Reports the conversion to the recorders."""
     for log in _logs:
         log.append(Conversion(into, operation, tuple(shape), running() if module is None else module))
 

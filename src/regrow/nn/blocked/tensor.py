@@ -128,7 +128,7 @@ def ordinary(tensor: Any, operation: str, module: str | None = None) -> Any:
 
 
 def ordinary_outputs(module: Any, args: Any, output: Any) -> Any:
-    """A forward hook that gives a network's user ordinary tensors, whatever it computed in."""
+    """A forward hook that returns ordinary tensors to a network's user, whatever the network computes with."""
     return _dense(output, "output")
 
 
