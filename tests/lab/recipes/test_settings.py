@@ -106,7 +106,7 @@ def test_an_option_that_is_given_the_default_of_other_methods_is_given(method: s
 
 def test_a_setting_that_one_of_several_methods_has_is_taken():
     check_taken(["static", "set"], ["lr", "prune_rate"])
-    with pytest.raises(UsageError, match="the methods static, set have no share"):
+    with pytest.raises(UsageError, match="the methods static, set have no setting share"):
         check_taken(["static", "set"], ["lr", "share"])
 
 

@@ -213,7 +213,7 @@ def test_topology_files_hold_the_active_sets(tiny: Callable[..., Settings], tmp_
     assert load_topology(tmp_path / "run" / "topology-epoch2.npz").about["step"] == 24
     whole = (tmp_path / "run" / "topology.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UsageError, match=r"cut\.npz is no topology file"):
+    with pytest.raises(UsageError, match=r"cut\.npz is not a topology file"):
         load_topology(tmp_path / "cut.npz")
 
 

@@ -244,7 +244,7 @@ def test_two_processes_do_not_train_in_one_folder(short: Callable[..., Settings]
         assert process.stdout
         assert process.stdout.readline() == "held\n"
         before = {file.name: file.read_bytes() for file in out.iterdir()}
-        with pytest.raises(RunError, match=r"another process trains in .*run; wait for it or end it"):
+        with pytest.raises(RunError, match=r"another process trains in .*run; wait for it or stop it"):
             train(short(), out=out, resume=True)
         assert {file.name: file.read_bytes() for file in out.iterdir()} == before
         process.kill()

@@ -249,9 +249,9 @@ def check_taken(methods: Sequence[str], keys: Iterable[str]) -> None:
     for key in keys:
         if not concerns_dense(key) and own_name(key) not in taken:
             those = f"the method {methods[0]} has" if len(methods) == 1 else f"the methods {', '.join(methods)} have"
-            known = f"its own settings are {', '.join(sorted(taken))}" if taken else "it has none of its own"
+            known = f"its own settings are {', '.join(sorted(taken))}" if taken else "it has no settings of its own"
             having = [name for name, method in METHODS.items() if own_name(key) in method.takes]
-            raise UsageError(f"{those} no {key}; leave it out ({known}), or choose {' or '.join(having[:3])}")
+            raise UsageError(f"{those} no setting {key}; leave it out ({known}), or choose {' or '.join(having[:3])}")
 
 
 def make_network(recipe: Recipe) -> nn.Module:
