@@ -1,7 +1,7 @@
 """Distance that weights move at their first step after they are grown, under Adam, in learning rates.
 
 A small network learns to be another one, for some hundred steps, so that bias correction has ended; then RigL or SET
-exchanges weights once, and one more step is taken. "zero" is the same with second moments of entering weights set to 0
+replaces weights once, and one more step is taken. "zero" is the same with second moments of grown weights set to 0
 behind the update, as they were before decision 21. "active" is what weights move that were active all the time.
 
     python benchmarks/cold_start.py --json results/cold_start.json

@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=default)
     parser.add_argument("--density", type=float, default=0.05)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement (default 10)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="seconds of each measurement (default 10)")
     parser.add_argument("--clock", choices=list(CLOCKS), default="cpu", help="cpu suits a busy machine (default)")
     parser.add_argument("--json", type=Path, default=ROOT / "results" / "data_speed.json")
     chosen = parser.parse_args()

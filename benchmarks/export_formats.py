@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--density", type=float, default=0.05)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--images", default="none", help="of the training set; none: all")
+    parser.add_argument("--images", default="none", help="number of training images; none: all")
     parser.add_argument("--test-images", type=int, default=10_000)
     asked = parser.parse_args()
     overrides = [f"epochs={asked.epochs}", f"images={asked.images}", f"batch_size={asked.batch_size}"]

@@ -165,10 +165,12 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--densities", type=float, nargs="+", default=[0.1, 0.2])
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--update-every", type=int, metavar="STEPS", help="between topology updates; default: an epoch")
+    parser.add_argument(
+        "--update-every", type=int, metavar="STEPS", help="steps between topology updates; default: an epoch"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--data-dir", help="as for regrow train")
+    parser.add_argument("--data-dir", help="folder of the data sets")
     parser.add_argument("--json", type=Path, default=ROOT / "results" / "gpt_shakespeare.json", metavar="FILE")
     return parser.parse_args()
 

@@ -26,11 +26,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that every grid has."""
-    parser.add_argument("--jobs", type=int, default=2, help="runs side by side (default 2)")
-    parser.add_argument("--threads", type=int, default=1, help="of each run (default 1)")
-    parser.add_argument("--data-dir", help="as for regrow train")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run folders go (default runs)")
-    parser.add_argument("--results", type=Path, default=ROOT / "results", help="where the result file goes")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default 2)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each run (default 1)")
+    parser.add_argument("--data-dir", help="folder of the data sets")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the run folders (default runs)")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder for the result file")
 
 
 def common_words(chosen: argparse.Namespace) -> list[str]:

@@ -160,7 +160,7 @@ def show(figures: dict[str, dict[str, object]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--before", type=Path, metavar="DIR", help="a checkout to compare with")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for the figures")
     arguments = parser.parse_args()
     figures = {"before": measure(arguments.before)} if arguments.before else {}
     figures["now"] = measure(Path(__file__).resolve().parents[1])

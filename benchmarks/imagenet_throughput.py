@@ -96,9 +96,9 @@ def arguments() -> argparse.Namespace:
         description=description, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--densities", type=float, nargs="+", default=[0.1, 0.2, 0.3])
-    parser.add_argument("--batch", type=int, default=32, help="images of a step (default 32)")
-    parser.add_argument("--threads", type=int, default=2, help="of torch (default 2)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each contestant (default 60)")
+    parser.add_argument("--batch", type=int, default=32, help="batch size (default 32)")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="seconds of each contestant (default 60)")
     parser.add_argument("--json", type=Path, default=ROOT / "results" / "imagenet_throughput.json")
     return parser.parse_args()
 

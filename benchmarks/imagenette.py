@@ -42,10 +42,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1, help="processes that read images (default 1)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
-    parser.add_argument("--data-dir", help="as for regrow train")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run folders go (default runs)")
-    parser.add_argument("--results", type=Path, default=ROOT / "results", help="where the result file goes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments of the kills")
+    parser.add_argument("--data-dir", help="folder of the data sets")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the run folders (default runs)")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder for the result file")
     return parser.parse_args()
 
 

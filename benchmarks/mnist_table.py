@@ -73,7 +73,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--densities", type=float, nargs="+", help="1 is dense; default: the preset's")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: the preset's")
     parser.add_argument("--epochs", type=int, help="default: the recipe's")
-    parser.add_argument("--storage", default="masked", help="as for regrow train (default masked)")
+    parser.add_argument("--storage", default="masked", help="weight storage (default masked)")
     grid.add_arguments(parser)
     return parser.parse_args()
 

@@ -84,7 +84,7 @@ def summarise(make: Callable[[], nn.Module], density: float) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--density", type=float, default=0.1, help="of the whole network, in (0, 1]")
+    parser.add_argument("--density", type=float, default=0.1, help="density of the whole network, in (0, 1]")
     parser.add_argument("--json", type=Path, default=ROOT / "results" / "model_summaries.json")
     chosen = parser.parse_args()
     result: dict[str, Any] = {

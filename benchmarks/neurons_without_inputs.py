@@ -37,11 +37,11 @@ def arguments() -> argparse.Namespace:
         description=description, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="+", default=["vgg16-d-half"], metavar="NAME")
-    parser.add_argument("--layer", default="conv1_1", help="whose neurons (default conv1_1)")
+    parser.add_argument("--layer", default="conv1_1", help="layer to measure (default conv1_1)")
     parser.add_argument("--densities", type=float, nargs="+", default=[0.02, 0.05, 0.1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--images", type=int, default=128, help="in the batch (default 128)")
-    parser.add_argument("--data-dir", help="as for regrow train")
+    parser.add_argument("--images", type=int, default=128, help="batch size (default 128)")
+    parser.add_argument("--data-dir", help="folder of the data sets")
     parser.add_argument("--json", type=Path, default=ROOT / "results/neurons_without_inputs.json", metavar="FILE")
     return parser.parse_args()
 

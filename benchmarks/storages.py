@@ -30,7 +30,7 @@ def arguments() -> argparse.Namespace:
         description=description, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--recipe", default="lenet300-mnist")
-    parser.add_argument("--density", default="0.05", help="of the sparse runs (default 0.05)")
+    parser.add_argument("--density", default="0.05", help="density of the sparse runs (default 0.05)")
     parser.add_argument("--epochs", help="default: the recipe's")
     grid.add_arguments(parser)
     parser.set_defaults(jobs=1)

@@ -116,8 +116,8 @@ def main() -> None:
         description=description, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--widths", type=lambda text: [int(word) for word in text.split(",")], default=WIDTHS)
-    parser.add_argument("--dense-up-to", type=int, default=4_000, help="widest dense network that is measured")
-    parser.add_argument("--steps", type=int, default=10, help="ordinary steps of each width")
+    parser.add_argument("--dense-up-to", type=int, default=4_000, help="widest dense network to measure")
+    parser.add_argument("--steps", type=int, default=10, help="number of ordinary steps of each width")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, default=ROOT / "results" / "wide_mlp.json")
     parser.add_argument("--measure", help=argparse.SUPPRESS)

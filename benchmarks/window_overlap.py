@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--density", type=float, default=0.05)
     parser.add_argument("--seeds", type=integers, default=(0, 1))
     parser.add_argument("--epochs", type=int, default=10, help="length of the schedule (default 10)")
-    parser.add_argument("--updates", type=integers, default=(1, 2, 4, 6), help="measured ones, by epoch")
+    parser.add_argument("--updates", type=integers, default=(1, 2, 4, 6), help="updates to measure, by epoch")
     parser.add_argument("--cost-steps", type=int, default=200, help="timed steps (default 200)")
     parser.add_argument("--json", type=Path, default=ROOT / "results" / "window_overlap.json")
     chosen = parser.parse_args()

@@ -1,6 +1,6 @@
 """regrow: neural networks that are sparse from the first training step to the last.
 
-Names load when they are first used, so that the command line answers before torch is there.
+Names load when they are first used, so that the command line responds before torch has loaded.
 
 >>> model = regrow.sparsify(model, density=0.05)
 >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)

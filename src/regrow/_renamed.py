@@ -91,13 +91,13 @@ class _Loader:
         return package
 
     def exec_module(self, module: ModuleType) -> None:
-        """Puts back what importing has written over; the module itself has been loaded."""
+        """Restores what importing has overwritten; the module itself has been loaded."""
         if self._spec is not None:
             module.__spec__ = self._spec
 
 
 def install() -> None:
-    """Has imports of old module names find the modules."""
+    """Makes imports of old module names find the modules."""
     finder: Any = _Finder()
     sys.meta_path.insert(0, finder)  # before the one that would find `lab/training` below `regrow.recipes`
 

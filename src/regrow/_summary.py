@@ -1,4 +1,4 @@
-"""Summary: what is sparse in a model, how much, and in which storage."""
+"""Summary: the sparse weights of a model, their densities and storages."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Summary:
     """The sparse weights of a model; prints as a table.
 
     Attributes:
-        rows: one a sparse weight.
-        parameters: all positions of all parameters, dense ones included; None where a file does not tell them from
-            buffers.
-        conversions: of activations into and out of the kernels' layout, in one forward and backward pass; None where no
-            example input was given.
+        rows: one row for each sparse weight.
+        parameters: all positions of all parameters, dense ones included; None if a file does not distinguish them
+            from buffers.
+        conversions: conversions of activations into and out of the kernels' layout, in one forward and backward pass;
+            None without an example input.
     """
 
     rows: tuple[SummaryRow, ...]
@@ -103,12 +103,12 @@ class Summary:
 def summary(model: nn.Module, example_input: Any = None) -> Summary:
     """Summarizes what is sparse in a model, how much, in which storage and why.
 
-    Inactive weights that are not 0 count in densities, and are warned of.
+    Densities count inactive weights that are not 0, with a warning.
 
     Args:
         model: sparse or dense.
-        example_input: what the model is called with: a tensor, a tuple of arguments, or a mapping of keyword arguments.
-            Given that, the summary also lists where activations are converted into and out of the layout of the
+        example_input: arguments of the model: a tensor, a tuple of arguments, or a mapping of keyword arguments.
+            With it, the summary also lists where activations are converted into and out of the layout of the
             convolution kernels: once in and once out is best; anything between names an operation that has no kernel
             there. A copy of the model runs.
 

@@ -1,7 +1,7 @@
 """FLOPs of one weight of each layer, measured on a real forward pass.
 
-FLOPs are counted as 2 (a multiplication and an addition) for each time that a weight is used, for one example, in the
-forward pass; border effects of padding are ignored. Embeddings are looked up, not multiplied: 0.
+Each use of a weight counts 2 FLOPs (a multiplication and an addition), for one example, in the forward pass. Border
+effects of padding are ignored. Embeddings are looked up, not multiplied, so they count 0.
 """
 
 from __future__ import annotations
@@ -175,11 +175,11 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def flop_density(model: nn.Module, flops: Mapping[str, float]) -> float:
-    """FLOPs of the sparse weights as they are, over what they would be dense; in (0, 1].
+    """FLOPs of the present active weights, over those of the dense weights; in (0, 1].
 
     Args:
         model: a sparse model.
-        flops: of `flops_per_weight`.
+        flops: result of `flops_per_weight`.
     """
     weights = sparse_weights(model)
     dense = sum(flops[name] * weight.numel for name, weight in weights.items())
@@ -193,17 +193,17 @@ def step_flops(model: nn.Module, flops: Mapping[str, float], window_share: float
 
     with F_l the forward FLOPs of one weight of layer l, m_l its active weights and n_l its positions: the forward pass
     and the gradient of the input use each active weight once, the gradient of the weight costs as much for each
-    position that has one. g_l = m_l in an ordinary step. In a step that needs gradients of inactive weights as well (of
-    the window before an update, of growth by gradient; `SparseWeight.gradient_positions`, n_l as a rule), they come
-    from a share c of the batch: g_l = m_l + c (gradient_positions - m_l). Masked storage has c = 1.
+    position that has one. g_l = m_l in an ordinary step. A step that also needs gradients of inactive weights (in the
+    window before an update, or for growth by gradient; `SparseWeight.gradient_positions`, usually n_l) takes them from
+    a fraction c of the batch: g_l = m_l + c (gradient_positions - m_l). Masked storage has c = 1.
 
-    What is counted is what the method needs, not what its storage spends: masked storage computes as a dense network
-    does. As in RigL's account (Evci et al. 2020, arXiv:1911.11134, table 1) the first layer's gradient of
-    the input counts like any other, and choosing positions, batch norms and the optimizer are left out.
+    This counts what the method needs, not what its storage computes: masked storage computes like a dense network. As
+    in RigL's account (Evci et al. 2020, arXiv:1911.11134, table 1) the first layer's gradient of the input counts like
+    any other, and the choice of positions, batch norms and the optimizer do not count.
 
     Args:
         model: a sparse model.
-        flops: of `flops_per_weight`.
+        flops: result of `flops_per_weight`.
         window_share: c in compressed storage, `window_batch` over the batch size, in (0, 1].
 
     Example:

@@ -68,7 +68,7 @@ def keep_counts(request: PruneRequest) -> Sequence[int]:
     """Target: the present number of weights; the density of the network does not change.
 
     Args:
-        request: what is known of all layers, one entry a layer.
+        request: the facts about all layers, one entry a layer.
     """
     return request.active
 
@@ -114,7 +114,7 @@ def by_rate(request: PruneRequest) -> Sequence[int]:
     See `topology.prune_counts` for layers that are nearly dense.
 
     Args:
-        request: what is known of all layers, one entry a layer.
+        request: the facts about all layers, one entry a layer.
     """
     shrunk = [min(m, c) for m, c in zip(request.active, request.target, strict=True)]
     exchanged = topology.prune_counts(request.rate, shrunk, request.numel, request.importance)
@@ -125,7 +125,7 @@ def globally(request: PruneRequest) -> Sequence[int]:
     """Amount: as many as `by_rate` in total, but the smallest scores of the whole network.
 
     Args:
-        request: what is known of all layers, one entry a layer.
+        request: the facts about all layers, one entry a layer.
     """
     total = sum(by_rate(request))
     kept = topology.counts_of_largest(request.scores, sum(request.active) - total)
@@ -165,7 +165,7 @@ def keep_own(request: RedistributionRequest) -> Sequence[int]:
     """Grows as many weights in each layer as it pruned.
 
     Args:
-        request: what is known of all layers, one entry a layer.
+        request: the facts about all layers, one entry a layer.
     """
     return [c - kept for c, kept in zip(request.target, request.kept, strict=True)]
 
@@ -174,7 +174,7 @@ def by_importance(request: RedistributionRequest) -> Sequence[int]:
     """Redistributes in proportion to importance (sparse momentum, section 3), within the budget.
 
     Args:
-        request: what is known of all layers, one entry a layer.
+        request: the facts about all layers, one entry a layer.
     """
     if request.flops_budget is None:
         return topology.redistribute(request.total, request.importance, request.free)
@@ -187,7 +187,7 @@ def by_importance_per_flop(request: RedistributionRequest) -> Sequence[int]:
     """Redistributes as `by_importance` does, with importance divided by the FLOPs of one weight of the layer.
 
     Args:
-        request: what is known of all layers, one entry a layer.
+        request: the facts about all layers, one entry a layer.
     """
     cheapest = min((flops for flops in request.flops_per_weight if flops > 0), default=1.0)
     worth = [r / max(c, cheapest) for r, c in zip(request.importance, request.flops_per_weight, strict=True)]
@@ -198,7 +198,7 @@ def by_survivors(request: RedistributionRequest) -> Sequence[int]:
     """Redistributes in proportion to the weights that survived (DSR, arXiv:1902.05967, algorithm 1).
 
     Args:
-        request: what is known of all layers, one entry a layer.
+        request: the facts about all layers, one entry a layer.
     """
     return topology.redistribute(request.total, request.kept, request.free)
 

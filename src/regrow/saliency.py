@@ -1,8 +1,8 @@
 """Saliency at initialisation: scores for `sparsify(init=...)` that show which weights of a dense network to keep.
 
-Each function takes a dense model and gives scores by parameter name, larger for weights to keep. The papers compare
+Each function takes a dense model and returns scores by parameter name, larger for weights to keep. The papers compare
 weights of all layers: `sparsify(model, density, init=scores, distribution="global")`; other distributions take the
-best of each layer. The model stays as it is, its buffers and torch's random state included.
+best of each layer. The model, its buffers and torch's random state do not change.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ def snip(model: nn.Module, batches: Batches, *, loss: Loss = cross_entropy, dens
     """|w * g|, the connection sensitivity (SNIP, Lee et al. 2019, arXiv:1810.02340, equation 5), not normalised.
 
     Args:
-        model: a dense model, in the mode in which it is to be judged.
+        model: a dense model, in the mode in which to score it.
         batches: pairs (inputs, targets); the paper has one batch of 100. The gradient is that of their losses' sum.
         loss: (outputs, targets) -> scalar.
-        dense: as of `sparsify`.
+        dense: as in `sparsify`.
 
     Returns:
         Scores of each prunable parameter, of its shape, finite where the gradient is.
 
     Raises:
-        ValueError: there is no batch, or the model is sparse already.
+        ValueError: there is no batch, or the model is already sparse.
 
     Example:
         >>> dense = make_model()
@@ -66,10 +66,10 @@ def grasp(
     -w * (H g), so that those kept keep the gradient flowing.
 
     Args:
-        model: as of `snip`.
-        batches: as of `snip`; the authors have ten examples a class.
-        loss: as of `snip`.
-        dense: as of `snip`.
+        model: as in `snip`.
+        batches: as in `snip`; the authors have ten examples a class.
+        loss: as in `snip`.
+        dense: as in `snip`.
         temperature: divides the outputs before the loss, above 0; 200 in the authors' code, to be 1 in the equation.
 
     Returns:
@@ -104,14 +104,14 @@ def grasp(
 def obd(model: nn.Module, batches: Batches, *, loss: Loss = cross_entropy, dense: Patterns = ()) -> dict[str, Tensor]:
     """w^2 F / 2, the increase of the loss without a weight (optimal brain damage, LeCun et al. 1990, section 2).
 
-    F is the diagonal of the empirical Fisher matrix, the mean of the squared gradients of single examples, in the place
-    of the Hessian's.
+    F is the diagonal of the empirical Fisher matrix, the mean of the squared gradients of single examples. It replaces
+    the Hessian's diagonal.
 
     Args:
-        model: as of `snip`; it sees one example at a time, so BatchNorm must be in eval mode.
-        batches: as of `snip`; the first dimension of inputs and targets are the examples.
-        loss: as of `snip`.
-        dense: as of `snip`.
+        model: as in `snip`; it sees one example at a time, so BatchNorm must be in eval mode.
+        batches: as in `snip`; the first dimension of inputs and targets is the examples.
+        loss: as in `snip`.
+        dense: as in `snip`.
 
     Returns:
         Scores of each prunable parameter, of its shape, at least 0.
@@ -142,22 +142,22 @@ def synflow(
 ) -> dict[str, Tensor]:
     """Iterative synaptic flow (SynFlow, Tanaka et al. 2020, arXiv:2006.05467, algorithm 1); it uses no data.
 
-    In each of the rounds, with all weights made positive and an input of ones, the weights of smallest |w * dR/dw| go,
-    where R is the sum of the outputs; the density falls by the same factor each time. Computed in float64 and eval mode
-    on a copy of the model.
+    Each round makes all weights positive, feeds ones, and removes the weights of smallest |w * dR/dw|, where R is the
+    sum of the outputs. The density falls by the same factor each time. It runs in float64 and eval mode on a copy of
+    the model.
 
     Args:
         model: a dense model.
-        inputs: one batch of floating numbers, of which only the shape of an example counts.
-        density: that `sparsify` will be asked for, in (0, 1].
-        rounds: at least 1; 100 in the paper.
-        dense: as of `sparsify`.
+        inputs: one floating-point batch, of which only the shape of an example matters.
+        density: the density for `sparsify`, in (0, 1].
+        rounds: number of rounds, at least 1; 100 in the paper.
+        dense: as in `sparsify`.
 
     Returns:
         Scores of each prunable parameter, of its shape: the round until which a weight stayed, and its rank in it.
 
     Raises:
-        ValueError: a value is out of range, inputs are no floating numbers, or the model is sparse already.
+        ValueError: a value is out of range, inputs are not floating-point, or the model is already sparse.
         FloatingPointError: the flow is not finite.
 
     Example:

@@ -62,7 +62,7 @@ def step_at(fraction: float, total_steps: int) -> int:
     """The first step at or after a fraction of the training, whatever rounding did to the fraction.
 
     Args:
-        fraction: of the training, 0 to 1.
+        fraction: fraction of the training, 0 to 1.
         total_steps: optimizer steps of the whole training.
 
     Example:

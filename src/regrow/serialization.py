@@ -30,7 +30,7 @@ _WITHOUT_CHECKSUM = "regrow sparse model 1"
 
 
 def save(path: str | os.PathLike[str], model: nn.Module) -> None:
-    """Writes a model, dense or sparse, with its active sets; whole or not at all. Wrappers leave no trace in the file.
+    """Writes a model, dense or sparse, with its active sets, whole or not at all. The file does not show wrappers.
 
     All is kept as it is; of inactive weights that are not 0 it warns (see `regrow.check`).
 
@@ -63,11 +63,12 @@ def load(path: str | os.PathLike[str], model: nn.Module, *, storage: str | None 
 
     Args:
         path: a file of `save` or `export.save_safetensors`.
-        model: of the same kind, dense or sparse.
-        storage: where a dense model is made sparse: "auto", "masked" or "compressed"; None: that of the file.
+        model: a model of the same kind, dense or sparse.
+        storage: storage for a dense model: "auto", "masked" or "compressed"; None: that of the file.
 
     Raises:
-        ValueError: not such a file, or one of another model, whose differing names are listed; nothing is changed.
+        ValueError: it is not such a file, or belongs to another model; the message lists the names that differ, and
+            nothing is changed.
     """
     content = read(path)
     state: dict[str, Any] = content["state_dict"]
@@ -105,7 +106,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         "sparse": the shapes of the sparse weights by name; "state_dict": a state dict, in the storage that each has.
 
     Raises:
-        ValueError: not such a file, or a damaged one.
+        ValueError: it is not such a file, or is damaged.
 
     Example:
         >>> regrow.save("model.pt", model)
@@ -128,7 +129,7 @@ def check_same_model(
     """Raises where a file holds the state of another model, however its sparse weights are stored; changes nothing.
 
     Args:
-        path: of the file, for the message.
+        path: path of the file, for the message.
         state: a state dict without wrappers' prefixes.
         sparse: the shape of each weight that is sparse there.
 
@@ -164,7 +165,7 @@ def _shape(value: Any) -> Any:
 
 
 def safe_globals() -> list[Any]:
-    """The classes and functions that `torch.load` must be allowed, to read a whole sparse model from a pickle.
+    """Returns the classes and functions that `torch.load` needs to read a whole sparse model from a pickle.
 
     None of them does anything but put a model together. State dicts and files of `regrow.save` need none.
 

@@ -18,7 +18,7 @@ __all__ = ["assert_ranks_agree", "broadcast_state", "same_generator"]
 
 
 def broadcast_state(model: nn.Module, weights: Mapping[str, SparseWeight], after_backward: Callable[[], None]) -> None:
-    """Gives all ranks rank 0's topology and values, and keeps compressed gradients alike from now on; alone, nothing.
+    """Gives all ranks rank 0's topology and values and keeps compressed gradients equal; in one process, does nothing.
 
     Args:
         weights: the sparse weights of the model.

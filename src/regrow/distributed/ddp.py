@@ -1,7 +1,7 @@
 """Parameters that DistributedDataParallel leaves to regrow.
 
-Its reducer takes the parameters as they are when a model is wrapped, and cannot bear one whose length changes; and it
-would send masks and indices, which are the same everywhere, at every forward pass.
+Its reducer takes the parameters as they are when a model is wrapped, and cannot handle one whose length changes. It
+would also send masks and indices, which are the same everywhere, at every forward pass.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _LIST = "_ddp_params_and_buffers_to_ignore"
 
 
 def exclude_from_ddp(model: nn.Module) -> None:
-    """Has DistributedDataParallel leave compressed weights, their indices and all masks of `model` alone.
+    """Makes DistributedDataParallel ignore compressed weights, their indices and all masks of `model`.
 
-    `sparsify` does so for the model that it is given. Where that is part of another module, and the other one is what
-    is wrapped, call this with the other one before; a LightningModule does so at the end of its `__init__`.
+    `sparsify` does this for its own model. If you wrap another module that contains that model, call this with the
+    outer module before; in a LightningModule, call it at the end of `__init__`.
 
     Example:
         >>> class Module(torch.nn.Module):
@@ -35,7 +35,7 @@ def exclude_from_ddp(model: nn.Module) -> None:
 
 
 def restore_to_ddp(model: nn.Module) -> None:
-    """Takes back what `exclude_from_ddp` has done."""
+    """Reverts `exclude_from_ddp`."""
     if rest := sorted(set(getattr(model, _LIST, ())) - _ours(model)):
         setattr(model, _LIST, rest)
     elif hasattr(model, _LIST):

@@ -64,7 +64,7 @@ class GradientMean:
 
     @staticmethod
     def hang_on(model: nn.Module) -> GradientMean:
-        """The one of the whole model, new where it has none yet; it takes the place of those that parts have."""
+        """Returns the object of the whole model, or makes one; it replaces those of the model's parts."""
         root = unwrapped(model)
         mean = next((one for hook in root._forward_hooks.values() if (one := _mean_of(hook))), None)
         GradientMean.take_off(model, all_but=mean)
@@ -84,7 +84,7 @@ class GradientMean:
                         del hooks[key]
 
     def start(self, weights: Mapping[str, SparseWeight], then: Callable[[], None]) -> None:
-        """Takes means from now on.
+        """Starts to take means.
 
         Args:
             weights: all sparse weights of the model.
@@ -158,7 +158,7 @@ class GradientMean:
 
 
 def _mean_of(hook: Any) -> GradientMean | None:
-    """The one that a forward hook belongs to; in pickles of version 0.1 hooks are its methods."""
+    """Returns the object that a forward hook belongs to; in pickles of version 0.1 hooks are its methods."""
     owner = getattr(hook, "mean", getattr(hook, "__self__", None))
     return owner if isinstance(owner, GradientMean) else None
 

@@ -59,7 +59,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def own_of(values: Sequence[Any]) -> Any:
-    """This rank's of what `gather_objects` gave. Raises ValueError if there are more or fewer ranks by now."""
+    """Returns this rank's part of `gather_objects`' result. Raises ValueError if the number of ranks has changed."""
     number, rank = (dist.get_world_size(), dist.get_rank()) if is_distributed() else (1, 0)
     if len(values) != number:
         raise ValueError(

@@ -16,9 +16,9 @@ class Traffic:
     """Bytes of gradients that each rank hands to all-reduce in a step.
 
     Attributes:
-        sparse: of sparse weights: of active ones in compressed storage, of all positions in masked storage.
-        other: of all other trained parameters.
-        dense: of the same network without sparsity, `other` included.
+        sparse: bytes of sparse weights: of active ones in compressed storage, of all positions in masked storage.
+        other: bytes of all other trained parameters.
+        dense: bytes of the same network without sparsity, `other` included.
     """
 
     sparse: int

@@ -93,7 +93,7 @@ def unpack_optimizer(
 
 
 def _flat(names: list[list[str]], parameters: list[list[Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Each parameter with its name, group after group."""
+    """Yields each parameter with its name, group after group."""
     for of_group, members in zip(names, parameters, strict=True):
         yield from zip(of_group, members, strict=True)
 

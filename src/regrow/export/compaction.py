@@ -26,25 +26,25 @@ _AGREEMENT = 1e-9
 
 
 def compact(model: nn.Module, example_input: Any) -> nn.Module:
-    """A smaller plain dense copy of a model with equal outputs in evaluation; the model itself stays as it is.
+    """Returns a smaller plain dense copy of a model with equal outputs in evaluation; the model does not change.
 
-    A feature (a neuron, a channel) is removed where no layer has a weight that reads it; and where it is constant, for
-    all that feeds it is without weights or constant itself, if the constant can go into the biases of the layers that
-    read it. Constants are followed through biases, batch norms and activations. One that is not 0 does not go through
-    zero padding, where the border is another sum than the middle. Features that are added to each other go together or
-    not at all. What is removed frees what it alone read, and so on. Each layer keeps at least one feature.
+    A feature (a neuron or a channel) is removed if no layer has a weight that reads it. It is also removed if it is
+    constant, because everything that feeds it has no weights or is itself constant, and the constant can go into the
+    biases of the layers that read it. Constants are followed through biases, batch norms and activations. A constant
+    other than 0 does not go through zero padding, where the border has another sum than the middle. Features that are
+    added are removed together or not at all. Features that only removed ones read are removed too, and so on. Each
+    layer keeps at least one feature.
 
-    Linear layers on (N, C), convolutions without groups and batch norms become smaller. All that operations unknown to
-    the plan take or give stays as it is, and inputs and outputs of the network do. At the end the copy is run on the
-    example in float64 beside the original.
+    Linear layers on (N, C), convolutions without groups and batch norms become smaller. Inputs and outputs of unknown
+    operations and of the network do not change. At the end the copy runs on the example in float64 beside the original.
 
     Args:
         model: sparse or dense; its `forward` must be traceable by torch.fx.
-        example_input: what the model is called with: a tensor with a batch in front, or a tuple of arguments.
+        example_input: arguments of the model: a tensor with a batch in front, or a tuple of arguments.
 
     Raises:
-        ValueError: the model cannot be traced, or holds several floating dtypes.
-        RuntimeError: the outputs differ, so the trace does not say all that the model does.
+        ValueError: the model cannot be traced, or has several floating dtypes.
+        RuntimeError: the outputs differ, so the trace misses part of what the model does.
 
     Example:
         >>> small = regrow.compact(model, batch)
@@ -85,14 +85,14 @@ def save_compact(path: str | os.PathLike[str], model: nn.Module, example_input: 
 
 
 def load_compact(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
-    """A copy of a plain dense model with the sizes and values of a compact one, in evaluation.
+    """Returns a copy of a plain dense model with the sizes and values of a compact one, in evaluation mode.
 
     Args:
-        path: what `save_compact` wrote.
-        model: dense, of the kind that was made compact; it stays as it is.
+        path: a file of `save_compact`.
+        model: dense, of the kind that was made compact; it does not change.
 
     Raises:
-        ValueError: not such a file, or one of another model.
+        ValueError: it is not such a file, or belongs to another model.
 
     Example:
         >>> small = regrow.export.save_compact("compact.pt", model, batch)

@@ -20,13 +20,13 @@ def from_masks(model: nn.Module, masks: Mapping[str, Tensor], *, storage: str = 
 
     Args:
         model: dense; changed in place (see `regrow.sparsify`).
-        masks: by parameter name ("fc1.weight"), bool or numbers that are 0 or 1, of the parameter's shape. Parameters
-            without a mask stay dense.
-        storage: as of `regrow.sparsify`.
+        masks: masks by parameter name ("fc1.weight"), bool or numbers that are 0 or 1, of the parameter's shape.
+            Parameters without a mask stay dense.
+        storage: as in `regrow.sparsify`.
 
     Raises:
-        ValueError: a mask of another shape, without an active position, with other values, or of no weight that can be
-            sparse; nothing is changed.
+        ValueError: a mask has another shape, no active position or other values, or its weight cannot be sparse;
+            nothing is changed.
 
     Example:
         >>> masks = {"fc1.weight": torch.rand(30, 784) < 0.1}
@@ -46,15 +46,15 @@ def from_masks(model: nn.Module, masks: Mapping[str, Tensor], *, storage: str = 
 def from_prune(model: nn.Module, *, storage: str = "auto") -> nn.Module:
     """Makes a model that torch.nn.utils.prune has pruned sparse by its masks; use the returned model.
 
-    The reparametrizations are removed: parameters have their own names and values again, and masks have become active
-    sets. Parameters without a mask stay dense.
+    It removes the reparametrizations: parameters get their own names and values again, and masks become active sets.
+    Parameters without a mask stay dense.
 
     Args:
         model: with at least one pruned weight; changed in place (see `regrow.sparsify`).
-        storage: as of `regrow.sparsify`.
+        storage: as in `regrow.sparsify`.
 
     Raises:
-        ValueError: nothing is pruned, or something that cannot be sparse is (a bias); nothing is changed.
+        ValueError: nothing is pruned, or something that cannot be sparse, such as a bias; nothing is changed.
 
     Example:
         >>> plain = make_model()

@@ -25,15 +25,15 @@ _AGREEMENT = 1e-5
 
 
 def save_onnx(path: str | os.PathLike[str], model: nn.Module, example_input: Any) -> None:
-    """Writes the dense network in evaluation as ONNX, once onnxruntime has given equal outputs; whole or not at all.
+    """Writes the dense network as ONNX, in evaluation mode, after onnxruntime gives equal outputs; whole or not at all.
 
-    Runtimes that use zeros compute faster with it, onnxruntime does not; make the network compact first for one that
-    is smaller in itself. The first dimension of every input is free.
+    Runtimes that use zeros compute faster with it; onnxruntime does not. Make the network compact first if you want a
+    smaller one. The first dimension of every input is free.
 
     Args:
         path: the file to write.
         model: sparse or dense, in float32.
-        example_input: what the model is called with: a tensor with a batch of two or more in front, or a tuple of them.
+        example_input: arguments of the model: a tensor with a batch of two or more in front, or a tuple of them.
 
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is missing. ValueError: torch cannot export the model.
@@ -69,11 +69,11 @@ def _export(plain: nn.Module, arguments: tuple[Any, ...], file: Path) -> None:
 
 
 def onnx_session(path: str | os.PathLike[str], threads: int | None = None) -> Any:
-    """A function of the same arguments as the network, computed by onnxruntime on the CPU; gives a list of arrays.
+    """Returns a function with the network's arguments, computed by onnxruntime on the CPU; it returns a list of arrays.
 
     Args:
         path: a file of `save_onnx`.
-        threads: of onnxruntime; None: its choice.
+        threads: threads of onnxruntime; None: its choice.
     """
     runtime = need("onnxruntime", "onnx")
     options = runtime.SessionOptions()

@@ -1,6 +1,6 @@
 """The compact sparse file: a safetensors file of active values and of the distances between their positions.
 
-`docs/export.md` says what is in it, byte for byte. `regrow.load` reads it.
+`docs/export.md` describes its format. `regrow.load` reads it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _VALUES, _DELTAS, _OPTIMIZER = "values/", "deltas/", "optimizer/"
 def save_safetensors(
     path: str | os.PathLike[str], model: nn.Module, optimizer: torch.optim.Optimizer | None = None
 ) -> None:
-    """Writes a sparse model as a safetensors file, whole or not at all; `regrow.load` puts it onto a model.
+    """Writes a sparse model as a safetensors file, whole or not at all; `regrow.load` loads it into a model.
 
-    It holds the active values and their positions (about a byte each), all other parameters and buffers as they are,
-    and the state of the optimizer if one is given, of active weights alone: what training needs but for the updater,
-    which starts again. Exact to the bit; reading the file executes nothing in it.
+    It holds the active values and their positions (about a byte each), all other parameters and buffers, and, if you
+    pass an optimizer, its state for the active weights. That is all that training needs except the updater, which
+    starts again. The file is exact to the bit, and reading it executes nothing.
 
     Args:
         path: the file to write.
@@ -44,8 +44,8 @@ def save_safetensors(
         optimizer: a torch optimizer of the model's parameters, whose state is kept too (see `load_optimizer`).
 
     Raises:
-        ValueError: something has no place in such a file: extra state that is no tensor, inactive weights that are not
-            0, an optimizer that holds other parameters, or one with state of inactive weights that is not 0.
+        ValueError: the file cannot hold something: extra state other than tensors, inactive weights that are not 0, an
+            optimizer with other parameters, or optimizer state of inactive weights that is not 0.
 
     Example:
         >>> regrow.export.save_safetensors("model.safetensors", model)
@@ -100,7 +100,7 @@ def is_safetensors(path: str | os.PathLike[str]) -> bool:
 
 
 def read_sparse_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The model in a file of `save_safetensors`, checked, in the form in which `regrow.save` writes it.
+    """Reads and checks a file of `save_safetensors`, and returns the model in the form that `regrow.save` writes.
 
     Args:
         path: a file of `save_safetensors`.
@@ -124,12 +124,12 @@ def load_optimizer(path: str | os.PathLike[str], model: nn.Module, optimizer: to
     """Loads an optimizer's state and settings from a sparse file, for a model in any storage.
 
     Args:
-        path: what `save_safetensors` wrote with an optimizer.
-        model: as `regrow.load` returned it from the same file.
-        optimizer: of the same kind as the one saved, with the same parameters in the same groups.
+        path: a file of `save_safetensors` with an optimizer.
+        model: the model that `regrow.load` returned from the same file.
+        optimizer: an optimizer of the same kind as the saved one, with the same parameters in the same groups.
 
     Raises:
-        ValueError: the file keeps no optimizer, or that of another model; nothing is changed.
+        ValueError: the file has no optimizer, or that of another model; nothing is changed.
 
     Example:
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)

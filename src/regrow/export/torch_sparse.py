@@ -17,10 +17,10 @@ __all__ = ["save_torch_sparse", "torch_sparse_state"]
 
 
 def torch_sparse_state(model: nn.Module) -> dict[str, Any]:
-    """The state dict of the dense model with sparse weights as sparse tensors: CSR matrices, COO of other dimensions.
+    """Returns the dense model's state dict with sparse weights as sparse tensors: CSR matrices, otherwise COO.
 
-    For programs that compute with torch.sparse or hand matrices on (to SciPy, to a solver), not for training: such
-    tensors are no parameters of an ordinary layer. `F.linear(x, state["fc1.weight"])` computes with a CSR weight.
+    Use it in programs that compute with torch.sparse or pass matrices on (to SciPy, to a solver), not for training,
+    because an ordinary layer cannot have such parameters. `F.linear(x, state["fc1.weight"])` takes a CSR weight.
     Convolution weights are COO, because torch has no CSR of four dimensions.
 
     Args:

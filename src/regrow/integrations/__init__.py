@@ -1,4 +1,4 @@
 """Helpers for other people's training loops.
 
-`lightning` and `huggingface` need the packages that they are named after; the others need torch alone.
+`lightning` and `huggingface` need the packages that they are named after; the others need only torch.
 """

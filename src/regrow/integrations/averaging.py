@@ -19,16 +19,16 @@ __all__ = ["AveragedModel", "average"]
 class AveragedModel(swa_utils.AveragedModel):
     """`torch.optim.swa_utils.AveragedModel` that follows the topology of a sparse model: EMA, SWA, target networks.
 
-    At each `update_parameters` the average first takes on the active sets of the model: a weight that has gone leaves
-    the average too, and one that has come enters it at 0, as it did in the model. So the average is as sparse as the
-    model and has the same topology. Of the weights that are active it is what averaging the dense weights, zeros
-    included, would give, but that a weight which comes back has lost what it was before. The mean of models with
-    topologies of their own (clients, checkpoints) is `average`.
+    Each `update_parameters` first gives the average the model's active sets: pruned weights are removed from the
+    average, and grown ones start at 0, as in the model. The average is therefore as sparse as the model and has the
+    same topology. For active weights it equals the average of the dense weights, zeros included, except that a weight
+    that grows again has lost its earlier average. For the mean of models with different topologies (clients,
+    checkpoints), use `average`.
 
     Args:
         model: dense or sparse; copied.
-        device: of the copy; None: that of the model.
-        avg_fn: how to average one tensor; without it and `multi_avg_fn` all have equal shares.
+        device: device of the copy; None: that of the model.
+        avg_fn: how to average one tensor; without it and `multi_avg_fn` all models count equally.
         multi_avg_fn: how to average lists of tensors, such as `swa_utils.get_ema_multi_avg_fn(0.999)`.
         use_buffers: average floating-point buffers too (BatchNorm's statistics); all others are copied.
 
@@ -65,7 +65,7 @@ class AveragedModel(swa_utils.AveragedModel):
         super().__init__(model, device, avg_fn, multi_avg_fn, use_buffers)
 
     def update_parameters(self, model: nn.Module) -> None:
-        """Takes on the model's active sets, and its weights into the average.
+        """Takes the model's active sets, and averages its weights.
 
         Args:
             model: the model in training, sparse in the same weights.

@@ -13,16 +13,16 @@ __all__ = ["adaptive_clip_grad_"]
 
 @torch.no_grad()
 def adaptive_clip_grad_(model: nn.Module, clip_factor: float = 0.01, eps: float = 1e-3, norm_type: float = 2.0) -> None:
-    """Clips the gradient of each row of each weight to a share of the norm of that row.
+    """Clips the gradient of each row of each weight to a fraction of the norm of that row.
 
-    A row whose |gradient| is above clip_factor * max(|weight|, eps) has its gradient scaled down to that. A row is all
-    that leads to one output: a line of a linear layer, a filter of a convolution; a parameter of one dimension is a
-    single row. Call it between backward and step. It does what `timm.utils.adaptive_clip_grad` does with the dense
-    weights; that function itself takes each active weight of compressed storage as a row of its own, which an updater
-    puts right where it sees it.
+    If the |gradient| of a row is above clip_factor * max(|weight|, eps), it is scaled down to that. A row has all
+    weights of one output: a row of a linear layer's matrix or a filter of a convolution; a parameter of one dimension
+    is a single row. Call it between backward and step. It does what `timm.utils.adaptive_clip_grad` does with the dense
+    weights. In compressed storage that function treats each active weight as a separate row; an updater corrects this
+    if it notices it.
 
     Args:
-        model: dense or sparse, in any storage; gradients change in place, those that are None stay so.
+        model: dense or sparse, in any storage; gradients change in place, and None stays None.
         clip_factor: above 0.
         eps: above 0; rows of smaller norms, such as new ones, count as if they had this one.
         norm_type: above 0, or infinity.

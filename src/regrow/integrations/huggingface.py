@@ -29,10 +29,10 @@ class SparseTraining(TrainerCallback):
 
     Args:
         method: (model, optimizer, total_steps=..., **settings) -> updater, such as `regrow.SparseMomentum`.
-        settings: further arguments of the method. total_steps is that of the Trainer where it is not among them.
+        settings: other arguments of the method. total_steps comes from the Trainer unless you set it.
 
     Attributes:
-        updater: of the last training; None before the first.
+        updater: the updater of the last training; None before the first.
 
     Raises:
         FileNotFoundError, ValueError: when training resumes, if the checkpoint's folder in `args.output_dir` has no

@@ -29,11 +29,10 @@ class SparseTraining(Callback):
 
     Args:
         method: (model, optimizer, total_steps=..., **settings) -> updater, such as `regrow.SparseMomentum`.
-        settings: further arguments of the method. total_steps is `trainer.estimated_stepping_batches` where it is not
-            among them.
+        settings: other arguments of the method. total_steps is `trainer.estimated_stepping_batches` unless you set it.
 
     Attributes:
-        updater: of the last training; None before the first.
+        updater: the updater of the last training; None before the first.
 
     Raises:
         ValueError: when training starts, if there is not exactly one optimizer, no end to the training, or a callback

@@ -19,21 +19,21 @@ def average(models: Iterable[nn.Module], shares: Sequence[float] | None = None) 
     """Returns a new model with the mean weights of several models, whatever their topologies and storages.
 
     The mean is that of the dense weights, zeros included: mean = sum of share * weight / sum of shares. A position is
-    active where it is active in any of the models, so the mean is denser than each of them. Buffers of floating point
-    (BatchNorm's statistics) are averaged alike; others, the modes and the storage are those of the first model.
+    active if it is active in any of the models, so the mean is denser than each of them. Floating-point buffers
+    (BatchNorm's statistics) are averaged too. Other buffers, the modes and the storage are those of the first model.
 
-    Means of state dicts, entry by entry, are wrong in compressed storage: entry k of two models is of two positions.
+    Do not average state dicts entry by entry in compressed storage: entry k of two models has two positions.
 
     Args:
-        models: at least one, dense or sparse, of the same parameters; they stay as they are.
-        shares: at least 0 each, such as the numbers of examples of clients; None: equal ones.
+        models: at least one model, dense or sparse, all with the same parameters; they do not change.
+        shares: weights of the models, at least 0 each, such as numbers of examples of clients; None: equal weights.
 
     Returns:
         A copy of the first model, out of its wrappers (DistributedDataParallel, torch.compile), with the mean.
 
     Raises:
-        ValueError: models of different names or shapes, which are listed; shares that are no shares; weights that are
-            sharded; or inactive weights that are not 0.
+        ValueError: models differ in names or shapes, which are listed; shares are invalid; weights are sharded; or
+            inactive weights are not 0.
         RuntimeError: values and active set of a compressed weight do not belong together (see `regrow.check`).
 
     Example:

@@ -44,7 +44,7 @@ def write_atomically(path: str | os.PathLike[str], previous: Path | None = None)
 
 @contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Lets an OSError that names no file, as those of a full disk, name this one.
+    """Adds this file's name to an OSError without one, such as that of a full disk.
 
     Example:
         >>> with naming("metrics.jsonl"), open("metrics.jsonl", "a") as file:

@@ -7,7 +7,7 @@ from .errors import lacking
 
 def main() -> None:
     """Runs the command line; without its optional packages it says which one to install."""
-    # Lightning asks for its version by importing it, and it imports transformers where they are: seconds, for nothing
+    # Lightning imports it only to get its version, and that imports transformers if installed: seconds, for nothing
     sys.modules.setdefault("torchmetrics", None)  # type: ignore[arg-type]
     try:
         from .cli.app import app

@@ -251,11 +251,11 @@ class MomentumCollector:
         return float(now @ now), float(now @ before)
 
     def fold(self, group: Mapping[str, Any], common_factor: float, unscale: float = 1.0) -> None:
-        """Takes the staged gradient into the momentum, after the optimizer has stepped.
+        """Folds the staged gradient into the momentum, after the optimizer has stepped.
 
         Args:
             common_factor: stands in where `measure` could tell nothing.
-            unscale: what the optimizer itself multiplies gradients by.
+            unscale: factor by which the optimizer itself multiplies gradients.
         """
         # noted here and not when it arrives: a step that the optimizer skips trains nothing
         self.saw_gradient |= self._arrived
@@ -313,7 +313,7 @@ class MomentumCollector:
         self.tap.collect(on)
 
     def release(self) -> None:
-        """Gives the memory back: what has been collected will not be needed."""
+        """Frees the memory: what has been collected is not needed any more."""
         self.moments, self.steps = {}, 0
         self._staged = self._before = self._source = None
 

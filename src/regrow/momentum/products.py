@@ -86,7 +86,7 @@ class _Best:
         self._looked_at = 0
 
     def offer(self, scores: Tensor, rows: Tensor, columns: Tensor) -> None:
-        """Looks at a block of scores, whose element (r, c) has the position rows[r] + columns[c]."""
+        """Adds a block of scores, whose element (r, c) has the position rows[r] + columns[c]."""
         reach = (scores >= self.threshold if self.threshold else scores > 0).view(-1).nonzero().squeeze(1)
         found, at = scores.view(-1)[reach], rows[reach // columns.numel()] + columns[reach % columns.numel()]
         free = ~among(at, self.taken)

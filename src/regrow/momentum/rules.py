@@ -36,7 +36,7 @@ class Moments:
 
     @staticmethod
     def fold(moments: Mapping[str, Tensor], gradient: StagedGradient, factor: float, group: Mapping[str, Any]) -> None:
-        """Takes in factor * gradient."""
+        """Adds factor * gradient."""
         gradient.fold_into(
             moments["momentum_buffer"], decay=group["momentum"], factor=factor * (1 - group.get("dampening", 0))
         )
@@ -145,7 +145,7 @@ class LastGradient:
     def aged(
         moments: Mapping[str, Tensor], steps: float, age: float, group: Mapping[str, Any], full: bool
     ) -> dict[str, Tensor]:
-        """Nothing: no optimizer keeps this."""
+        """Returns nothing: no optimizer keeps this."""
         return {}
 
 

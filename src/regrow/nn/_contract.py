@@ -15,7 +15,7 @@ class CompressedLayer(Protocol):
 
     Attributes:
         compute: "auto", "sparse" or "dense".
-        digest: of its active set, as its state dict has it.
+        digest: digest of its active set, as in its state dict.
     """
 
     compute: str

@@ -33,8 +33,8 @@ class Identity:
 
     Attributes:
         indices: the buffer that plans were made from.
-        version: of that buffer when plans were made.
-        digest: of those indices.
+        version: version of that buffer when plans were made.
+        digest: digest of those indices.
         trained: whether a backward pass has reached the weight since there are copies, so that optimizers write to it.
         family: the layer and its copies.
     """
@@ -67,7 +67,7 @@ class Identity:
         return twin
 
     def _watch(self, layer: CompressedLayer) -> None:
-        """Has the next gradient of the weight noted, whether it goes to .grad or to whoever asked for it."""
+        """Notes the next gradient of the weight, whether it goes to .grad or to other code."""
         weight = layer._parameters.get("weight")
         if self.trained or self._handle is not None or weight is None or not weight.requires_grad:
             return

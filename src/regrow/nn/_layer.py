@@ -26,7 +26,7 @@ BackwardCallback = Callable[[Tensor, Tensor], None]
 
 
 class SparseLayer(nn.Module):
-    """A layer that holds only its active weights. Base of SparseLinear and SparseConv2d.
+    """A layer that stores only its active weights. Base of SparseLinear and SparseConv2d.
 
     Attributes:
         weight: parameter (active, 1), ordered by ascending flat position in the logical weight.
@@ -35,16 +35,16 @@ class SparseLayer(nn.Module):
         on_backward: None, or a function of (input, grad_output) that every backward pass through this layer
             calls with the ordinary tensors; nothing is kept while it is None. It is not copied, pickled or
             saved.
-        why: what decided the storage, for `regrow.summary`.
+        why: the reason for the storage, for `regrow.summary`.
         compute: "auto" (a nearly dense layer computes through torch's dense operator), "sparse" or "dense".
-        tune: whether "auto" measures, for each input shape when it first comes, from which density dense is faster,
-            instead of following the table in `regrow.nn.tuning`; for the first eight shapes.
-        tuned: buffer (shapes, 5) int64, None before the first; what was measured: batch, height, width (1 and 1 for
+        tune: whether "auto" measures the density above which dense is faster, at the first input of a shape, instead of
+            using the table in `regrow.nn.tuning`; for the first eight shapes.
+        tuned: buffer (shapes, 5) int64 with the measurements, None before the first: batch, height, width (1 and 1 for
             Linear), whether the input was a BlockedTensor, and the number of active weights from which dense is
-            faster. Part of the state dict, so that a resumed run computes what the first one did.
-        digest: buffer (2,) int64, of the active set; so that loading notices indices that are an average of several.
-        last_update: optimizer steps that had been taken at the last topology update; 0 before the first. In the
-            metadata of the state dict.
+            faster. Part of the state dict, so that a resumed run computes like the first one.
+        digest: buffer (2,) int64, digest of the active set; with it, loading notices averaged indices.
+        last_update: number of optimizer steps at the last topology update; 0 before the first. In the metadata of the
+            state dict.
     """
 
     weight: nn.Parameter
@@ -140,7 +140,7 @@ class SparseLayer(nn.Module):
             values: (active,) or (active, 1), of the layer's dtype, in the order of `positions`.
 
         Raises:
-            TypeError, ValueError: before anything is changed; says what was found and what is wanted.
+            TypeError, ValueError: before anything is changed; the message names the found and the expected value.
 
         Example:
             >>> layer.set_topology(torch.tensor([0, 3]), torch.zeros(2))
@@ -158,8 +158,8 @@ class SparseLayer(nn.Module):
     def accept_values(self) -> None:
         """Confirms that the values belong to the active set, whatever code wrote them.
 
-        A layer that nobody trains refuses to compute with values that were written to since it was copied, once the
-        layer that it was copied from has another active set: they are then most likely an average of both.
+        An untrained copy of a layer refuses to compute if its values were written to and the original has another
+        active set by then: the values are most likely an average of both.
         """
         self._identity.accept_values()
 
@@ -350,7 +350,7 @@ class SparseLayer(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
 
     def _compress_masked(self, state_dict, prefix) -> None:
-        """Lets a compressed layer load the state of a masked one."""
+        """Loads the state of a masked layer into a compressed one."""
         mask, weight = state_dict.get(prefix + "weight_mask"), state_dict.get(prefix + "weight")
         if mask is None or weight is None or weight.shape != self.dense_shape:
             return
@@ -360,7 +360,7 @@ class SparseLayer(nn.Module):
         state_dict[prefix + "weight"] = weight.reshape(-1)[indices].unsqueeze(1)
 
     def _compress_dense(self, state_dict, prefix, missing) -> None:
-        """Lets a compressed layer take its active weights of a dense state, where entries may be missing (strict)."""
+        """Loads the active weights from a dense state, whose entries may be missing (strict)."""
         weight = state_dict.get(prefix + "weight")
         if prefix + "indices" not in state_dict and weight is not None and weight.shape == self.dense_shape:
             missing.append(prefix + "indices")

@@ -42,7 +42,7 @@ _BITS = 20
 
 
 def scrambled(numbers: Tensor) -> Tensor:
-    """Each integer as 64 bits that look random (as SplitMix64 makes them)."""
+    """Maps each integer to 64 bits that look random (as SplitMix64 does)."""
     mixed = numbers * -7046029254386353131
     mixed = (mixed ^ (mixed >> 30)) * -4658895280553007687
     return mixed ^ (mixed >> 27)

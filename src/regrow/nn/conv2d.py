@@ -49,16 +49,16 @@ class SparseConv2d(SparseLayer):
     """nn.Conv2d with an unstructured-sparse weight, on the CPU, in float32 or float64.
 
     Args:
-        in_channels: as nn.Conv2d.
-        out_channels: as nn.Conv2d.
-        kernel_size: as nn.Conv2d.
-        stride: as nn.Conv2d.
-        padding: as nn.Conv2d; "same" and "valid" too.
-        dilation: as nn.Conv2d.
-        bias: whether there is one. Groups other than 1 and padding modes other than "zeros" are not served.
+        in_channels: as in nn.Conv2d.
+        out_channels: as in nn.Conv2d.
+        kernel_size: as in nn.Conv2d.
+        stride: as in nn.Conv2d.
+        padding: as in nn.Conv2d; "same" and "valid" too.
+        dilation: as in nn.Conv2d.
+        bias: whether to add a bias.
         positions: (active,) int64, ascending flat positions in (out_channels, in_channels, kH, kW); default none.
         dtype: float32 or float64; default torch's.
-        groups: 1; others are refused.
+        groups: must be 1. Padding modes other than "zeros" are not supported either.
 
     Shape:
         input (N, C, H, W) or (C, H, W), any strides, channels_last too; output as nn.Conv2d, contiguous.
@@ -69,7 +69,7 @@ class SparseConv2d(SparseLayer):
             computes densely.
 
     Raises:
-        TypeError, ValueError: what cannot be served; the text says what and the remedy.
+        TypeError, ValueError: an argument is not supported; the message names it and the remedy.
 
     Example:
         >>> layer = SparseConv2d.from_dense(nn.Conv2d(8, 4, 3, padding=1), mask=torch.rand(4, 8, 3, 3) < 0.1)

@@ -19,8 +19,8 @@ class SparseLinear(SparseLayer):
     """`input @ W.T + bias` with an unstructured-sparse W, on the CPU, in float32 or float64.
 
     Args:
-        in_features: columns of the logical weight (out_features, in_features).
-        out_features: its rows.
+        in_features: number of columns of the logical weight (out_features, in_features).
+        out_features: number of its rows.
         bias: whether to add a bias.
         positions: (active,) int64, ascending flat positions of the active weights; default none.
         dtype: float32 or float64; default torch's.
@@ -29,7 +29,7 @@ class SparseLinear(SparseLayer):
         input (*, in_features), any strides; output (*, out_features).
 
     Raises:
-        TypeError, ValueError: positions, dtype or device that cannot be served; the text says which and the remedy.
+        TypeError, ValueError: positions, dtype or device are not supported; the message names them and the remedy.
 
     Example:
         >>> layer = SparseLinear.from_dense(nn.Linear(8, 4), mask=torch.rand(4, 8) < 0.5)

@@ -1,8 +1,8 @@
 """Which layers compute densely: a committed, deterministic table, the same on every machine with one
 instruction set.
 
-A choice changes the last bits of a result, so nothing is measured unless it is asked for (`SparseLayer.tune`,
-`regrow.sparsify(…, tune=True)`), and what was measured is kept with the layer.
+A choice changes the last bits of a result, so layers measure only on request (`SparseLayer.tune`,
+`regrow.sparsify(…, tune=True)`), and keep the measurements.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def dense_from(kind: str) -> float:
             alone).
 
     Returns:
-        A density in (0, 1]; 0 where no native kernel is loaded, so that every layer computes densely.
+        A density in (0, 1]; 0 if no native kernel is loaded, so that every layer computes densely.
 
     Example:
         >>> regrow.nn.tuning.dense_from("pointwise") <= 1

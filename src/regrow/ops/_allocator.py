@@ -9,7 +9,7 @@ _kept = False
 
 
 def keep_pages() -> bool:
-    """Tell glibc's malloc to reuse large buffers, for the whole process, dense layers included.
+    """Makes glibc's malloc reuse large buffers, in the whole process, dense layers included.
 
     By default every buffer above 32 MB is mapped again and pays a page fault for each of its pages, each
     time; a training step makes and drops dozens of such activations. Memory in use does not grow; memory

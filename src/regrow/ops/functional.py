@@ -87,7 +87,7 @@ def plan_bytes(plan: Tensor) -> int:
 def sparse_linear(
     input: Tensor, weight: Tensor, bias: Tensor | None, arguments: Arguments, observer: Any = None
 ) -> Tensor:
-    """`input @ W.T + bias`, differentiable as often as one likes.
+    """`input @ W.T + bias`, differentiable any number of times.
 
     Args:
         input: (batch, in_features), the dtype of the plan.
@@ -110,7 +110,7 @@ def conv2d_arguments(
 
     Args:
         indices: the active set.
-        plan: what `conv2d_plan` made of it for this image size and dtype.
+        plan: result of `conv2d_plan` for this image size and dtype.
         geometry: weight_shape, stride, padding, dilation.
     """
     return indices, plan, list(shape), lanes(dtype), *(list(sizes) for sizes in geometry)
@@ -122,11 +122,11 @@ def sparse_conv2d_nchw(
     """Convolution of an ordinary (N, C, H, W) tensor, differentiable; contiguous (N, O, H', W').
 
     Args:
-        input: of the shape and dtype in `arguments`, any strides.
-        weight: as `sparse_linear`.
-        bias: as `sparse_linear`.
-        observer: as `sparse_linear`.
-        arguments: as `conv2d_arguments` makes them.
+        input: has the shape and dtype in `arguments`, any strides.
+        weight: as in `sparse_linear`.
+        bias: as in `sparse_linear`.
+        observer: as in `sparse_linear`.
+        arguments: result of `conv2d_arguments`.
         out_shape: (N, O, H', W'), as `conv_output_shape` has it.
     """
     output, _ = SparseConv2dNCHW.apply(input, weight, bias, arguments, out_shape, observer)
@@ -156,7 +156,7 @@ def dense_product(
         weight: dense, (out_features, in_features) or (O, I, kH, kW).
         bias: (out_features,), (O,) or None.
         geometry: () of a linear product, (stride, padding, dilation) of a convolution.
-        observer: as `sparse_linear`.
+        observer: as in `sparse_linear`.
     """
     return DenseProduct.apply(input, weight, bias, geometry, observer)
 

@@ -1,4 +1,4 @@
-"""Every operator in plain torch: the fallback where nothing native was built, and the oracle in tests.
+"""Every operator in plain torch: the fallback without native kernels, and the oracle in tests.
 
 Slow and simple on purpose: scatter the active values to a dense weight, use torch's own operator, gather.
 Arguments are those of the operators in `_schemas.py`.

@@ -145,7 +145,7 @@ def blocked_avg_pool(input: Tensor, windows: Tensor, out_size: Shape, shape: Sha
 def blocked_avg_pool_backward(
     grad_output: Tensor, windows: Tensor, out_size: Shape, shape: Shape, lanes: int
 ) -> Tensor:
-    """Each window's gradient in equal shares."""
+    """Distributes each window's gradient in equal parts."""
     grad = from_blocked(grad_output, [*shape[:2], *out_size], lanes)
     dx = grad.new_zeros(list(shape))
     for i, j, rows, columns, divisor in _pixels(windows, out_size):

@@ -118,7 +118,7 @@ class Alignment:
             )
 
     def realign(self) -> list[str]:
-        """Has the optimizer's state follow active sets that were loaded; their names. See `Updater.realign`."""
+        """Aligns the optimizer's state with loaded active sets, and returns their names. See `Updater.realign`."""
         loaded = self._changed()
         for name in loaded:
             weight = self._weights[name]
@@ -133,7 +133,7 @@ class Alignment:
 
 
 def warn_stray(weight: SparseWeight, when: str) -> None:
-    """Says how many inactive weights are not 0, and that they are made so."""
+    """Warns how many inactive weights are not 0, and that they are set to 0."""
     warnings.warn(
         f"{weight.stray():,} inactive weights of {weight.name} were not 0 {when}, as a dense checkpoint, a merge or an "
         "init function leaves them; they are set to 0 again. regrow.check(model) finds such weights at any time",

@@ -56,7 +56,7 @@ def entering_means(
     """The mean of each magnitude, a tensor of no dimensions by the name of the state.
 
     Args:
-        positions: of a masked weight, over which the mean is taken; None: over active ones.
+        positions: positions of a masked weight for the mean; None: over active ones.
     """
     traits = traits_of(optimizer, group_of(optimizer, weight), weight)
     names = traits.magnitudes if traits else _MAGNITUDES

@@ -191,7 +191,7 @@ def check_only_updater(optimizer: torch.optim.Optimizer, kind: type) -> None:
 
 
 def grad_scale_of(optimizer: torch.optim.Optimizer) -> float:
-    """By how much gradients are too large when it steps: fused optimizers divide by GradScaler's scale themselves."""
+    """Returns how much too large gradients are at the step: fused optimizers divide by GradScaler's scale."""
     scale = getattr(optimizer, "grad_scale", None)
     return 1.0 if scale is None else float(scale)
 

@@ -32,9 +32,9 @@ class Pattern:
     """The parameter that a twin steps.
 
     Attributes:
-        shape: of the parameter.
+        shape: shape of the parameter.
         every: only every so many elements have a value and gradients; those between have value 0 and gradients 0.
-        seed: of the random numbers that the optimizer draws.
+        seed: seed of the random numbers that the optimizer draws.
         without_decay: `weight_decay` is 0.
     """
 
@@ -49,8 +49,8 @@ class Run:
     """The record of what a twin did.
 
     Attributes:
-        parameter: as it is in the end.
-        gradients: what it was given at each step.
+        parameter: the parameter at the end.
+        gradients: the gradients of each step.
         moved: by how much the elements with gradients had moved after each step, (steps, elements).
         start: the state of the parameter before the first step.
         states: after each step.
@@ -98,7 +98,7 @@ def _without(hooks: dict[int, Any]) -> Iterator[None]:
 def run_twin(
     optimizer: torch.optim.Optimizer, group: Mapping[str, Any], parameter: Tensor, pattern: Pattern, seeded: bool
 ) -> Run:
-    """Has a twin take `GRADIENTS` steps.
+    """Lets a twin take `GRADIENTS` steps.
 
     Args:
         group: the optimizer's group whose settings the twin has.

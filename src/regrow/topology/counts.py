@@ -98,8 +98,8 @@ def redistribute_within_budget(
     """Redistributes as `redistribute` does, with the FLOPs of all, sum of cost_l * (kept_l + share_l), within `budget`.
 
     Importance is tilted towards cheap layers, r_l * exp(-tilt * cost_l / max cost), with the smallest tilt (found by
-    bisection) that meets the budget. Where no tilt does, the cheapest layers are filled first, which is the cheapest
-    sharing there is, so a network above its budget comes down as fast as the prune rate allows.
+    bisection) that meets the budget. If no tilt does, the cheapest layers are filled first. That is the cheapest
+    redistribution, so a network above its budget comes down as fast as the prune rate allows.
 
     Args:
         total: as for `redistribute`.

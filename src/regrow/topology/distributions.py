@@ -22,7 +22,7 @@ def initial_counts(shapes: Sequence[Sequence[int]], density: float, distribution
     A layer that would exceed density 1 is made dense and the rest of the budget is scaled up to fit.
 
     Args:
-        shapes: of the weights, first dimension the outputs, second the inputs, any others the kernel.
+        shapes: shapes of the weights: first dimension the outputs, second the inputs, any others the kernel.
         density: share of active positions over all layers, in (0, 1].
         distribution: "uniform", "er" or "erk".
 

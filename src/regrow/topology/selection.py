@@ -95,7 +95,7 @@ def counts_of_largest(scores: Sequence[Tensor], total: int) -> list[int]:
     Ties go to the earlier layer, and to the lower position.
 
     Args:
-        scores: of each layer, shape (n_l,), n_l >= 1.
+        scores: scores of each layer, shape (n_l,), n_l >= 1.
         total: from the number of layers to the number of scores.
 
     Example:

@@ -43,7 +43,7 @@ class Updater(ABC):
         model: a model from `sparsify`.
         optimizer: trains all sparse weights of the model; it may be wrapped, as by SAM or Lookahead.
         alone: whether the optimizer may have no other updater that changes active sets.
-        parts: none; those of a method are arguments of `ComposedUpdater`.
+        parts: not accepted; pass the parts of a method to `ComposedUpdater`.
 
     Attributes:
         step: optimizer steps seen; steps that the optimizer skipped do not count.
@@ -95,15 +95,15 @@ class Updater(ABC):
 
     @abstractmethod
     def update(self) -> list[dict[str, Any]]:
-        """Updates the topology now; called by itself where `update_every` is given.
+        """Updates the topology now; runs automatically if `update_every` is set.
 
         Returns:
-            The rows added to `history`, one a layer; empty where nothing changes.
+            The rows added to `history`, one a layer; empty if nothing changes.
         """
 
     @abstractmethod
     def expect_update(self, after: int) -> None:
-        """Says that the next update by hand will come after so many more optimizer steps.
+        """Announces that the next update by hand comes after so many more optimizer steps.
 
         Args:
             after: optimizer steps until then, at least 1.
@@ -111,17 +111,17 @@ class Updater(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs beside the model's and the optimizer's state; tensors and plain values only."""
+        """Returns what a resumed run needs besides the state of model and optimizer: only tensors and plain values."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from a `state_dict()`; load the model and the optimizer first.
 
         Args:
-            state: what `state_dict` returned.
+            state: result of `state_dict`.
 
         Raises:
-            ValueError: the state is that of another model or method; nothing is changed.
+            ValueError: the state belongs to another model or method; nothing is changed.
         """
 
     def _hang(self) -> None:
@@ -138,10 +138,10 @@ class Updater(ABC):
             self._hooks += after_wrapper_step(wrapper, self._after_wrapper)
 
     def realign(self) -> None:
-        """Has the optimizer's state follow active sets that were loaded into the model without it.
+        """Aligns the optimizer's state with active sets that were loaded into the model without it.
 
-        Weights that were active before and still are keep their state, the others begin with 0. Needed in compressed
-        storage, where the next step refuses otherwise; in masked storage it happens by itself.
+        Weights that were active before and still are keep their state; the others start at 0. Compressed storage needs
+        this call, otherwise the next step raises an error. Masked storage does it automatically.
 
         Example:
             >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -239,7 +239,7 @@ class Updater(ABC):
         self._hang()
 
     def remove(self) -> None:
-        """Takes the updater off the optimizer and the model, which keeps its topology."""
+        """Removes the updater from the optimizer and the model, which keeps its topology."""
         for hook in self._hooks:
             hook.remove()
         self._row_watch.close()

@@ -160,7 +160,7 @@ class ComposedUpdater(MovingUpdater):
         return rules
 
     def expect_update(self, after: int) -> None:
-        """Says that the next update by hand will come after so many more steps, so that the window opens in time.
+        """Announces that the next update by hand comes after so many more steps, so that the window opens in time.
 
         Without it, where `update_every` is None, all steps since the last update are collected; where it is a number,
         only its own windows are open.
@@ -231,23 +231,23 @@ class ComposedUpdater(MovingUpdater):
         return ready
 
     def _nobody_took_part(self) -> list[dict[str, Any]]:
-        """Nothing to do behind an update, or where all sparse weights are frozen; an error in a training, else."""
+        """Does nothing after an update, or if all sparse weights are frozen; otherwise raises an error in training."""
         again = bool(self.history) and self.history[-1]["step"] == self.step
         if again or not any(weight.parameter.requires_grad for weight in self._weights.values()):
             return []
         by_hand = any(collector.unknown for collector in self._collectors.values())
         why = (
-            "gradients were set by hand (p.grad = ..., torch.autograd.grad), and of a compressed weight those know "
-            "nothing of inactive weights. Use storage='masked', or a method that grows at random, such as regrow.SET"
+            "gradients were set by hand (p.grad = ..., torch.autograd.grad), and those of a compressed weight do not "
+            "cover inactive weights. Use storage='masked', or a method that grows at random, such as regrow.SET"
             if by_hand
             else "no sparse weight had a gradient since the last update, or in the steps before this one that criteria "
-            "look at. Gradients come by loss.backward() through the model that the updater was made with, or are put "
-            "into .grad, before each optimizer.step()"
+            "use. Before each optimizer.step(), call loss.backward() through the model that the updater was made with, "
+            "or set .grad"
         )
         raise RuntimeError(f"the update of step {self.step} could change nothing: {why}")
 
     def _agree(self) -> None:
-        """Takes together what ranks have collected apart, before anything is chosen."""
+        """Combines what ranks have collected separately, before anything is chosen."""
         collected = list(self._collectors.values())
         numbers = [number for collector in collected for number in (collector.saw_gradient, collector.steps)]
         agreed = iter(largest(numbers, self._device))
@@ -263,7 +263,7 @@ class ComposedUpdater(MovingUpdater):
         self._costs.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs beside the model's and the optimizer's state; tensors and plain values only.
+        """Returns what a resumed run needs besides the state of model and optimizer: only tensors and plain values.
 
         In several processes it is the rank's own: between updates it holds what this rank has collected.
         """
@@ -283,7 +283,7 @@ class ComposedUpdater(MovingUpdater):
         """Continues from a `state_dict()`; load the model and the optimizer first.
 
         Args:
-            state: what `state_dict` returned.
+            state: result of `state_dict`.
 
         Raises:
             ValueError: the state is that of another model, method or kind of optimizer; nothing is changed.

@@ -164,7 +164,7 @@ class DeepRewiring(MovingUpdater):
         self._signs[weight.name] = torch.cat([self._signs[weight.name][~dead], signs])[ascending]
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs beside the model's and the optimizer's state; tensors and plain values only."""
+        """Returns what a resumed run needs besides the state of model and optimizer: only tensors and plain values."""
         return self._origin() | {
             "step": self.step,
             "steps": self._steps,
@@ -178,7 +178,7 @@ class DeepRewiring(MovingUpdater):
         """Continues from a `state_dict()`; load the model and the optimizer first.
 
         Args:
-            state: what `state_dict` returned.
+            state: result of `state_dict`.
 
         Raises:
             ValueError: the state is that of another model or method; nothing is changed.

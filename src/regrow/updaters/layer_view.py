@@ -24,7 +24,7 @@ class LayerView:
     """One layer at an update, as criteria see it (see `criteria.Layer`): a snapshot taken before anything is pruned.
 
     Args:
-        collector: what has been collected of inactive weights.
+        collector: the collector of inactive weights.
         gradient: the last step's gradient of the active weights, where that was kept.
     """
 

@@ -33,9 +33,9 @@ class ShadowWeightUpdater(MovingUpdater):
 
     Args:
         model: masked; the values that it has in inactive positions when the updater is made are their hidden ones.
-        optimizer: as of `ComposedUpdater`.
-        total_steps: as of `ComposedUpdater`.
-        update_every: as of `ComposedUpdater`.
+        optimizer: as in `ComposedUpdater`.
+        total_steps: as in `ComposedUpdater`.
+        update_every: as in `ComposedUpdater`.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class ShadowWeightUpdater(MovingUpdater):
         """Which positions are active from now on, bool, of the dense shape; None: no update this time.
 
         Args:
-            values: of all positions, hidden ones included.
+            values: values of all positions, shadow weights included.
             active: which positions are active now.
         """
 
@@ -85,7 +85,7 @@ class ShadowWeightUpdater(MovingUpdater):
         """Returns what the optimizer is to see, of the gradient of all positions and their values.
 
         Args:
-            scale: by which a fused optimizer still divides gradients.
+            scale: factor by which a fused optimizer still divides gradients.
         """
         return gradient
 
@@ -126,7 +126,7 @@ class ShadowWeightUpdater(MovingUpdater):
             one.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs beside the model's and the optimizer's state; tensors and plain values only."""
+        """Returns what a resumed run needs besides the state of model and optimizer: only tensors and plain values."""
         state = {"step": self.step, "history": [dict(row) for row in self.history], "hidden": dict(self._shadow)}
         return self._origin() | state | self._own_state()
 

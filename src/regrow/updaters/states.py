@@ -16,16 +16,16 @@ __all__ = ["GatheredState", "ShardedState"]
 
 
 class GatheredState:
-    """An updater as loops save and load it that ask every process for its state and write that of rank 0.
+    """The state of an updater for loops that ask every process for its state and write that of rank 0.
 
-    Between two updates each process holds what it alone has collected; here rank 0 has all of them. Also in a single
-    process. All processes call `state_dict`, and all of them load what rank 0 saved, on every machine.
+    Between two updates each process holds what only it has collected; here rank 0 gets the states of all. This also
+    works in a single process. All processes call `state_dict`, and all load what rank 0 saved, on every machine.
 
     Args:
-        updater: of any method.
+        updater: an updater of any method.
 
     Raises:
-        ValueError: a state is loaded that was saved by another number of processes; nothing is changed.
+        ValueError: another number of processes saved the state; nothing is changed.
 
     Example:
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -48,13 +48,13 @@ class GatheredState:
 
 
 class ShardedState:
-    """An updater as torch.distributed.checkpoint saves and loads it: each process writes its shards of the momentum.
+    """The state of an updater for torch.distributed.checkpoint: each process writes its shards of the momentum.
 
-    What the checkpoint has besides is the same on all ranks. Momentum that is not there yet, between two windows, is
-    saved as zeros, so that a checkpoint has the same entries at any time.
+    The rest of the checkpoint is the same on all ranks. Between two windows, momentum that does not exist yet is saved
+    as zeros, so that a checkpoint always has the same entries.
 
     Args:
-        updater: of a model that `fully_shard` has sharded.
+        updater: an updater of a model that `fully_shard` has sharded.
 
     Example:
         >>> from torch.distributed import checkpoint
@@ -82,7 +82,7 @@ class ShardedState:
         """Called by `torch.distributed.checkpoint.load`.
 
         Args:
-            state: what `state_dict` returned, filled by torch.distributed.checkpoint.
+            state: result of `state_dict`, filled by torch.distributed.checkpoint.
         """
         whole = torch.load(io.BytesIO(state["rest"]), weights_only=True)
         for name, missing in whole["missing"].items():

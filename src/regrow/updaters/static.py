@@ -50,7 +50,7 @@ class Static(Updater):
         """Continues from a `state_dict()`.
 
         Args:
-            state: what `state_dict` returned.
+            state: result of `state_dict`.
 
         Raises:
             ValueError: the state is that of another model or method; nothing is changed.

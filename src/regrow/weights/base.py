@@ -30,11 +30,11 @@ class SparseWeight(ABC):
     """A weight of which only the active positions exist.
 
     Attributes:
-        name: of the parameter in the model, such as "fc1.weight".
+        name: name of the parameter in the model, such as "fc1.weight".
         module: the module that holds the parameter.
         attribute: name of the parameter in the module.
         storage: name of the storage, such as "masked" or "compressed".
-        why: what decided the storage.
+        why: the reason for the storage.
         keeps_parameter_shape: whether the parameter has the dense shape, so that optimizers see it, and keep state of
             it, as of a dense one; if not, it is a column of the active values.
         reduces_own_gradient: whether regrow averages its gradient over ranks, because the parameter changes its length.
@@ -117,7 +117,7 @@ class SparseWeight(ABC):
         """The entries of a tensor of the parameter's shape that belong to `indices`, shape (active,).
 
         Args:
-            tensor: of the parameter's shape, such as optimizer state.
+            tensor: a tensor of the parameter's shape, such as optimizer state.
         """
 
     @abstractmethod
@@ -137,18 +137,18 @@ class SparseWeight(ABC):
         grown_state: Mapping[str, Tensor],
         restart: bool = False,
     ) -> None:
-        """Replaces the active set: `pruned` leave, `grown` enter with value 0; a position in both restarts at 0.
+        """Replaces the active set: removes `pruned` and adds `grown` with value 0; a position in both restarts at 0.
 
-        Every tensor of `state` (the optimizer's, for this parameter) that has the parameter's shape moves along: 0
-        where a weight left, `grown_state` (or 0) where one entered, untouched where one left and entered again, unless
-        `restart` has those enter like any other.
+        Every tensor of `state` (the optimizer's, for this parameter) that has the parameter's shape moves along: 0 for
+        pruned weights, `grown_state` (or 0) for grown ones. Weights that were pruned and grown again keep their state,
+        unless `restart` is set.
 
         Args:
             pruned: active positions, ascending.
             grown: positions inactive or in `pruned`, ascending.
             state: optimizer state of the parameter.
             grown_state: per state name, values for `grown`, shape (grown,).
-            restart: `grown_state` (or 0) in the state of weights that left and entered again, too.
+            restart: use `grown_state` (or 0) also for weights that were pruned and grown again.
         """
 
     @property
@@ -167,9 +167,9 @@ class SparseWeight(ABC):
 
     @abstractmethod
     def realign(self, before: Tensor, state: dict[str, Any]) -> None:
-        """Has an optimizer's state follow an active set that something else than `move` has changed.
+        """Aligns an optimizer's state with an active set that was changed without `move`.
 
-        Weights that stay keep their state, the others begin with 0.
+        Weights that stay keep their state; the others start at 0.
 
         Args:
             before: the tensor of `topology` for which the state was made.
@@ -181,10 +181,10 @@ class SparseWeight(ABC):
         """Raises RuntimeError where values and active set do not belong together any more."""
 
     def accept_values(self) -> None:  # noqa: B027 (only a storage with an identity of values has to be told)
-        """Takes the values as those of the active set, after other code has written them to its positions."""
+        """Accepts the values as those of the active set, after other code has written them to its positions."""
 
     def copy_choices(self, other: SparseWeight) -> None:  # noqa: B027 (most storages choose nothing)
-        """Takes over what the storage of another weight has chosen for its computation, such as measured kernels.
+        """Copies what another weight's storage has chosen for its computation, such as measured kernels.
 
         Args:
             other: the same weight of another model.
@@ -198,7 +198,7 @@ class SparseWeight(ABC):
         """Returns whether one of about `size` inactive weights, evenly spread, is not 0.
 
         Args:
-            size: about how many weights are looked at.
+            size: approximate number of weights to check.
         """
         return False
 
@@ -213,8 +213,8 @@ class SparseWeight(ABC):
 
         Args:
             listener: a bound method.
-            window_batch: examples of a batch from which the tap has the gradient of all positions; None: all. Storages
-                that have it from all at no cost take all.
+            window_batch: number of examples of a batch used for the gradient of all positions; None: all. Storages that
+                get it from all at no cost use all.
         """
 
     @property
@@ -231,7 +231,7 @@ class SparseWeight(ABC):
         """A tensor of the parameter's dense shape at all positions, shape (numel,).
 
         Args:
-            moment: of the dense shape, as far as this process holds it.
+            moment: a tensor of the dense shape, as far as this process holds it.
         """
         return moment.reshape(-1)
 
@@ -239,7 +239,7 @@ class SparseWeight(ABC):
         """A tensor of the dense shape at some positions.
 
         Args:
-            moment: of the dense shape, as far as this process holds it.
+            moment: a tensor of the dense shape, as far as this process holds it.
             positions: flat and row-major, int64.
         """
         return moment.take(positions)
@@ -248,7 +248,7 @@ class SparseWeight(ABC):
         """Writes to some positions of a tensor of the dense shape.
 
         Args:
-            moment: of the dense shape, as far as this process holds it; written to.
+            moment: a tensor of the dense shape, as far as this process holds it; written to.
             positions: flat and row-major, int64.
             values: one for each position, or one for all.
         """
@@ -258,7 +258,7 @@ class SparseWeight(ABC):
         """A tensor of the dense shape for a checkpoint.
 
         Args:
-            moment: of the dense shape, as far as this process holds it.
+            moment: a tensor of the dense shape, as far as this process holds it.
         """
         return moment
 
@@ -267,7 +267,7 @@ class SparseWeight(ABC):
         """About `size` flat positions of active weights in the parameter, evenly spread.
 
         Args:
-            size: about how many positions.
+            size: approximate number of positions.
         """
 
     @abstractmethod

@@ -148,7 +148,7 @@ class CompressedWeight(SparseWeight):
         self.module._check_identity()
 
     def enforce(self) -> None:
-        """There is nothing inactive."""
+        """Does nothing, because there are no inactive weights."""
 
 
 class CompressedTap(GradientTap):
@@ -297,7 +297,7 @@ def _unserved(module: nn.Conv2d) -> str | None:
 
 
 def keep_blocked(model: nn.Module) -> None:
-    """Lets activations stay in the kernels' layout from the first sparse convolution or batch norm of a network on.
+    """Keeps activations in the kernels' layout from the first sparse convolution or batch norm of a network on.
 
     Its outputs are ordinary tensors all the same: a forward hook sees to that. A root that is itself a convolution has
     nothing behind it, and is left alone.
@@ -315,7 +315,7 @@ def keep_blocked(model: nn.Module) -> None:
 
 
 def leave_blocked(model: nn.Module) -> None:
-    """Takes back what `keep_blocked` did."""
+    """Reverts `keep_blocked`."""
     for module in model.modules():
         if isinstance(module, SparseConv2d):
             module.blocked_output = False

@@ -37,7 +37,7 @@ _OF_STATE = (
 
 
 def hand_over(old: nn.Module, new: nn.Module) -> None:
-    """Gives a layer what the one that it stands for has beside weight, bias and settings.
+    """Copies to a replacement what a layer has besides weight, bias and settings.
 
     Hooks go over as the same dicts, so that their handles still remove them.
 
@@ -55,7 +55,7 @@ def hand_over(old: nn.Module, new: nn.Module) -> None:
 
 
 def keep_marks(model: nn.Module, copied: nn.Module) -> None:
-    """Gives the parameters of a copied model the marks of the first one's, which copy.deepcopy leaves out.
+    """Copies the marks of a model's parameters to those of its copy, because copy.deepcopy leaves them out.
 
     Example:
         >>> import copy
@@ -71,7 +71,7 @@ def keep_marks(model: nn.Module, copied: nn.Module) -> None:
 
 
 def _mark(old: nn.Module, new: nn.Module) -> None:
-    """Gives the parameters of a module the attributes of another one's of the same name."""
+    """Copies the attributes of a module's parameters to another's parameters of the same name."""
     for name, parameter in new._parameters.items():
         if parameter is not None and (of_old := old._parameters.get(name)) is not None:
             vars(parameter).update(vars(of_old))

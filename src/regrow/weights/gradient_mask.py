@@ -91,7 +91,7 @@ class GradientMask:
         return parameter
 
     def _is_ours(self, parameter: Tensor) -> bool:
-        """Not the gathered parameter that FSDP2 puts in the place of the sharded one while layers compute."""
+        """Returns whether this is the module's parameter, not the gathered one that FSDP2 uses while layers compute."""
         return is_sharded(parameter) == is_sharded(self.module._buffers[self._mask_name])
 
     @property
@@ -121,7 +121,7 @@ class GradientMask:
             self.zero_inactive(parameter)
 
     def accept(self) -> None:
-        """Takes over whatever mask is in the module when it is looked at next."""
+        """Accepts whatever mask the module has at the next check."""
         self._seen = None
 
     @property
@@ -151,7 +151,7 @@ class GradientMask:
         return listened is None or listened is parameter
 
     def bits(self, dtype: torch.dtype) -> Tensor:
-        """All bits set where a position is active, none elsewhere, as wide as `dtype`.
+        """Returns all bits set where a position is active, none elsewhere, as wide as `dtype`.
 
         An AND with these is exact for infinities and NaN, and in torch 2.14 six times faster than masked_fill_.
         """
@@ -249,7 +249,7 @@ def _memory(parameter: Tensor) -> tuple[torch.device, int]:
 
 
 def take_left_behind(parameter: nn.Parameter, surely: bool) -> GradientMask | None:
-    """Takes the hook of a module off a parameter that has gone to another module since; None where there is none.
+    """Removes a module's hook from a parameter that has since moved to another module; None if there is none.
 
     Args:
         surely: whether the parameter has gone for certain, and is not shared.

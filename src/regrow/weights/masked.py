@@ -204,7 +204,7 @@ def mask_parameter(module: nn.Module, attribute: str, mask: Tensor, why: str) ->
 
     Args:
         mask: bool, of the parameter's shape, True where a weight is active.
-        why: what decided the storage, for the summary.
+        why: the reason for the storage, for the summary.
     """
     parameter = getattr(module, attribute)
     module.register_buffer(f"{attribute}_mask", torch.zeros_like(parameter, dtype=torch.bool).copy_(mask))
@@ -249,7 +249,7 @@ def _attach_again(module: nn.Module, inputs: Any) -> None:
 
 
 def _note_last_update(module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
-    """Says in the metadata of a state dict that the topology has a history, which the updater's state continues."""
+    """Notes in the metadata of a state dict that the topology has a history, which the updater's state continues."""
     if steps := {name: mark.last_update for name, mark in module.__dict__.get(MARK, {}).items() if mark.last_update}:
         metadata[LAST_UPDATE] = steps
 
@@ -268,7 +268,7 @@ def _before_loading(
 
 
 def _leave_out_inactive(state_dict: dict[str, Any], name: str, marker: GradientMask) -> None:
-    """Takes of a dense state, which has no mask, what is active here, and says so."""
+    """Takes from a dense state, which has no mask, the weights that are active here, and warns."""
     values, mask = state_dict[name], marker.buffer
     if values.shape != mask.shape or is_sharded(values) or is_sharded(mask) or values.is_meta:
         return

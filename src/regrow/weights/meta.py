@@ -37,7 +37,7 @@ def on_meta(model: nn.Module, compressed: Collection[nn.Module]) -> list[nn.Modu
 
 
 def materialise(modules: Iterable[nn.Module]) -> None:
-    """Gives modules on the meta device memory on the CPU and the values that they are made with."""
+    """Allocates modules on the meta device on the CPU, with their initial values."""
     for module in modules:
         module.to_empty(device="cpu", recurse=False)
         module.reset_parameters()  # type: ignore[operator]

@@ -45,7 +45,7 @@ class ShardedWeight(MaskedWeight):
         return self.module._buffers[f"{self.attribute}_mask"]  # type: ignore[return-value]
 
     def whole(self, tensor: Tensor) -> Tensor:
-        """All positions, flat, on every process."""
+        """Returns all positions, flat, on every process."""
         return self.pack(tensor).full_tensor().reshape(-1)
 
     def pack(self, tensor: Tensor) -> Any:

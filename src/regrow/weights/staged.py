@@ -19,7 +19,7 @@ class StagedGradient:
     are smaller than the tensor would be.
 
     Attributes:
-        tensor: of the dense shape, or None.
+        tensor: a tensor of the dense shape, or None.
         products: pairs of factors.
     """
 

@@ -22,7 +22,7 @@ class Storage(ABC):
     """A way to keep sparse weights: which modules it serves, how it takes hold of one, and how it lets go.
 
     Attributes:
-        name: what users call it, as in `sparsify(storage="compressed")`.
+        name: the public name, as in `sparsify(storage="compressed")`.
         densest_by_itself: density up to which "auto" chooses it, 0 to 1.
         makes_from_meta: whether it gives modules on the meta device their active weights alone.
     """
@@ -130,7 +130,7 @@ def choose(
 
 
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
-    """Puts `new` wherever `old` is in the model; the model, or `new` where `old` is the model itself."""
+    """Replaces `old` by `new` in the model, and returns the model, or `new` if `old` is the model itself."""
     if model is old:
         return new
     for parent in list(model.modules()):

@@ -18,9 +18,9 @@ _REMEDY = (
 def check(model: nn.Module) -> list[str]:
     """Returns what is wrong with the sparse weights of a model, a sentence each; empty if all is right.
 
-    Looked for are inactive weights that are not 0 in masked storage, so that the model computes with more weights than
-    its summary says, and values and positions that do not belong together in compressed storage, as averages of models
-    with several topologies leave them. Nothing is changed.
+    In masked storage it looks for inactive weights that are not 0: the model then computes with more weights than its
+    summary shows. In compressed storage it looks for values and positions that do not belong together, as averages of
+    models with several topologies leave them. Nothing is changed.
 
     Args:
         model: sparse or dense.

@@ -51,7 +51,7 @@ class GradientTap(ABC):
         """Returns the gradient of all positions, inactive ones included; None where it is not known.
 
         Args:
-            staged: what the last call returned, to be used again.
+            staged: result of the last call, to be reused.
             gradient: the parameter's .grad, which the listener was called with.
             more: whether `staged` holds earlier micro-batches of the same step, to which this one is added.
         """
@@ -72,4 +72,4 @@ class GradientTap(ABC):
         """Returns the gradient as it is now, of .grad's shape, to be compared later; only active entries count."""
 
     def need(self, positions: int) -> None:  # noqa: B027 (most storages keep no such account)
-        """Says of how many positions, active ones included, the listener uses gradients, for accounts of FLOPs."""
+        """Sets how many positions, active ones included, the listener uses gradients of, to count FLOPs."""

@@ -89,10 +89,10 @@ class Rows:
     the measurement; and rewrites the file after each.
 
     Attributes:
-        total: how many there will be.
+        total: number of rows to come.
         command: that measures them.
         file: the JSON file, or None.
-        line: what to say of a row.
+        line: text for a row.
     """
 
     total: int
@@ -106,7 +106,7 @@ class Rows:
         print(f"{len(self.rows) + 1}/{self.total}  {what}: ", end="", flush=True)
 
     def add(self, row: dict[str, Any]) -> None:
-        """Takes a row that has been measured."""
+        """Records a measured row."""
         self.rows.append(row)
         print(self.line(row), flush=True)
         if self.file is not None:

@@ -114,8 +114,8 @@ def run(
     """Measure the forward pass of every network.
 
     Args:
-        networks: what to measure.
-        threads: of torch and of onnxruntime meanwhile; default as torch has them.
+        networks: networks to measure.
+        threads: threads of torch and onnxruntime; default torch's.
         kinds: dense contestants, some of KINDS.
         seconds: time of each contestant in a row.
         starting: called with each thing before it is measured.

@@ -153,7 +153,7 @@ def run(
 
     Args:
         runs: settings of a recipe, and the topology to start from; None: the initial one.
-        root: where the data sets are.
+        root: folder of the data sets.
         threads: torch's threads meanwhile; default as they are.
         kinds: dense contestants, at least one of FP32; None: `default_kinds`.
         dense_steps: steps of each dense contestant after each eighth of the sparse epoch.

@@ -45,7 +45,7 @@ class Network:
 
     Attributes:
         model: name for `models.build`.
-        density: of the weights, uniform at first.
+        density: density of the weights, uniform at first.
         batch: images.
         masks: active sets by parameter name instead, such as those of a trained network; layers that they do not name
             stay dense.
@@ -239,7 +239,7 @@ def run(
     """Measure the training step of every network.
 
     Args:
-        networks: what to measure.
+        networks: networks to measure.
         threads: torch's threads meanwhile; default as they are.
         kinds: dense contestants, some of DENSE; None: `default_kinds`.
         seconds: time of each contestant in a row.

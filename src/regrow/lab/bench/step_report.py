@@ -50,7 +50,7 @@ def _read(given: Mapping[str, Any]) -> tuple[list[Network], dict[str, Any]]:
 
 
 def read_networks(given: Mapping[str, Any], batch: str) -> list[Network]:
-    """Every combination of what was typed; with a topology file, of its density alone.
+    """Yields every combination of the given values; with a topology file, only its density.
 
     Args:
         given: options as typed, by name.

@@ -28,7 +28,7 @@ class Place(Protocol):
         """
 
     def stop(self) -> None:
-        """Lets the run finish its step and save itself; said again, ends it at once. Any thread may say it."""
+        """Lets the run finish its step and save itself; a second call ends it at once. Any thread may call it."""
 
 
 class CellProcess:

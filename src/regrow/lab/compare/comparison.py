@@ -32,7 +32,7 @@ class Arm:
     Attributes:
         method: as in `Settings`.
         density: as in `Settings`; dense has density 1.
-        settings: what is varied, such as {"momentum": 0.9}.
+        settings: varied settings, such as {"momentum": 0.9}.
         cells: one for each seed.
     """
 
@@ -47,10 +47,10 @@ class Comparison:
     """A grid: every method at every density (dense: once) with every combination of varied settings and every seed.
 
     Attributes:
-        about: of the recipe with what is set for all runs.
+        about: description of the recipe with the settings of all runs.
         arms: rows of the leaderboard.
-        seeds: of each.
-        identity: what the folder's note holds.
+        seeds: seeds of each arm.
+        identity: content of the folder's note.
     """
 
     recipe: str

@@ -33,9 +33,9 @@ def executor(name: str, jobs: int | None, threads: int) -> Iterator[Executor]:
     """An executor by name, for as long as the block lasts.
 
     Args:
-        name: of EXECUTORS.
+        name: a name in EXECUTORS.
         jobs: runs at a time; None: two processes, or as many as the cluster can hold.
-        threads: of each run.
+        threads: threads of each run.
 
     Raises:
         UsageError: there is no such executor. RunError: Ray is not here, or its cluster cannot be reached.

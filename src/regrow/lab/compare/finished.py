@@ -26,7 +26,7 @@ def keep(out: Path, cells: Sequence[Cell]) -> None:
 
 
 def bring_back(out: Path, cells: Sequence[Cell]) -> None:
-    """Gives finished runs their folders again, with nothing but the summary, where there is no folder of any run.
+    """Restores the folders of finished runs, with only the summary, if no run has a folder.
 
     Raises:
         UsageError: the file is damaged; the message names the line.

@@ -77,7 +77,7 @@ class Outcome:
 
     Attributes:
         failed: cell -> the reason, and where its log is.
-        stopped: by SIGINT or SIGTERM, before all was done.
+        stopped: whether SIGINT or SIGTERM stopped it before the end.
     """
 
     failed: dict[Cell, str] = field(default_factory=dict)
@@ -167,7 +167,7 @@ class _Places:
                 raise
 
     def _tell(self) -> None:
-        """Each run finishes its step and saves itself; told again, it ends at once."""
+        """Lets each run finish its step and save itself; a second call ends it at once."""
         for place in list(self.taken):
             place.stop()
 

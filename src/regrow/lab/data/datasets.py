@@ -97,8 +97,8 @@ def image_folder(name: str, size: int, smallest_crop: float, root: Path, seed: i
     The validation set is part of train/, the same for every seed. Normalised by ImageNet's channels.
 
     Args:
-        size: of the images that the network gets, in pixels.
-        smallest_crop: as a share of the photograph's area.
+        size: size of the images that the network gets, in pixels.
+        smallest_crop: smallest crop, as a fraction of the photograph's area.
 
     Raises:
         RunError: the folders are not there, or hold different classes.

@@ -37,7 +37,7 @@ class Pixels(NamedTuple):
         kept: (B,) int64, index of the files that could be read.
         pixels: theirs, (B, 3, size, size) uint8.
         corrupt: one text for each of the others.
-        gone: for each that is not there at all.
+        gone: errors of missing files.
     """
 
     kept: Tensor
@@ -53,8 +53,8 @@ class ImageFiles(Dataset[Pixels]):
     Attributes:
         folder: that holds them.
         files: their paths below it, (N,) bytes: strings would be copied into each worker.
-        size: of the squares that are cut out of them, in pixels.
-        smallest_crop: of an augmented image, as a share of its area, above 0 to 1.
+        size: size of the cropped squares, in pixels.
+        smallest_crop: smallest crop of an augmented image, as a fraction of its area, above 0 to 1.
     """
 
     folder: Path
@@ -113,12 +113,12 @@ class ImageSplit(AnySplit):
     Attributes:
         images: the files.
         y: (N,) int64; on the CPU, as the index of a batch is.
-        mean: of each channel, (3, 1, 1), in units of pixels from 0 to 255.
+        mean: mean of each channel, (3, 1, 1), in units of pixels from 0 to 255.
         std: likewise.
         augmented: whether training batches are cropped and flipped at random.
         how: workers, and what happens to corrupt files.
-        device: of the batches.
-        memory_format: of the batches.
+        device: device of the batches.
+        memory_format: memory format of the batches.
     """
 
     images: ImageFiles

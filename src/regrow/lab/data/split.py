@@ -59,7 +59,7 @@ class AnySplit(ABC):
 
     @abstractmethod
     def to(self, device: torch.device, memory_format: torch.memory_format) -> AnySplit:
-        """With batches on a device, in a memory format."""
+        """Returns a split with batches on a device, in a memory format."""
 
     def reading(self, how: Reading) -> AnySplit:
         """Returns a split that reads files in that way, or itself if it has no files."""
@@ -70,7 +70,7 @@ class AnySplit(ABC):
         return (self.batch(index, moves) for index, moves in drawn)
 
     def batches(self, size: int, first: int = 0, every: int = 1) -> Iterator[Batch]:
-        """All examples in their order, not augmented; from batch `first` on, and of those one in `every`."""
+        """Yields all examples in order, not augmented; from batch `first` on, one batch in `every`."""
         chosen = torch.arange(len(self), device=self.y.device).split(size)[first::every]
         return self.load((index, None) for index in chosen)
 
@@ -99,10 +99,10 @@ class Split(AnySplit):
     Attributes:
         x: (N, C, H, W), float32 as the network takes them, or uint8 pixels.
         y: (N,) int64.
-        mean: of each channel, (C, 1, 1), in units of `x`; uint8 pixels are normalised by them as batches are made.
+        mean: mean of each channel, (C, 1, 1), in units of `x`; uint8 pixels are normalised by them as batches are made.
         std: likewise.
         augmented: whether training batches are cropped and flipped at random.
-        memory_format: of the batches.
+        memory_format: memory format of the batches.
     """
 
     x: Tensor
@@ -131,7 +131,7 @@ class Split(AnySplit):
         return replace(self, x=self.x[index], y=self.y[index])
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> Split:
-        """On a device, with batches in a memory format; uint8 pixels stay plane by plane, which the crops need."""
+        """Returns a split on a device, in a memory format; uint8 pixels stay plane by plane, as crops need them."""
         stored = torch.contiguous_format if self.x.dtype == torch.uint8 else memory_format
         mean, std = (None if part is None else part.to(device) for part in (self.mean, self.std))
         x = self.x.to(device, memory_format=stored)

@@ -38,7 +38,7 @@ class TextSplit(AnySplit):
 
     @classmethod
     def whole(cls, tokens: Tensor, block: int = BLOCK) -> TextSplit:
-        """All of a text, in windows that do not overlap."""
+        """Returns all of a text, in windows that do not overlap."""
         return cls(tokens, torch.arange((len(tokens) - 1) // block) * block, block)
 
     def __len__(self) -> int:

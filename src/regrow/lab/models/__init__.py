@@ -91,9 +91,9 @@ def build(name: str, num_classes: int = 10, **options: Any) -> nn.Module:
     Args:
         num_classes: outputs of the network.
         name: a key of `MODELS`.
-        options: of the network: `in_channels` and `width` (a factor on all channels and hidden features) for AlexNet,
-            VGG16 and the wide residual networks, `dropout` for the latter; of `GPT` its arguments; `width` (hidden
-            units) for wide-mlp, which is on the meta device until it is made sparse.
+        options: options of the network: `in_channels` and `width` (a factor on all channels and hidden features) for
+            AlexNet, VGG16 and the wide residual networks, `dropout` for the latter; for `GPT` its arguments; `width`
+            (hidden units) for wide-mlp, which is on the meta device until it becomes sparse.
 
     Raises:
         UsageError: there is no such network. TypeError: it has no such option.

@@ -61,7 +61,7 @@ class Choice:
         method: a key of METHODS.
         density: share of active weights, in (0, 1].
         storage: "auto", "masked" or "compressed".
-        seed: of network, topology and order of examples.
+        seed: seed of network, topology and order of examples.
     """
 
     recipe: Recipe
@@ -127,7 +127,7 @@ def _all_weights(model: nn.Module, settings: Choice, examples: Examples | None) 
 
 
 def _ticket(model: nn.Module, settings: Choice, examples: Examples | None) -> nn.Module:
-    """All weights in the first round; later rounds bring their masks."""
+    """Starts with all weights in the first round; later rounds have masks."""
     return (_all_weights if settings.density == 1 else _random)(model, settings, examples)
 
 

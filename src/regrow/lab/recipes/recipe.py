@@ -30,7 +30,7 @@ class Recipe:
     """One published protocol. Recipes are functions in `catalog` that return a complete one.
 
     Attributes:
-        name: as typed after `regrow train`.
+        name: the name to type after `regrow train`.
         about: one line for `regrow list`.
         model: name of the dense network, for `models.build`.
         classes: outputs of the network.

@@ -47,7 +47,7 @@ class Settings(Choice):
             raise UsageError(f"seed={self.seed} must be at least 0 and below 2**32")
 
     def as_dict(self) -> dict[str, Any]:
-        """All settings flat, as JSON would give them back (tuples are lists)."""
+        """Returns all settings flat, as JSON would return them (tuples are lists)."""
         recipe = {name: _plain(getattr(self.recipe, name)) for name in setting_names()}
         options = {stored_name(name): value for name, value in self.recipe.options}
         own = {"method": self.method, "density": self.density, "storage": self.storage, "seed": self.seed}
@@ -93,18 +93,18 @@ def make_settings(
     seed: int = 0,
     overrides: Iterable[str] = (),
 ) -> Settings:
-    """Settings from names, as the command line gives them.
+    """Makes settings from names, like the command line.
 
     Args:
         method: a key of `methods.METHODS`.
         storage: "auto", "masked" or "compressed".
-        seed: of network, topology and order of examples, at least 0.
+        seed: seed of network, topology and order of examples, at least 0.
         recipe: a name of the catalog, or a recipe.
-        density: default the recipe's, mostly 0.05; for the method dense 1.
+        density: default: the recipe's, usually 0.05; 1 for the method dense.
         overrides: "key=value" for fields of the recipe.
 
     Raises:
-        UsageError: a name that does not exist, or a value that cannot be served.
+        UsageError: a name does not exist, or a value is not supported.
 
     Example:
         >>> make_settings("digits-mlp", density=0.1, overrides=["epochs=5"]).folder()

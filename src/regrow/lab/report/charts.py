@@ -94,7 +94,7 @@ class Figure:
 
     Attributes:
         title: with the unit.
-        caption: what is seen, and how to read it.
+        caption: what the chart shows, and how to read it.
         commands: that made the data.
         small: put charts side by side, as many as fit.
         wide: the figure takes the width of the page.
@@ -113,7 +113,7 @@ def finish(chart: Any, rows: Rows, height: int = 280, title: str = "", steps: in
     """A chart as wide as the page.
 
     Args:
-        height: of the plot in pixels.
+        height: height of the plot in pixels.
         steps: in its place, so many rows of bars.
     """
     if steps:

@@ -32,15 +32,15 @@ class Board:
 
 @dataclass
 class Inputs:
-    """All that was given, by kind.
+    """All inputs, by kind.
 
     Attributes:
         layers: rows of `regrow bench layers`.
         steps: rows of `regrow bench step`.
         epochs: rows of `regrow bench run`.
-        storages: of layer memory by density.
-        features: what `regrow features` wrote.
-        missing: how many runs of comparisons have no folder yet.
+        storages: rows of layer memory by density.
+        features: output of `regrow features`.
+        missing: number of runs of comparisons without a folder yet.
     """
 
     runs: list[Run] = field(default_factory=list)
@@ -147,7 +147,7 @@ def _boards(summaries: Sequence[Mapping[str, Any]], commands: Mapping[str, Seque
     """A leaderboard for each recipe: a row for each method and density, and for each setting that these differ by.
 
     Args:
-        commands: by recipe.
+        commands: commands by recipe.
     """
     boards = []
     for recipe in dict.fromkeys(summary["recipe"] for summary in summaries):

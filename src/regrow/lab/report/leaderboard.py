@@ -50,9 +50,9 @@ class Entry:
     Attributes:
         method: as in `Settings`.
         density: as in `Settings`; dense has density 1.
-        settings: what the analysis varies, such as {"momentum": 0.9}; no key is one of COLUMNS.
+        settings: settings that the analysis varies, such as {"momentum": 0.9}; no key is one of COLUMNS.
         runs: summary.json of each seed that is finished.
-        seeds: how many there are to be.
+        seeds: planned number of seeds.
     """
 
     method: str
@@ -132,9 +132,9 @@ def write_tables(
     """Writes leaderboard.json, .csv and .md, each whole or not at all.
 
     Args:
-        title: of the page.
+        title: title of the page.
         command: that made it.
-        seeds: how many each row is to have.
+        seeds: planned number of seeds of each row.
         points: published figures.
         unfinished: run -> why it is not there.
         plots: file names of pictures to show.

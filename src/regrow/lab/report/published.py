@@ -22,7 +22,7 @@ class PublishedPoint:
         settings: those that an analysis varied, else empty.
         error: test error in percent.
         se: its standard error over seeds, None if the source has none.
-        source: where it is from.
+        source: source of the figure.
     """
 
     method: str

@@ -18,7 +18,7 @@ class StepCost:
     """FLOPs of steps relative to dense ones; counted anew only where something has changed since the last step.
 
     Attributes:
-        flop_density: of the topology as it is, see `flops.flop_density`.
+        flop_density: FLOP density of the present topology, see `flops.flop_density`.
     """
 
     def __init__(self, session: Session):
@@ -27,7 +27,7 @@ class StepCost:
         self.topology_changed()
 
     def topology_changed(self) -> None:
-        """Says that active sets have moved."""
+        """Notes that active sets have moved."""
         self.flop_density = self._session.flop_density
         self._known: dict[tuple[bool, ...], float] = {}
 

@@ -61,7 +61,7 @@ def run_loggers(names: str | None, folder: Path, step: int) -> Iterator[list[Log
     Those that begin later than at step 0 say so in their names.
 
     Args:
-        names: of LOGGERS, with commas between; None: no loggers.
+        names: names in LOGGERS, separated by commas; None: no loggers.
 
     Raises:
         UsageError: there is no such logger. RunError: its library is not installed.
@@ -106,7 +106,7 @@ def log_update(loggers: Sequence[Logger], rows: Iterable[Mapping[str, Any]]) -> 
     """Logs a topology update: of each layer importance, and how many weights were pruned and grown.
 
     Args:
-        rows: what the updater added to its history.
+        rows: new rows of the updater's history.
     """
     for row in rows:
         numbers = {f"{what}/{row['name']}": row[what] for what in ("importance", "pruned", "grown")}

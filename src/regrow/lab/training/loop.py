@@ -67,34 +67,34 @@ def train(
 ) -> dict[str, Any]:
     """Trains one run and returns its summary, which is also in summary.json of the run's folder.
 
-    With more than one process each takes its part of every batch; a program that torchrun has not started is then
-    started again for each of the others.
+    With more than one process, each takes its part of every batch. If torchrun has not started the program, it is
+    started again for each of the other processes.
 
     Args:
-        settings: from `make_settings`.
+        settings: the result of `make_settings`.
         out: the run's folder, default `settings.folder()`.
         data_dir: see `data_root`.
         resume: continue from the folder's checkpoint, to the same bits as a run that never stopped.
-        threads: of torch; default the recipe's, else torch's own choice; when resuming that of the run.
-        max_seconds: end after the epoch in which so many seconds of training and validation are over, those before a
-            resume included; schedules stay those of all epochs. Lottery tickets take none.
-        topology_every: write the topology after each so many epochs, besides at the end, as topology-epochN.npz.
-        devices: processes on this machine, see `launch`; when resuming as many as before.
-        nodes: machines, see `launch`.
-        strategy: of Lightning Fabric, see `launch`.
-        workers: processes that read a data set of files, see `Reading`.
-        skip_corrupt: whether files that cannot be decoded are left out, see `Reading`.
-        deterministic: use torch's deterministic algorithms alone (docs/determinism.md); when resuming as the run does.
-        logger: "tensorboard", "csv" or "wandb", or several with commas between; into the folder `logs` of the run. A
-            resumed run starts a new log.
-        reporter: is told how the run goes.
-        ticket: of a round of lottery tickets; without one, the method "lottery" trains all its rounds (`find_ticket`).
+        threads: torch threads; default the recipe's, else torch's own choice; when resuming that of the run.
+        max_seconds: stop after the epoch in which this many seconds of training and validation are over, including
+            those before a resume; schedules stay those of all epochs. Not for lottery tickets.
+        topology_every: also write the topology every so many epochs, as topology-epochN.npz.
+        devices: number of processes on this machine, see `launch`; the same number when resuming.
+        nodes: number of machines, see `launch`.
+        strategy: strategy of Lightning Fabric, see `launch`.
+        workers: number of processes that read a data set of files, see `Reading`.
+        skip_corrupt: skip files that cannot be decoded, see `Reading`.
+        deterministic: use only torch's deterministic algorithms (docs/determinism.md); the same when resuming.
+        logger: "tensorboard", "csv" or "wandb", or several separated by commas; logs into the folder `logs` of the run.
+            A resumed run starts a new log.
+        reporter: receives the progress of the run.
+        ticket: a round of lottery tickets; without one, the method "lottery" trains all its rounds (`find_ticket`).
 
     Raises:
-        UsageError: the folder exists already, or holds a run with other settings; or a value that cannot be served.
+        UsageError: the folder exists already, or holds a run with other settings; or a value is not supported.
         Interrupted: SIGINT or SIGTERM; the run is saved.
-        RunError: the loss is not finite, a disk is full, data or a checkpoint cannot be read, or a checkpoint is of
-            another model; the message names it, and the last good checkpoint stays.
+        RunError: the loss is not finite, a disk is full, data or a checkpoint cannot be read, or a checkpoint belongs
+            to another model; the message names it, and the last good checkpoint stays.
 
     Example:
         >>> train(make_settings("digits-mlp", density=0.1))["test_error"]
@@ -288,7 +288,7 @@ class _Run:
             save_topology(self.folder.path / name, session.model, about)
 
     def finish(self) -> dict[str, Any]:
-        """Looks at the test set, once, and writes topology and summary."""
+        """Evaluates the test set, once, and writes topology and summary."""
         test = evaluate(self.session, self.session.data.test)
         summary = self.session.ranks.agree(
             lambda: summarise(self.session, self.position, self.folder.rows(METRICS), test)

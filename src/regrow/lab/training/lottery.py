@@ -69,7 +69,7 @@ def find_ticket(
 
     Args:
         train: trains one round, as `loop.train` does.
-        settings: of the method "lottery".
+        settings: settings of the method "lottery".
         out: the folder of all rounds; the last round's files are copied into it.
         resume: continue where the last call ended.
         how: other arguments of `train`, the same for each round.

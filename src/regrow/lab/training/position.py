@@ -22,12 +22,12 @@ class Position:
         loss_sum: sum of the losses of the current epoch.
         epoch_seconds: seconds of the steps of the current epoch, without topology updates.
         epoch_topology_seconds: seconds of the topology updates of the current epoch.
-        prune_rate: of the last update.
+        prune_rate: prune rate of the last update.
         epoch_wait_seconds: those of them in which the step had no batch yet.
-        train_seconds: of the steps of finished epochs, without topology updates.
-        wait_seconds: for data, in finished epochs.
-        topology_seconds: of all updates since the start.
-        validation_seconds: of all validations since the start.
+        train_seconds: seconds of the steps of finished epochs, without topology updates.
+        wait_seconds: seconds of waiting for data, in finished epochs.
+        topology_seconds: seconds of all updates since the start.
+        validation_seconds: seconds of all validations since the start.
         flop_density_sum: over all steps, of `flops.flop_density`.
         step_flops_sum: over all steps, of `flops.step_flops`; NaN in a run that began before it was counted.
         ended: before the last epoch, because its time was over.

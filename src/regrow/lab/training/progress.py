@@ -28,7 +28,7 @@ def clock(seconds: float) -> str:
 
 
 class Reporter:
-    """Says nothing; the interface of the others. A context manager, open while the run trains."""
+    """Prints nothing; the interface of the others. A context manager, open while the run trains."""
 
     def start(self, settings: Settings, position: Position, steps_per_epoch: int) -> None:
         """Called when training starts or resumes at `position`."""

@@ -49,7 +49,7 @@ class Ranks:
     """Communication among ranks.
 
     Attributes:
-        number: how many there are.
+        number: number of ranks.
         rank: which of them this process is, from 0; rank 0 alone writes files.
     """
 
@@ -96,7 +96,7 @@ class Ranks:
         self._fabric.barrier()
 
     def part(self, index: Tensor, moves: Tensor | None) -> Drawn:
-        """This rank's part of a batch. Parts differ by one example at most; where none is left, it is the first one."""
+        """Returns this rank's part of a batch; parts differ by at most one example, and none is empty."""
         if self.number == 1:
             return index, moves
         own = index.tensor_split(self.number)[self.rank]
@@ -105,12 +105,12 @@ class Ranks:
         return own, None if moves is None else moves.tensor_split(self.number)[self.rank]
 
     def share(self, examples: int) -> float:
-        """By what the mean loss of this rank's part of a batch counts in the mean over ranks; 0 where none is left."""
+        """Returns the weight of this rank's mean loss in the mean over ranks; 0 for an empty part."""
         own = len(range(self.rank, examples, self.number))
         return own * self.number / examples
 
     def same_statistics(self, model: nn.Module) -> None:
-        """Gives all ranks rank 0's floating-point buffers: the statistics of batch norms, which each has of its own."""
+        """Gives all ranks rank 0's floating-point buffers: statistics of batch norms, which differ between ranks."""
         if self.number > 1:
             for buffer in model.buffers():
                 if buffer.is_floating_point():

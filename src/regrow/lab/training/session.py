@@ -141,9 +141,9 @@ def make_session(
     """Everything a run needs, freshly made: the same settings give the same session, to the bit.
 
     Args:
-        root: where the data sets are, see `data_root`.
+        root: folder of the data sets, see `data_root`.
         masks: active sets by parameter name to start from, instead of random ones.
-        fabric: of `launch`; None: of this process alone.
+        fabric: result of `launch`; None: this process only.
         reading: of data sets that are files; default as `Reading` has it.
 
     Raises:
@@ -189,7 +189,7 @@ class Evaluation(NamedTuple):
 
 @torch.no_grad()
 def evaluate(session: Session, split: AnySplit, batch_size: int = 256) -> Evaluation:
-    """Looks at all examples of a split, in eval mode; each rank at its batches; files left out do not count."""
+    """Evaluates all examples of a split in eval mode, each rank its batches; skipped files do not count."""
     ranks, model = session.ranks, session.model
     ranks.same_statistics(model)
     model.eval()

@@ -31,7 +31,7 @@ class Topology:
     Attributes:
         masks: bool of each weight's shape, by parameter name; of weights with more than `lazy.LARGEST_TENSOR` positions
             the active ones, int64, ascending. Either is what `sparsify` takes as `init`.
-        positions: of all sparse weights, active or not.
+        positions: number of positions of all sparse weights, active or not.
         about: recipe, method, density, share, epochs and whatever else says where it is from.
     """
 

@@ -43,10 +43,10 @@ class BlockedTensor(torch.Tensor):
         return self._deferred
 
     def dense(self, operation: str = "dense") -> Tensor:
-        """The ordinary contiguous tensor. Differentiable. `operation`: what asks, for `regrow.summary`.
+        """The ordinary contiguous tensor. Differentiable.
 
         Args:
-            operation: what asks for it, for `regrow.summary`.
+            operation: what needs it, for `regrow.summary`.
         """
         return _ordinary(self, operation)
 
@@ -93,8 +93,8 @@ def to_blocked(input: Tensor, operation: str = "to_blocked", module: str | None 
     Args:
         input: (N, C, H, W), float32 or float64, on the CPU, any strides; a BlockedTensor is returned as it
         is.
-        operation: what asks for it, for `regrow.summary`.
-        module: where it asks.
+        operation: what needs it, for `regrow.summary`.
+        module: module that needs it.
 
     Example:
         >>> to_blocked(torch.randn(4, 3, 8, 8)).shape
