@@ -80,6 +80,7 @@ def train(network: str, method: str, density: float, rule: str, epochs: int, see
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--densities", default="0.01,0.05,0.1")
@@ -87,8 +88,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="the result file, rewritten after every row")
     chosen = parser.parse_args()
     densities = [float(word) for word in chosen.densities.split(",")]
-    cases = [(network, "dense", 1.0, "dense") for network in NETWORKS]
-    cases += list(itertools.product(NETWORKS, METHODS, densities, RULES))
+    networks = chosen.networks.split(",")
+    cases = [(network, "dense", 1.0, "dense") for network in networks]
+    cases += list(itertools.product(networks, METHODS, densities, RULES))
     rows = []
     with ProcessPoolExecutor(chosen.jobs, get_context("spawn")) as pool:
         runs = {
