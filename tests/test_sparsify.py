@@ -89,7 +89,7 @@ def test_every_kind_of_weight(kind):
     torch.manual_seed(0)
     model = make()
     values = copy.deepcopy(model.state_dict())
-    model = regrow.sparsify(model, 0.4, seed=0)
+    model = regrow.sparsify(model, 0.4, seed=0, rescale=False)
     weights = regrow.sparse_weights(model)
     assert list(weights) == names
     assert sum(w.active for w in weights.values()) == round(0.4 * sum(w.numel for w in weights.values()))
@@ -103,7 +103,7 @@ def test_every_kind_of_weight(kind):
         assert weight.indices.dtype == torch.int64
         assert weight.indices.shape == weight.values.shape == (weight.active,)
         assert weight.indices.tolist() == sorted(set(weight.indices.tolist()))
-        assert torch.equal(weight.values, values[name].flatten()[weight.indices]), "values are not rescaled"
+        assert torch.equal(weight.values, values[name].flatten()[weight.indices]), "values are kept"
         assert int(weight.parameter.count_nonzero()) == weight.active
         assert not weight.values.requires_grad
     sparse = {weight.parameter.data_ptr() for weight in weights.values()}
@@ -285,6 +285,12 @@ def test_dense_patterns(dense, sparse):
     assert sum(w.active for w in weights.values()) == 8 * len(sparse), "density counts sparse weights only"
 
 
+def test_an_embedding_with_sparse_gradients_may_stay_dense():
+    model = regrow.sparsify(sparse_gradients(), 0.5, dense=["1"])
+    assert list(regrow.sparse_weights(model)) == ["0.weight"]
+    assert model[1].weight.is_leaf
+
+
 def sparse_net():
     return regrow.sparsify(mlp(4, 4, 4), 0.5)
 
@@ -397,6 +403,6 @@ def test_sparse_weights_of_a_dense_model_and_their_repr():
 def test_indices_and_values_of_a_transposed_or_channels_last_weight_are_row_major():
     conv = nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)
     reference = conv.weight.detach().contiguous().flatten()
-    weight = regrow.sparse_weights(regrow.sparsify(conv, 0.5, seed=0))["weight"]
+    weight = regrow.sparse_weights(regrow.sparsify(conv, 0.5, seed=0, rescale=False))["weight"]
     assert torch.equal(weight.values, reference[weight.indices])
     assert weight.parameter.detach().contiguous().flatten().nonzero().flatten().tolist() == weight.indices.tolist()

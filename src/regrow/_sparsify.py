@@ -14,6 +14,7 @@ from .topology.indices import check_dense
 from .topology.initial import active_sets
 from .weights import sparse_weights, unwrapped
 from .weights.extras import keep_marks
+from .weights.initial_scale import check_rescale, scale_up
 from .weights.meta import materialise, on_meta
 from .weights.prunable import Patterns, select
 from .weights.readers import used_elsewhere
@@ -32,7 +33,7 @@ def sparsify(
     dense: Patterns = (),
     storage: str = "auto",
     seed: int | None = None,
-    rescale: bool = False,
+    rescale: bool | str = "auto",
     tune: bool = False,
 ) -> nn.Module:
     """Makes the weights of a model sparse from now on; use the returned model.
@@ -40,7 +41,8 @@ def sparsify(
     Every trainable floating-point parameter with two or more dimensions becomes sparse, except in normalisations and
     except gains, which scale or shift whole rows of other parameters. Tied parameters count once. The active sets are
     uniformly random and have an exact size: the network has round(density * positions) active weights, at least one a
-    layer. Active weights keep their values, unscaled.
+    layer. Active weights that are drawn at random are scaled up (`rescale`); those that scores, magnitudes or masks
+    choose keep their values.
 
     Layers on the meta device have no values to keep. Their active weights are drawn as the layer's `reset_parameters`
     draws them, from torch's global generator. Compressed layers may have any size, because they never exist dense; the
@@ -64,9 +66,12 @@ def sparsify(
             layer has which storage, and why.
         seed: seed of the random positions; None draws from torch's global generator. If several processes train
             together, an updater gives all of them rank 0's positions.
-        rescale: multiply active values by density^-1/2 of their layer, so that its outputs keep the variance of the
-            dense layer. Otherwise, with few inputs a unit, training would begin with hardly any signal (Evci et al.
-            2022, arXiv:2010.03533, section 3, who do it by neuron).
+        rescale: how active values are multiplied at first, so that outputs keep the variance of the dense layer.
+            "neuron": those of each output by (inputs / active inputs)^1/2 (Evci et al. 2022, arXiv:2010.03533,
+            section 3). True or "layer": those of a layer by density^-1/2. False: not at all, as in the paper of sparse
+            momentum; with few inputs a unit, training then begins with hardly any signal. "auto": "neuron" for random
+            positions; not where `init` chose them, for they may be of a trained model
+            (docs/decisions/0028-initial-scale.md).
         tune: measure the density above which a compressed layer computes with torch's dense operator. By default a
             table decides; with True each layer measures it at the first input of a shape (eight shapes at most; seconds
             for a large layer). The state dict keeps the measurement, so a resumed run gives the same bits.
@@ -85,6 +90,7 @@ def sparsify(
         6250
     """
     _check_arguments(density, init, storage)
+    check_rescale(rescale)
     chosen = select(model, dense, also=() if isinstance(init, str) else init)
     parameters = {name: place.parameter for name, place in chosen.items()}
     active = active_sets(parameters, density, distribution, init, seed)
@@ -104,9 +110,9 @@ def sparsify(
     for module in model.modules():
         if isinstance(module, SparseLayer):
             module.tune = tune
-    if rescale:
-        for weight in sparse_weights(model).values():
-            weight.write(weight.values * weight.density**-0.5)
+    if rescale == "auto":
+        rescale = "neuron" if isinstance(init, str) and init == "random" else False
+    scale_up(sparse_weights(model).values(), rescale)
     GradientMean.hang_on(model)
     exclude_from_ddp(model)
     return model

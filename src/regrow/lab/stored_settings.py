@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["GIVEN", "OPTIONS_OF_0_1", "in_effect"]
+__all__ = ["FIELDS_OF_0_1", "GIVEN", "OPTIONS_OF_0_1", "in_effect"]
 
 GIVEN = "options"
 """The key of the list of options that were given. Files of version 0.1 have none."""
@@ -26,6 +26,12 @@ OPTIONS_OF_0_1: Mapping[str, Any] = {
     "distribution": "uniform",
 }
 """Options that version 0.1 wrote for every method, with the values that stood for: the method's own."""
+
+FIELDS_OF_0_1: Mapping[str, Mapping[str, Any]] = {
+    "digits-mlp": {"rescale": False},
+    "gpt-shakespeare": {"rescale": False},
+}
+"""Fields of recipes that have another value since, which the names of folders go by: old runs keep their names."""
 
 
 def in_effect(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def prunable(model: nn.Module, also: Collection[str] = ()) -> dict[str, Prunable
         also: names of gains (see `reparametrised`) that count all the same, such as those of masks that are given.
 
     Raises:
-        ValueError: the model is sparse already; a lazy module has not seen data; or an embedding has sparse gradients.
+        ValueError: the model is sparse already; or a lazy module has not seen data.
     """
     found = _with_gains(model).items()
     return {name: place for name, place in found if name in also or not is_gain(place.module, place.attribute)}
@@ -65,11 +65,6 @@ def _with_gains(model: nn.Module) -> dict[str, Prunable]:
                 raise ValueError(f"{name} is a lazy parameter without a shape; run one batch through the model first")
             if id(parameter) in seen or not _is_prunable(module, parameter):
                 continue
-            if getattr(module, "sparse", False) and isinstance(module, nn.Embedding | nn.EmbeddingBag):
-                raise ValueError(
-                    f"{name} belongs to an embedding with sparse=True, whose gradients have no dense positions; make "
-                    "it with sparse=False, or freeze it"
-                )
             if hasattr(module, f"{attribute}_mask"):
                 raise ValueError(
                     f"{name} has a {attribute}_mask beside it already, which is not regrow's; remove it first, "
@@ -94,7 +89,8 @@ def select(model: nn.Module, dense: Patterns, also: Collection[str] = ()) -> dic
     """The prunable parameters (see `prunable`) without those that `dense` names; it may name gains, too.
 
     Raises:
-        ValueError: a pattern matches nothing, or nothing is left; or weight normalisation divides one that is left.
+        ValueError: a pattern matches nothing, or nothing is left; or weight normalisation divides one that is left, or
+            it belongs to an embedding with sparse gradients.
     """
     if isinstance(dense, str):
         raise ValueError(f"dense={dense!r} must be a list of patterns, such as dense=[{dense!r}]")
@@ -110,6 +106,11 @@ def select(model: nn.Module, dense: Patterns, also: Collection[str] = ()) -> dic
         )
     for name, place in chosen.items():
         check_not_normalised(name, place.module, place.attribute)
+        if getattr(place.module, "sparse", False) and isinstance(place.module, nn.Embedding | nn.EmbeddingBag):
+            raise ValueError(
+                f"{name} belongs to an embedding with sparse=True, whose gradients have no dense positions; keep it "
+                f"dense with dense=[{name!r}], or make it with sparse=False"
+            )
     return chosen
 
 

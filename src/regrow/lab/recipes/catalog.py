@@ -60,6 +60,7 @@ def digits_mlp() -> Recipe:
         lr=0.1,
         lr_drops=(800, 1300),
         schedule_steps=1_640,
+        rescale="auto",
         threads=1,
     )
 
@@ -244,5 +245,6 @@ def gpt_shakespeare() -> Recipe:
         momentum=0.9,
         weight_decay=0.1,
         clip_norm=1.0,
+        rescale="auto",
         dense=("tokens", "places", "head"),
     )

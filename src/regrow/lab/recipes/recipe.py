@@ -57,7 +57,8 @@ class Recipe:
         update_every: steps between topology updates; None: one at the end of each epoch, or the method's own interval.
             There is none after the last step, and one that falls on the end of an epoch comes after the validation.
         dense: names of parameters or modules that stay dense.
-        rescale: whether active weights are scaled up at first; see `sparsify`.
+        rescale: how active weights are scaled up at first, "auto", "neuron", "layer" (stored as True) or False; see
+            `sparsify`. Published protocols do not.
         default_density: where none is asked for.
         channels_last: memory format of weights and images; faster for convolutions on CPUs, the same numbers otherwise.
         precision: of Lightning Fabric: "32-true", or "bf16-mixed", under which dense layers compute in bfloat16.
@@ -91,7 +92,7 @@ class Recipe:
     images: int | None = None
     update_every: int | None = None
     dense: tuple[str, ...] = ()
-    rescale: bool = False
+    rescale: bool | str = False
     default_density: float = 0.05
     channels_last: bool = False
     precision: str = "32-true"
@@ -121,6 +122,7 @@ class Recipe:
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "at least 0 and below 1")
         _require(self.accelerator in ACCELERATORS, "accelerator", self.accelerator, " or ".join(ACCELERATORS))
         _require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
+        _require(self.rescale in (False, True, "neuron", "auto"), "rescale", self.rescale, "auto, neuron, layer or false")
         rewound, width = self.option("rewind_epochs", 0), self.option("width", 1)
         _require(0 <= rewound < self.epochs, "rewind_epochs", rewound, "0 to less than the epochs")
         _require(width is None or width >= 1, "width", width, "at least 1")
@@ -179,9 +181,16 @@ def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
     return recipe.lr * recipe.lr_drop_factor**drops * risen
 
 
+_BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
 def _parse_bool(text: str) -> bool:
-    values = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    return values[text.lower()]
+    return _BOOLS[text.lower()]
+
+
+def _parse_bool_or_word(text: str) -> bool | str:
+    """Returns a word as it is, but for "layer", which was "true" before there was another."""
+    return {**_BOOLS, "layer": True}.get(text.lower(), text)
 
 
 def _or_none(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -204,6 +213,7 @@ _PARSERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "int": ("a whole number", int),
     "float": ("a number", float),
     "bool": ("true or false", _parse_bool),
+    "bool | str": ("a word, true or false", _parse_bool_or_word),
     "str": ("a word", str),
     "int | None": ("a whole number or none", _or_none(int)),
     "float | None": ("a number or none", _or_none(float)),

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from regrow.lab.errors import UsageError, unknown
-from regrow.lab.stored_settings import GIVEN, OPTIONS_OF_0_1, in_effect
+from regrow.lab.stored_settings import FIELDS_OF_0_1, GIVEN, OPTIONS_OF_0_1, in_effect
 from regrow.weights.prunable import select
 from regrow.weights.storage import STORAGES
 
@@ -75,6 +75,7 @@ class Settings(Choice):
         is given its default.
         """
         settings, defaults = self.as_dict(), self._option_defaults() | self.defaults()
+        defaults |= FIELDS_OF_0_1.get(self.recipe.name, {})
         changed = {k: v for k, v in settings.items() if k not in _IN_FOLDER_NAME and v != defaults.get(k, ...)}
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
         return Path("runs") / self.recipe.name / f"{self.method}-{self.density:g}-s{self.seed}-{digest}"

@@ -1,0 +1,347 @@
+"""The race: dense and sparse trainings of one task, each tuned with the same number of trials, error against seconds.
+
+Three stages, each of which goes on where the result file ends:
+
+tune      so many trials a contender, drawn at random from its space (race_tasks.py), one seed, judged by validation.
+frontier  the best trial's settings at several lengths, each with a schedule of its own, over several seeds; the test
+          set is looked at once, at the end of each training.
+time      the seconds of a step, of all contenders in turn in one process on a quiet machine: everything between two
+          topology updates, with one of them; the dense ones in their fastest form (eager, compiled, bfloat16).
+
+Seconds of a training are its steps times the seconds of a step, without evaluation. All trials are in the file.
+
+    python benchmarks/race.py mnist --json results/race_mnist.json
+    python benchmarks/race.py words --stages tune --jobs 1 --json results/race_words.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import regrow
+from race_tasks import TASKS, Contender, Data, Examples, Settings, Task
+from regrow.io.atomic import write_atomically
+from regrow.lab.data.datasets import data_root
+from regrow.lab.machine import processor
+
+STAGES = ("tune", "frontier", "time")
+Record = dict[str, Any]
+
+
+class Training:
+    """A network, its optimizers, schedule and updater; `step` trains it by one batch.
+
+    Args:
+        settings: of a trial.
+        steps: of the whole training.
+        updates: topology updates in it, in place of the settings' number.
+    """
+
+    def __init__(self, task: Task, classes: int, settings: Settings, steps: int, seed: int):
+        torch.manual_seed(seed)
+        self.task, self.settings = task, {**settings, "draws": torch.Generator().manual_seed(seed)}
+        self.model = task.network(classes, settings)
+        if "density" in settings:
+            self.model = regrow.sparsify(
+                self.model,
+                settings["density"],
+                storage="compressed",
+                dense=task.dense,
+                distribution=settings["distribution"],
+                seed=seed,
+            )
+        self.optimizers = list(_optimizers(self.model, settings))
+        warm = max(1, round(settings["warm_up"] * steps))
+        self.schedules = [
+            torch.optim.lr_scheduler.LambdaLR(
+                optimizer, lambda step: min((step + 1) / warm, max(0.0, (steps - step) / max(1, steps - warm)))
+            )
+            for optimizer in self.optimizers
+        ]
+        self.update_every = max(1, steps // (settings["updates"] + 1)) if "updates" in settings else steps
+        self.updater = self._attach(steps, seed) if "density" in settings else None
+        self.loss: Callable[[Tensor, Tensor], Tensor] = lambda x, y: task.loss(self.model, x, y, self.settings)
+
+    def _attach(self, steps: int, seed: int) -> regrow.Updater:
+        common = {"total_steps": steps, "update_every": self.update_every}
+        if self.settings["method"] == "rigl":
+            return regrow.RigL(self.model, self.optimizers[0], prune_rate=self.settings["prune_rate"], **common)
+        return regrow.SparseMomentum(
+            self.model, self.optimizers[0], prune_rate=self.settings["prune_rate"], window=2, seed=seed, **common
+        )
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        self.loss(x, y).backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        for schedule in self.schedules:
+            schedule.step()
+
+
+def _optimizers(model: nn.Module, settings: Settings) -> Iterator[torch.optim.Optimizer]:
+    """The one of the sparse layers first; embeddings with sparse gradients have one of their own."""
+    rare = [module.weight for module in model.modules() if getattr(module, "sparse", False) is True]
+    others = [parameter for parameter in model.parameters() if all(parameter is not other for other in rare)]
+    common = {"lr": settings["learning_rate"], "weight_decay": settings["weight_decay"], "fused": True}
+    if settings.get("optimizer") == "adam":
+        yield torch.optim.AdamW(others, betas=(0.9, 0.99), **common)
+    else:
+        yield torch.optim.SGD(others, momentum=0.9, nesterov=True, **common)
+    if rare:
+        yield torch.optim.SparseAdam(rare, lr=settings["learning_rate"], betas=(0.9, 0.99))
+
+
+def batches(examples: Examples, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Whole batches without end, in a new order each epoch."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.randperm(len(examples.y), generator=generator)
+        for index in order[: len(order) // size * size].split(size):
+            yield examples.x[index], examples.y[index]
+
+
+def steps_of(task_data: Data, settings: Settings, epochs: float) -> int:
+    return int(epochs * (len(task_data.train.y) // settings["batch"]))
+
+
+@torch.no_grad()
+def measure(task: Task, model: nn.Module, examples: Examples) -> float:
+    """Percent of wrong classes, or nats."""
+    model.eval()
+    total = 0.0
+    for x, y in zip(examples.x.split(1000), examples.y.split(1000), strict=True):
+        scores = model(x)
+        wrong = (scores.argmax(1) != y).double() * 100
+        total += float((wrong if task.measure == "error" else nn.functional.cross_entropy(scores, y) * len(y)).sum())
+    model.train()
+    return total / len(examples.y)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, in a process of its own, with one thread."""
+
+    task: str
+    contender: str
+    settings: tuple[tuple[str, Any], ...]
+    epochs: float
+    seed: int
+    tested: bool
+
+    def key(self) -> Record:
+        own = {"contender": self.contender, "epochs": self.epochs, "seed": self.seed}
+        return {**own, "settings": dict(self.settings)}
+
+    def __call__(self) -> Record:
+        torch.set_num_threads(1)
+        task = TASKS[self.task]
+        data = task.load(data_root(None))
+        settings = dict(self.settings)
+        steps = steps_of(data, settings, self.epochs)
+        training = Training(task, data.classes, settings, steps, self.seed)
+        for (x, y), _ in zip(batches(data.train, settings["batch"], self.seed), range(steps), strict=False):
+            training.step(x, y)
+        record = {**self.key(), "steps": steps, "validation": measure(task, training.model, data.validation)}
+        if training.updater:
+            summary = regrow.summary(training.model)
+            record["active"], record["positions"] = summary.active, summary.numel
+        return record | ({"test": measure(task, training.model, data.test)} if self.tested else {})
+
+
+def trials(task: Task, name: str, number: int) -> list[Run]:
+    """So many different settings, drawn at random, the same ones each time."""
+    contender, draws = task.contenders[name], random.Random(f"{task.name} {name}")
+    chosen: list[Settings] = []
+    while len(chosen) < number:
+        drawn = {key: draws.choice(values) for key, values in contender.space.items()}
+        if drawn not in chosen:
+            chosen.append(drawn)
+    return [
+        Run(task.name, name, tuple({**contender.fixed, **drawn}.items()), contender.tuned_at, 0, False)
+        for drawn in chosen
+    ]
+
+
+def winner(content: Record, name: str) -> Settings | None:
+    """The settings of the best trial, by validation."""
+    of_it = [trial for trial in content["trials"] if trial["contender"] == name]
+    return min(of_it, key=lambda trial: trial["validation"])["settings"] if of_it else None
+
+
+def frontier(task: Task, content: Record, seeds: int) -> list[Run]:
+    runs = []
+    for name, contender in task.contenders.items():
+        if settings := winner(content, name):
+            for length in contender.lengths:
+                runs += [
+                    Run(task.name, name, tuple(settings.items()), length, seed, True) for seed in range(1, seeds + 1)
+                ]
+    return runs
+
+
+def train_all(runs: list[Run], records: list[Record], jobs: int, write: Callable[[], None]) -> None:
+    """Trains what has no record; adds a record for each, and writes the file."""
+    known = [{key: record[key] for key in ("contender", "epochs", "seed", "settings")} for record in records]
+    todo = [run for run in runs if run.key() not in known]
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        futures = [pool.submit(run) for run in todo]
+        for number, future in enumerate(futures, 1):
+            record = future.result()
+            records.append(record)
+            write()
+            shown = {key: value for key, value in record.items() if key != "settings"}
+            print(f"{number}/{len(todo)}", shown, record["settings"], flush=True)
+
+
+# -- seconds
+
+
+def chunk(training: Training, stream: Iterator[tuple[Tensor, Tensor]], steps: int) -> float:
+    """Seconds of a step, of so many."""
+    start = time.perf_counter()
+    for _ in range(steps):
+        training.step(*next(stream))
+    return (time.perf_counter() - start) / steps
+
+
+def forms(contender: Contender) -> list[str]:
+    if contender.is_sparse:
+        return ["eager"]
+    return ["eager", "compiled", *(["bfloat16"] if torch.cpu._is_avx512_bf16_supported() else [])]
+
+
+def time_steps(task: Task, content: Record, rounds: int, threads: int) -> list[Record]:
+    """The seconds of a step of each contender and form, rounds in turn, one topology update in each round."""
+    torch.set_num_threads(threads)
+    data = task.load(data_root(None))
+    arms = []
+    for name, contender in task.contenders.items():
+        if not (settings := winner(content, name)):
+            continue
+        for form in forms(contender):
+            steps = steps_of(data, settings, contender.tuned_at)
+            training = Training(task, data.classes, settings, 100 * steps, 0)
+            every = max(1, steps // (settings["updates"] + 1)) if contender.is_sparse else 100
+            if contender.is_sparse:  # as often as in the trial, without an end in sight
+                training = Training(task, data.classes, {**settings, "updates": 100 * steps // every}, 100 * steps, 0)
+                every = training.update_every
+            if form == "compiled":
+                training.loss = torch.compile(training.loss)
+            if form == "bfloat16":
+                training.loss = torch.autocast("cpu", torch.bfloat16)(training.loss)
+            arms.append((name, form, training, batches(data.train, settings["batch"], 0), every, []))
+    for number in range(rounds + 1):
+        for _, _, training, stream, every, seconds in arms:
+            taken = chunk(training, stream, every)
+            if number:  # the first warms up and compiles
+                seconds.append(taken)
+    return [
+        {"contender": name, "form": form, "threads": threads, "seconds": seconds}
+        for name, form, _, _, _, seconds in arms
+    ]
+
+
+# -- the result
+
+
+def step_seconds(content: Record, name: str) -> float:
+    """The median of a contender's fastest form."""
+    return min(median(row["seconds"]) for row in content["times"] if row["contender"] == name)
+
+
+def points(content: Record) -> list[Record]:
+    """A point of a frontier: contender, epochs, mean test error, its standard error, seconds."""
+    groups: dict[tuple[str, float], list[Record]] = {}
+    for run in content["frontier"]:
+        groups.setdefault((run["contender"], run["epochs"]), []).append(run)
+    return [
+        {
+            "contender": name,
+            "epochs": epochs,
+            "error": fmean(run["test"] for run in runs),
+            "standard_error": stdev(run["test"] for run in runs) / len(runs) ** 0.5 if len(runs) > 1 else None,
+            "seconds": runs[0]["steps"] * step_seconds(content, name),
+        }
+        for (name, epochs), runs in sorted(groups.items())
+    ]
+
+
+def verdict(found: list[Record]) -> list[Record]:
+    """For each point of a contender that is not sparse: the shortest sparse training with no larger mean error."""
+    sparse = sorted((p for p in found if p["contender"] == "sparse"), key=lambda p: p["seconds"])
+    rows = []
+    for point in (p for p in found if p["contender"] != "sparse"):
+        as_good = next((p for p in sparse if p["error"] <= point["error"]), None)
+        rows.append(
+            {
+                "against": point["contender"],
+                "epochs": point["epochs"],
+                "error": point["error"],
+                "seconds": point["seconds"],
+                "sparse_epochs": as_good and as_good["epochs"],
+                "sparse_seconds": as_good and as_good["seconds"],
+                "times_faster": as_good and point["seconds"] / as_good["seconds"],
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--stages", default=",".join(STAGES), help="some of %(default)s")
+    parser.add_argument("--trials", type=int, default=12, help="for each contender (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="of the frontier (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at once, a thread each (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="when steps are timed (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=9, help="of timing (default: %(default)s)")
+    parser.add_argument("--json", type=Path, required=True, help="the result file, rewritten after each training")
+    chosen = parser.parse_args()
+    stages = chosen.stages.split(",")
+    if unknown := set(stages) - set(STAGES):
+        parser.error(f"--stages: {', '.join(sorted(unknown))} is none of {', '.join(STAGES)}")
+    task = TASKS[chosen.task]
+    content: Record = {"trials": [], "frontier": [], "times": []}
+    if chosen.json.exists():
+        content |= json.loads(chosen.json.read_text())
+    content |= {"command": shlex.join(["python", *sys.argv]), "task": task.name, "measure": task.measure}
+
+    def write() -> None:
+        if content["times"]:
+            content["points"] = points(content)
+            content["verdict"] = verdict(content["points"])
+        with write_atomically(chosen.json) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+    if "tune" in stages:
+        runs = [run for name in task.contenders for run in trials(task, name, chosen.trials)]
+        train_all(runs, content["trials"], chosen.jobs, write)
+    if "frontier" in stages:
+        train_all(frontier(task, content, chosen.seeds), content["frontier"], chosen.jobs, write)
+    if "time" in stages:
+        content["times"] = time_steps(task, content, chosen.rounds, chosen.threads)
+        content["processor"] = processor()
+        write()
+        for row in content.get("verdict", []):
+            print(row)
+
+
+if __name__ == "__main__":
+    main()
