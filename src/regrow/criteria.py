@@ -10,6 +10,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from regrow._renamed import names
 
-from .topology.lazy import LARGEST_TENSOR, LazyScores, RandomScores
+from .topology.lazy import LARGEST_TENSOR, LazyScores, ProductGradient, RandomScores, SampledScores
 
 __all__ = [
     "GrowScore",
@@ -35,6 +36,7 @@ __all__ = [
     "mean_momentum",
     "random",
     "rank_among_sign",
+    "sampled_gradient",
 ]
 
 
@@ -80,6 +82,10 @@ class Layer(Protocol):
     @property
     def inactive_gradient(self) -> Tensor | LazyScores:
         """|g| of every position in the last step; collect="gradient". Otherwise like `inactive_momentum`."""
+
+    @property
+    def sampled_gradient(self) -> ProductGradient:
+        """|g| of the last step at few positions, and how active rows and columns were; collect="sampled-gradient"."""
 
 
 PruneScore = Callable[[Layer], Tensor]
@@ -144,6 +150,31 @@ def inactive_gradient(layer: Layer) -> Tensor | LazyScores:
         layer: the layer as it is before anything is pruned.
     """
     return layer.inactive_gradient
+
+
+def sampled_gradient(candidates: float = 1.0, sampling: str = "activity") -> GrowScore:
+    """Grow score |g| of the last step at a sample of positions: grows the largest of these (GSE, arXiv:2401.06898).
+
+    No gradient of other positions is needed, and in compressed storage none is computed.
+
+    Args:
+        candidates: gamma, positions in the sample for each active weight of the layer, above 0.
+        sampling: "activity": position (i, j) is drawn in proportion to the sum of |gradient| of output i times that of
+            |input| j, which bounds |g| (GraBo, section 3); "uniform": all alike.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+    if not (candidates > 0 and math.isfinite(candidates)):
+        raise ValueError(f"candidates={candidates} must be above 0, such as 1.0 for as many as there are weights")
+    if sampling not in ("activity", "uniform"):
+        raise ValueError(f"sampling={sampling!r} is unknown; use 'activity' or 'uniform'")
+
+    def score(layer: Layer) -> LazyScores:
+        number = max(round(candidates * layer.active), 1)
+        return SampledScores(layer.sampled_gradient, number, layer.generator, uniform=sampling == "uniform")
+
+    return score
 
 
 def random(layer: Layer) -> Tensor | LazyScores:

@@ -65,6 +65,8 @@ class Method:
     moves: bool = True
     hidden: bool = False
     """Whether inactive weights live on, and come back as they were."""
+    reads_activity: bool = False
+    """Whether it reads inputs and gradients of outputs of layers, which gradients that are set by hand do not show."""
 
     def attach(self, model, optimizer, **more):
         settings = {"total_steps": STEPS, "update_every": EVERY, **self.settings}
@@ -104,6 +106,8 @@ METHODS = {
     "dsr": Method(regrow.DSR, settings={"threshold": 0.1, "prune_rate": 0.3}, random=True),
     "rigl": Method(regrow.RigL),
     "rigl-itop": Method(regrow.RigLITOP),
+    "gse": Method(regrow.GSE, random=True, reads_activity=True),
+    "gse-uniform": Method(regrow.GSE, settings={"sampling": "uniform", "candidates": 0.5}, random=True),
     "mest": Method(regrow.MEST, total=soft_bound, random=True),
     "mest-em": Method(regrow.MEST, settings={"soft_bound": False}, random=True),
     "gmp": Method(regrow.GMP, settings={"density": FINAL}, total=cubic, **DENSE),
@@ -395,6 +399,8 @@ REFUSED = [
     (_with(regrow.RigL, prune_rate=-0.1), r"prune_rate=-0\.1"),
     (_with(regrow.RigL, stop_fraction=0.0), r"stop_fraction=0\.0"),
     (_with(regrow.RigL, window_batch=0), "window_batch=0"),
+    (_with(regrow.GSE, candidates=0.0), r"candidates=0\.0"),
+    (_with(regrow.GSE, sampling="sketch"), "sampling='sketch'"),
     (_with(regrow.DSR, threshold=0.0), r"threshold=0\.0"),
     (_with(regrow.DSR, tolerance=1.0), r"tolerance=1\.0"),
     (_with(regrow.MEST, gradient_weight=math.nan), "gradient_weight=nan"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from regrow.optimizers.hooks import grad_scale_of, groups_of, was_skipped
 from regrow.redistribution import Amount, RedistributionRule, Target, by_importance, by_rate, keep_counts, keep_own
 from regrow.schedules import Schedule, step_at
 from regrow.topology.random import seeded_generator
-from regrow.weights import SparseWeight
+from regrow.weights import SparseWeight, is_sharded
 
 from .base import MovingUpdater, Updater, check_steps, row_of
 from .costs import Costs
@@ -26,7 +26,7 @@ from .plan import LayerUpdate, UpdatePlan
 
 __all__ = ["Collect", "ComposedUpdater"]
 
-Collect = Literal["momentum", "gradient"]
+Collect = Literal["momentum", "gradient", "sampled-gradient"]
 
 
 class ComposedUpdater(MovingUpdater):
@@ -53,7 +53,8 @@ class ComposedUpdater(MovingUpdater):
         amount: how many weights each layer prunes, see `redistribution`.
         target: how many weights each layer has after the update, see `redistribution`; default: as many as before.
         collect: what to collect for criteria before an update: "momentum" (of inactive weights, by the optimizer's own
-            rule), "gradient" (of all positions, in the last step), or None.
+            rule), "gradient" (of all positions, in the last step), "sampled-gradient" (what gradients of few positions
+            can be had from, in the last step), or None.
         inherit: grown weights start with the collected momentum. If False, or without collected momentum, the momentum
             of a grown weight starts at 0, and its second moment at the mean of the layer's active weights.
         uses_gradient: criteria read `layer.gradient`, the last step's of active weights. Needs no dense gradient.
@@ -122,8 +123,9 @@ class ComposedUpdater(MovingUpdater):
         _check_window(window, window_batch)
         _check_share("max_density", max_density)
         _check_share("stop_fraction", stop_fraction)
-        if collect not in (None, "momentum", "gradient"):
-            raise ValueError(f"collect={collect!r} is unknown; use 'momentum', 'gradient' or None")
+        if collect not in (None, *get_args(Collect)):
+            known = ", ".join(map(repr, get_args(Collect)))
+            raise ValueError(f"collect={collect!r} is unknown; use one of {known}, or None")
         super().__init__(model, optimizer)
         self.total_steps = total_steps
         self.update_every = update_every
@@ -135,8 +137,11 @@ class ComposedUpdater(MovingUpdater):
         )
         rules = self._rules(collect, uses_momentum)
         weights = self._weights
+        sampled = collect == "sampled-gradient"
         windows = {n: window_of(weight, window) if collect == "momentum" else 1 for n, weight in weights.items()}
-        products = {n: keeps_factors(weight, rules[n], windows[n], factored) for n, weight in weights.items()}
+        products = {
+            n: not sampled and keeps_factors(weight, rules[n], windows[n], factored) for n, weight in weights.items()
+        }
         self._inherits = inherit and collect == "momentum"
         self._generator = same_generator(seeded_generator(seed), self._device)
         self._expected: int | None = None
@@ -145,7 +150,9 @@ class ComposedUpdater(MovingUpdater):
         self._gradients = ActiveGradients(self._weights) if uses_gradient else None
         self._needs_gradient = grow is not None or collect is not None or uses_gradient or uses_momentum
         self._collectors = {
-            name: MomentumCollector(weight, rules[name], windows[name], window_batch, products[name], update_every)
+            name: MomentumCollector(
+                weight, rules[name], windows[name], window_batch, products[name], update_every, sampled
+            )
             for name, weight in weights.items()
         }
         self._set_collecting()
@@ -153,7 +160,11 @@ class ComposedUpdater(MovingUpdater):
 
     def _rules(self, collect: Collect | None, uses_momentum: bool) -> dict[str, Rule | None]:
         """Returns what is collected of each layer; refuses optimizers that cannot give it."""
-        rules: dict[str, Rule | None] = dict.fromkeys(self._weights, LastGradient if collect == "gradient" else None)
+        reads_gradient = collect in ("gradient", "sampled-gradient")
+        rules: dict[str, Rule | None] = dict.fromkeys(self._weights, LastGradient if reads_gradient else None)
+        sharded = [name for name, weight in self._weights.items() if is_sharded(weight.parameter)]
+        if collect == "sampled-gradient" and sharded:
+            raise ValueError(f"collect={collect!r}: {', '.join(sharded)} are sharded; do not shard them, or use RigL")
         if collect == "momentum" or uses_momentum:
             own = {n: optimizer_rule(self.optimizer, self._group(n), weight) for n, weight in self._weights.items()}
             rules = {**own} if collect == "momentum" else rules

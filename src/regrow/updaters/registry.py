@@ -6,6 +6,7 @@ from .dns import DNS as DNS
 from .dsr import DSR as DSR
 from .gmp import GMP as GMP
 from .granet import GraNet as GraNet
+from .gse import GSE as GSE
 from .han import Han as Han
 from .mest import MEST as MEST
 from .rigl import RigL as RigL
