@@ -88,6 +88,9 @@ METHODS = {
     "sparse-momentum-gradient": Method(**SPARSE_MOMENTUM, settings={"growth": "gradient"}),
     "sparse-momentum-random": Method(**SPARSE_MOMENTUM, settings={"growth": "random"}, random=True),
     "sparse-momentum-anew": Method(**SPARSE_MOMENTUM, settings={"inherit_momentum": False}),
+    "sparse-momentum-global": Method(
+        **SPARSE_MOMENTUM, settings={"growth": "global-momentum", "pruning": "global-magnitude"}, keeps_momentum=True
+    ),
     "sparse-momentum-neuron": Method(**SPARSE_MOMENTUM, settings={"per_neuron": True}, keeps_momentum=True),
     **{
         f"sparse-momentum-share-{share}": Method(
@@ -107,6 +110,7 @@ METHODS = {
     "rigl": Method(regrow.RigL),
     "rigl-itop": Method(regrow.RigLITOP),
     "gse": Method(regrow.GSE, random=True, reads_activity=True),
+    "gse-global": Method(regrow.GSE, settings={"scope": "global"}, random=True, reads_activity=True),
     "gse-uniform": Method(regrow.GSE, settings={"sampling": "uniform", "candidates": 0.5}, random=True),
     "mest": Method(regrow.MEST, total=soft_bound, random=True),
     "mest-em": Method(regrow.MEST, settings={"soft_bound": False}, random=True),
@@ -407,6 +411,10 @@ REFUSED = [
     (_with(regrow.DeepRewiring, l1=-1.0), r"l1=-1\.0"),
     (_with(regrow.DeepRewiring, scope="row"), "scope='row'"),
     (_with(regrow.SparseMomentum, growth="sign"), "growth='sign'.*momentum, gradient, random"),
+    (_with(regrow.SparseMomentum, pruning="SET"), "pruning='SET'.*magnitude, global-magnitude"),
+    (_with(regrow.SparseMomentum, growth="global-momentum", redistribution="none"), "redistribution='none'"),
+    (_with(regrow.SparseMomentum, growth="global-momentum", per_neuron=True), "per_neuron"),
+    (_with(regrow.GSE, scope="row"), "scope='row'"),
     (_with(regrow.GMP, density=1.0), r"density=1\.0"),
     (_with(regrow.GMP, density=0.001), r"density=0\.001 gives 0 active weights to 2 layers"),
     (_with(regrow.GMP, density=0.1, begin=0.8), r"begin=16\.0.*end=15"),

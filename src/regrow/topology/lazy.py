@@ -15,7 +15,7 @@ from .random import draw_missing
 from .sampling import sample_products
 from .selection import largest
 
-__all__ = ["LARGEST_TENSOR", "LazyScores", "ProductGradient", "RandomScores", "SampledScores"]
+__all__ = ["LARGEST_TENSOR", "ComparableScores", "LazyScores", "ProductGradient", "RandomScores", "SampledScores"]
 
 LARGEST_TENSOR = 2**26
 """Positions of a layer up to which tensors of its dense size are made: 256 MiB in float32."""
@@ -30,6 +30,14 @@ class LazyScores(Protocol):
 
     def is_finite(self) -> bool:
         """Returns whether no score is NaN or infinite."""
+
+
+@runtime_checkable
+class ComparableScores(LazyScores, Protocol):
+    """Lazy scores that can be compared with those of other layers."""
+
+    def at(self, positions: Tensor) -> Tensor:
+        """The scores at ascending flat positions, int64, shape of `positions`."""
 
 
 class RandomScores:
@@ -93,6 +101,9 @@ class SampledScores:
             sample = sample_products(rows, columns, number, taken, self.generator)
         sample = sample.to(taken.device)
         return sample[largest(self.gradient.at(sample), k)]
+
+    def at(self, positions: Tensor) -> Tensor:
+        return self.gradient.at(positions)
 
     def is_finite(self) -> bool:
         return self.gradient.is_finite()

@@ -14,7 +14,16 @@ from regrow.distributed import assert_ranks_agree, is_distributed, largest, same
 from regrow.momentum.collector import MomentumCollector, keeps_factors, window_of
 from regrow.momentum.rules import LastGradient, Rule, optimizer_rule
 from regrow.optimizers.hooks import grad_scale_of, groups_of, was_skipped
-from regrow.redistribution import Amount, RedistributionRule, Target, by_importance, by_rate, keep_counts, keep_own
+from regrow.redistribution import (
+    Amount,
+    RedistributionRule,
+    Target,
+    by_importance,
+    by_rate,
+    check_scope,
+    keep_counts,
+    keep_own,
+)
 from regrow.schedules import Schedule, step_at
 from regrow.topology.random import seeded_generator
 from regrow.weights import SparseWeight, is_sharded
@@ -60,6 +69,8 @@ class ComposedUpdater(MovingUpdater):
         uses_gradient: criteria read `layer.gradient`, the last step's of active weights. Needs no dense gradient.
         uses_momentum: criteria read `layer.momentum`, so an optimizer without momentum is refused at once.
         per_neuron: distribute a layer's growth among its neurons (rows) by their sums of grow scores.
+        growth_scope: "local": each layer grows as many as redistribution gives it; "global": the positions of largest
+            grow score in the whole network, so that no redistribution is needed.
         stop_fraction: updates end at this fraction of total_steps, in (0, 1].
         max_density: no layer grows above this density, or the one it starts with if that is more; in (0, 1].
         flops_budget: FLOP density of the sparse weights that redistribution rules that heed it stay within, in (0, 1].
@@ -110,6 +121,7 @@ class ComposedUpdater(MovingUpdater):
         uses_gradient: bool = False,
         uses_momentum: bool = False,
         per_neuron: bool = False,
+        growth_scope: str = "local",
         stop_fraction: float = 1.0,
         max_density: float = 1.0,
         flops_budget: float | None = None,
@@ -126,6 +138,13 @@ class ComposedUpdater(MovingUpdater):
         if collect not in (None, *get_args(Collect)):
             known = ", ".join(map(repr, get_args(Collect)))
             raise ValueError(f"collect={collect!r} is unknown; use one of {known}, or None")
+        if check_scope(growth_scope) == "global" and (
+            grow is None or redistribution_rule or per_neuron or flops_budget
+        ):
+            raise ValueError(
+                "growth_scope='global' takes the largest grow scores of the whole network; leave out "
+                "redistribution_rule, per_neuron and flops_budget, and give grow"
+            )
         super().__init__(model, optimizer)
         self.total_steps = total_steps
         self.update_every = update_every
@@ -133,7 +152,7 @@ class ComposedUpdater(MovingUpdater):
         self._schedule, self._flops_budget = schedule, flops_budget
         redistribution_rule = redistribution_rule or (keep_own if redistribution is None else by_importance)
         self._plan = UpdatePlan(
-            prune, grow, redistribution, redistribution_rule, amount, target, per_neuron, max_density
+            prune, grow, redistribution, redistribution_rule, amount, target, per_neuron, max_density, growth_scope
         )
         rules = self._rules(collect, uses_momentum)
         weights = self._weights

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import regrow.criteria as criteria
+from regrow.redistribution import by_rate, check_scope, globally
 from regrow.schedules import cosine_decay
 
 from .composed import ComposedUpdater
@@ -31,6 +32,8 @@ class GSE(ComposedUpdater):
         stop_fraction: fraction of the training after which the topology is final, in (0, 1].
         candidates: gamma, positions in the sample for each active weight, above 0; many make it RigL, few make it SET.
         sampling: "activity" (GraBo in the paper) or "uniform".
+        scope: "local": each layer grows as many weights as it prunes; "global" (the authors' default): prunes the
+            smallest weights of the whole network, and grows the largest gradients of all samples.
         window_batch: number of examples of a batch that gradients of compressed weights are computed from; None: all.
         seed: seed of the samples; None draws one from torch's global generator.
 
@@ -55,6 +58,7 @@ class GSE(ComposedUpdater):
         stop_fraction: float = 0.75,
         candidates: float = 1.0,
         sampling: str = "activity",
+        scope: str = "local",
         window_batch: int | None = None,
         seed: int | None = None,
     ):
@@ -68,6 +72,8 @@ class GSE(ComposedUpdater):
             prune=criteria.magnitude,
             grow=criteria.sampled_gradient(candidates, sampling),
             collect="sampled-gradient",
+            amount=globally if check_scope(scope) == "global" else by_rate,
+            growth_scope=scope,
             stop_fraction=stop_fraction,
             window_batch=window_batch,
             seed=seed,
