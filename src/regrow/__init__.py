@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from ._summary import Summary as Summary
     from ._summary import summary as summary
     from .export import compact as compact
+    from .post_training import layerwise_obs as layerwise_obs
+    from .post_training import obs as obs
+    from .post_training import sparsegpt as sparsegpt
+    from .post_training import wanda as wanda
     from .saliency import grasp as grasp
     from .saliency import obd as obd
     from .saliency import snip as snip
@@ -47,15 +51,19 @@ _HOME = {
     "compact": "export",
     "densify": "_sparsify",
     "grasp": "saliency",
+    "layerwise_obs": "post_training",
     "load": "serialization",
     "obd": "saliency",
+    "obs": "post_training",
     "safe_globals": "serialization",
     "save": "serialization",
     "snip": "saliency",
     "sparse_weights": "weights",
+    "sparsegpt": "post_training",
     "sparsify": "_sparsify",
     "summary": "_summary",
     "synflow": "saliency",
+    "wanda": "post_training",
 }
 """The module of each public name; the methods are those of `updaters.registry`."""
 

@@ -8,7 +8,7 @@ best of each layer. The model, its buffers and torch's random state do not chang
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,7 +47,7 @@ def snip(model: nn.Module, batches: Batches, *, loss: Loss = cross_entropy, dens
         1191
     """
     weights = _weights(model, dense)
-    with _untouched(model):
+    with untouched(model):
         total = _gradient(model, weights, batches, loss)
     return {name: (w.detach() * g).abs() for (name, w), g in zip(weights.items(), total, strict=True)}
 
@@ -88,7 +88,7 @@ def grasp(
     def cooled(outputs: Any, targets: Any) -> Tensor:
         return loss(outputs / temperature, targets)
 
-    with _untouched(model), sdpa_kernel(SDPBackend.MATH):  # other kernels of attention have no second derivative
+    with untouched(model), sdpa_kernel(SDPBackend.MATH):  # other kernels of attention have no second derivative
         flow = _gradient(model, weights, batches, cooled)
         scores = [torch.zeros_like(w) for w in values]
         for inputs, targets in batches:
@@ -123,14 +123,11 @@ def obd(model: nn.Module, batches: Batches, *, loss: Loss = cross_entropy, dense
     """
     weights = _weights(model, dense)
     squares, examples = [torch.zeros_like(w) for w in weights.values()], 0
-    with _untouched(model):
-        for inputs, targets in batches:
-            for one in range(len(inputs)):
-                single = [(inputs[one : one + 1], targets[one : one + 1])]
-                for square, g in zip(squares, _gradient(model, weights, single, loss), strict=True):
-                    square.addcmul_(g, g)
-                examples += 1
-    _refuse_none(examples)
+    with untouched(model):
+        for of_example in gradients_of_examples(model, weights, batches, loss):
+            for square, g in zip(squares, of_example, strict=True):
+                square.addcmul_(g, g)
+            examples += 1
     return {
         name: w.detach().square() * square / (2 * examples)
         for (name, w), square in zip(weights.items(), squares, strict=True)
@@ -209,7 +206,7 @@ def _weights(model: nn.Module, dense: Patterns) -> dict[str, Tensor]:
     return {name: place.parameter for name, place in select(model, dense).items()}
 
 
-def _gradient(model: nn.Module, weights: dict[str, Tensor], batches: Batches, loss: Loss) -> list[Tensor]:
+def _gradient(model: nn.Module, weights: Mapping[str, Tensor], batches: Batches, loss: Loss) -> list[Tensor]:
     """The gradient of the sum of the losses of all batches."""
     values = list(weights.values())
     total, number = [torch.zeros_like(w) for w in values], 0
@@ -221,13 +218,25 @@ def _gradient(model: nn.Module, weights: dict[str, Tensor], batches: Batches, lo
     return total
 
 
+def gradients_of_examples(
+    model: nn.Module, weights: Mapping[str, Tensor], batches: Batches, loss: Loss
+) -> Iterator[list[Tensor]]:
+    """The gradient of each example's loss, one after the other."""
+    examples = 0
+    for inputs, targets in batches:
+        for one in range(len(inputs)):
+            yield _gradient(model, weights, [(inputs[one : one + 1], targets[one : one + 1])], loss)
+            examples += 1
+    _refuse_none(examples)
+
+
 def _refuse_none(number: int) -> None:
     if not number:
         raise ValueError("batches holds no example; give a list, because a generator is empty once it has been read")
 
 
 @contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
+def untouched(model: nn.Module) -> Iterator[None]:
     """Restores buffers, such as BatchNorm's statistics, and torch's random state."""
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}

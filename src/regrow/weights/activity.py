@@ -18,7 +18,7 @@ from regrow.nn.conv2d import resolve_padding
 
 from .staged import Activity
 
-__all__ = ["ActivityHook", "activity_of", "is_known"]
+__all__ = ["ActivityHook", "activity_of", "geometry_of", "is_known"]
 
 
 def is_known(module: nn.Module, attribute: str) -> bool:
@@ -26,7 +26,7 @@ def is_known(module: nn.Module, attribute: str) -> bool:
     if attribute != "weight":
         return False
     if isinstance(module, nn.Conv2d):
-        return module.groups == 1 and module.padding_mode == "zeros" and _geometry(module) is not None
+        return module.groups == 1 and module.padding_mode == "zeros" and geometry_of(module) is not None
     return isinstance(module, nn.Linear | SparseLinear | SparseConv2d)
 
 
@@ -41,7 +41,7 @@ def activity_of(module: nn.Module, input: Tensor, grad_output: Tensor) -> Activi
     if isinstance(module, nn.Linear | SparseLinear):
         return _sums(grad_output), _sums(input)
     images, grads = (tensor.reshape(-1, *tensor.shape[-3:]) for tensor in (input, grad_output))
-    geometry = _geometry(module)
+    geometry = geometry_of(module)
     assert geometry is not None
     kernel, stride, padding, dilation = geometry
     total = images.abs().sum(0, keepdim=True, dtype=torch.float64)
@@ -53,7 +53,7 @@ def _sums(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, tensor.size(-1)).abs().sum(0, dtype=torch.float64)
 
 
-def _geometry(module: Any) -> tuple[Any, ...] | None:
+def geometry_of(module: Any) -> tuple[Any, ...] | None:
     """Kernel, stride, padding and dilation in numbers; None where padding has more on one side."""
     kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
     try:
