@@ -28,6 +28,8 @@ from regrow.lab.machine import processor
 
 ARMS: dict[str, tuple[type[regrow.Updater], dict[str, Any]]] = {
     "sparse-momentum": (regrow.SparseMomentum, {}),
+    "sparse-momentum growth=gradient": (regrow.SparseMomentum, {"growth": "gradient"}),
+    "sparse-momentum growth=sampled-gradient": (regrow.SparseMomentum, {"growth": "sampled-gradient"}),
     "rigl": (regrow.RigL, {}),
     "set": (regrow.SET, {}),
     "gse": (regrow.GSE, {}),

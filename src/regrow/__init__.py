@@ -16,6 +16,7 @@ from . import _renamed
 if TYPE_CHECKING:
     from . import export as export
     from . import flops as flops
+    from ._receptive_fields import receptive_fields as receptive_fields
     from ._sparsify import densify as densify
     from ._sparsify import sparsify as sparsify
     from ._summary import Summary as Summary
@@ -55,6 +56,7 @@ _HOME = {
     "load": "serialization",
     "obd": "saliency",
     "obs": "post_training",
+    "receptive_fields": "_receptive_fields",
     "safe_globals": "serialization",
     "save": "serialization",
     "snip": "saliency",

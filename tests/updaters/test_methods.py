@@ -28,6 +28,13 @@ def cubic(step: int) -> set[int]:
     return {round((FINAL + (1 - FINAL) * max(1 - last / 15, 0) ** 3) * NUMEL)} if last else {NUMEL}
 
 
+def sigmoid(step: int) -> set[int]:
+    """CHTss: from all weights at 0 to a quarter at three quarters of the steps, each layer by itself."""
+    last = min(step, STEPS - 1) // EVERY * EVERY
+    s = [1 / (1 + math.exp(-6 * x)) for x in (2 * min(last / 15, 1) - 1, -1, 1)]
+    return {round((1 + (FINAL - 1) * (s[0] - s[1]) / (s[2] - s[1])) * NUMEL)} if last else {NUMEL}
+
+
 def han(step: int) -> set[int]:
     """Rounds at steps 8, 12 and 16."""
     rounds = (step >= 8) + (step >= 12) + (step >= 16)
@@ -86,6 +93,9 @@ METHODS = {
     "static": Method(static, moves=False, takes_seed=False),
     "sparse-momentum": Method(**SPARSE_MOMENTUM, keeps_momentum=True),
     "sparse-momentum-gradient": Method(**SPARSE_MOMENTUM, settings={"growth": "gradient"}),
+    "sparse-momentum-sampled": Method(
+        **SPARSE_MOMENTUM, settings={"growth": "sampled-gradient"}, random=True, reads_activity=True
+    ),
     "sparse-momentum-random": Method(**SPARSE_MOMENTUM, settings={"growth": "random"}, random=True),
     "sparse-momentum-anew": Method(**SPARSE_MOMENTUM, settings={"inherit_momentum": False}),
     "sparse-momentum-global": Method(
@@ -102,6 +112,13 @@ METHODS = {
         regrow.SparseMomentum, settings={"redistribution": "magnitude", "growth": "gradient", "per_neuron": True}
     ),
     "set": Method(regrow.SET, random=True),
+    "cht": Method(regrow.CHT),
+    "cht-nodes": Method(regrow.CHT, settings={"score": "ch3-l3n"}),
+    "chts": Method(regrow.CHTs, random=True),
+    "chts-relative": Method(regrow.CHTs, settings={"removal": "relative-importance", "score": "ch3-l3p"}, random=True),
+    "chtss": Method(
+        regrow.CHTss, settings={"density": FINAL}, total=sigmoid, **DENSE | {"takes_seed": True}, random=True
+    ),
     "deep-rewiring": Method(regrow.DeepRewiring, settings={"l1": 0.1, "noise": 0.1}, random=True),
     "deep-rewiring-layer": Method(
         regrow.DeepRewiring, settings={"l1": 0.1, "noise": 0.1, "scope": "local"}, random=True
@@ -403,6 +420,10 @@ REFUSED = [
     (_with(regrow.RigL, prune_rate=-0.1), r"prune_rate=-0\.1"),
     (_with(regrow.RigL, stop_fraction=0.0), r"stop_fraction=0\.0"),
     (_with(regrow.RigL, window_batch=0), "window_batch=0"),
+    (_with(regrow.CHT, score="ch4"), "score='ch4'.*ch3-l3p, ch3-l3n, ch2-l3n"),
+    (_with(regrow.CHTs, removal="snip"), "removal='snip'"),
+    (_with(regrow.CHTs, first_temperature=2.0, last_temperature=1.0), r"first_temperature=2\.0"),
+    (_with(regrow.CHTss, density=0.1, steepness=0.0), r"steepness=0\.0"),
     (_with(regrow.GSE, candidates=0.0), r"candidates=0\.0"),
     (_with(regrow.GSE, sampling="sketch"), "sampling='sketch'"),
     (_with(regrow.DSR, threshold=0.0), r"threshold=0\.0"),
@@ -410,7 +431,10 @@ REFUSED = [
     (_with(regrow.MEST, gradient_weight=math.nan), "gradient_weight=nan"),
     (_with(regrow.DeepRewiring, l1=-1.0), r"l1=-1\.0"),
     (_with(regrow.DeepRewiring, scope="row"), "scope='row'"),
-    (_with(regrow.SparseMomentum, growth="sign"), "growth='sign'.*momentum, gradient, random"),
+    (
+        _with(regrow.SparseMomentum, growth="sign"),
+        "growth='sign'.*momentum, global-momentum, gradient, sampled-gradient, random",
+    ),
     (_with(regrow.SparseMomentum, pruning="SET"), "pruning='SET'.*magnitude, global-magnitude"),
     (_with(regrow.SparseMomentum, growth="global-momentum", redistribution="none"), "redistribution='none'"),
     (_with(regrow.SparseMomentum, growth="global-momentum", per_neuron=True), "per_neuron"),

@@ -1,6 +1,9 @@
 """The methods that move weights, one line each: public names, the command line and the tables follow from these."""
 
 from .acdc import ACDC as ACDC
+from .cht import CHT as CHT
+from .cht import CHTs as CHTs
+from .cht import CHTss as CHTss
 from .deep_rewiring import DeepRewiring as DeepRewiring
 from .dns import DNS as DNS
 from .dsr import DSR as DSR

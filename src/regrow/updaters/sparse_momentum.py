@@ -30,6 +30,7 @@ _GROWTH: dict[str, tuple[criteria.GrowScore, Collect | None]] = {
     "momentum": (criteria.inactive_momentum, "momentum"),
     "global-momentum": (criteria.inactive_momentum, "momentum"),
     "gradient": (criteria.inactive_gradient, "gradient"),
+    "sampled-gradient": (criteria.sampled_gradient(), "sampled-gradient"),
     "random": (criteria.random, None),
 }
 
@@ -56,8 +57,9 @@ class SparseMomentum(ComposedUpdater):
             weights) or "non-zeros" (their number).
         growth: "momentum" (the paper); "global-momentum" (the largest of the whole network, wherever they lie, as
             "global_momentum_growth" of the reference implementation, so that nothing is redistributed); for the
-            ablation "gradient" (of the last step) or "random". With the latter two, grown weights start with momentum 0
-            and their layer's mean second moment.
+            ablation "gradient" (of the last step), "sampled-gradient" (as `GSE` does, at no cost that grows with
+            inactive weights) or "random". With the latter three, grown weights start with momentum 0 and their layer's
+            mean second moment.
         pruning: "magnitude" (the paper: the smallest of each layer) or "global-magnitude" (as many in total, the
             smallest of the whole network).
         inherit_momentum: grown weights start with the momentum that was collected for them (the paper). False: they
@@ -73,7 +75,7 @@ class SparseMomentum(ComposedUpdater):
             gradients of inactive weights in compressed storage; None: all.
         factored: keep the momentum of inactive weights of compressed Linear layers under SGD as the factors of the
             window's gradients, without a tensor of dense size (docs/wide.md). None: above 2^26 positions.
-        seed: seed of random growth, 0 by default. Sparse momentum itself draws nothing at random.
+        seed: seed of random growth and of samples, 0 by default. Sparse momentum itself draws nothing at random.
 
     Raises:
         ValueError: the model is not sparse, the optimizer lacks a sparse weight or momentum, or a value is out of
