@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .post_training import wanda as wanda
     from .saliency import grasp as grasp
     from .saliency import obd as obd
+    from .saliency import skeletonization as skeletonization
     from .saliency import snip as snip
     from .saliency import synflow as synflow
     from .serialization import load as load
@@ -59,6 +60,7 @@ _HOME = {
     "receptive_fields": "_receptive_fields",
     "safe_globals": "serialization",
     "save": "serialization",
+    "skeletonization": "saliency",
     "snip": "saliency",
     "sparse_weights": "weights",
     "sparsegpt": "post_training",

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from regrow.weights.prunable import Patterns, select
 
-__all__ = ["grasp", "obd", "snip", "synflow"]
+__all__ = ["grasp", "obd", "skeletonization", "snip", "synflow"]
 
 Batches = Iterable[tuple[Any, Any]]
 Loss = Callable[[Any, Any], Tensor]
@@ -132,6 +132,39 @@ def obd(model: nn.Module, batches: Batches, *, loss: Loss = cross_entropy, dense
         name: w.detach().square() * square / (2 * examples)
         for (name, w), square in zip(weights.items(), squares, strict=True)
     }
+
+
+def skeletonization(
+    model: nn.Module, batches: Batches, *, loss: Loss = cross_entropy, dense: Patterns = ()
+) -> dict[str, Tensor]:
+    """The relevance of units: how much the loss rises without one (Skeletonization, Mozer & Smolensky 1988, section 2).
+
+    The relevance of a unit is -dL/da, with a factor a = 1 on what it passes to a layer: minus the sum of w * dL/dw over
+    the weights that lead there. All of these get it as their score, so that whole columns go (of a convolution, input
+    channels), and `compact` can take the units out. Ties go to the lower position, so one column may be left in part.
+
+    Args:
+        model: a trained dense model, in the mode in which to score it.
+        batches: as in `snip`; the gradient is that of their losses' sum.
+        loss: as in `snip`; the paper has the sum of |target - output|.
+        dense: as in `sparsify`.
+
+    Returns:
+        Scores of each prunable parameter, of its shape, of either sign.
+
+    Example:
+        >>> dense = make_model()
+        >>> scores = regrow.skeletonization(dense, [(batch, torch.tensor([0, 1]))])
+        >>> dense = regrow.sparsify(dense, 0.5, init=scores)
+    """
+    weights = _weights(model, dense)
+    with untouched(model):
+        total = _gradient(model, weights, batches, loss)
+    scores = {}
+    for (name, w), g in zip(weights.items(), total, strict=True):
+        flow = (w.detach() * g).transpose(0, 1).flatten(1).sum(1)
+        scores[name] = -flow.view(1, -1, *[1] * (w.dim() - 2)).expand_as(w).contiguous()
+    return scores
 
 
 def synflow(

@@ -41,6 +41,11 @@ def han(step: int) -> set[int]:
     return {round(FINAL ** (rounds / 3) * NUMEL)}
 
 
+def one_cut(step: int) -> set[int]:
+    """All weights until the first update at or after step 15."""
+    return {round(FINAL * NUMEL) if step >= 16 else NUMEL}
+
+
 def alternating(step: int) -> set[int]:
     """Updates at 2, 4, ...: sparse, dense, sparse, dense, sparse, dense, then dense twice as long, then sparse."""
     sparse = {2, 3, 6, 7, 10, 11, 18, 19, 20}
@@ -70,6 +75,7 @@ class Method:
     needs_momentum: bool = False
     takes_seed: bool = True
     moves: bool = True
+    grows: bool = True
     hidden: bool = False
     """Whether inactive weights live on, and come back as they were."""
     reads_activity: bool = False
@@ -131,9 +137,21 @@ METHODS = {
     "gse-uniform": Method(regrow.GSE, settings={"sampling": "uniform", "candidates": 0.5}, random=True),
     "mest": Method(regrow.MEST, total=soft_bound, random=True),
     "mest-em": Method(regrow.MEST, settings={"soft_bound": False}, random=True),
-    "gmp": Method(regrow.GMP, settings={"density": FINAL}, total=cubic, **DENSE),
-    "gmp-network": Method(regrow.GMP, settings={"density": FINAL, "scope": "global"}, total=cubic, **DENSE),
-    "han": Method(regrow.Han, settings={"density": FINAL}, total=han, **DENSE),
+    "gmp": Method(regrow.GMP, settings={"density": FINAL}, total=cubic, grows=False, **DENSE),
+    "gmp-network": Method(
+        regrow.GMP, settings={"density": FINAL, "scope": "global"}, total=cubic, grows=False, **DENSE
+    ),
+    "forgetting": Method(regrow.Forgetting, settings={"density": FINAL}, total=one_cut, grows=False, **DENSE),
+    "karnin": Method(regrow.Karnin, settings={"density": FINAL}, total=one_cut, grows=False, **DENSE),
+    "powerpropagation": Method(regrow.Powerpropagation, settings={"density": FINAL}, total=cubic, grows=False, **DENSE),
+    "edge-popup": Method(
+        regrow.EdgePopup,
+        settings={"density": FINAL},
+        hidden=True,
+        random=True,
+        **DENSE | {"total": constant, "takes_seed": True},
+    ),
+    "han": Method(regrow.Han, settings={"density": FINAL}, total=han, grows=False, **DENSE),
     "ac-dc": Method(regrow.ACDC, settings={"density": FINAL, "phase": 0.1}, total=alternating, **DENSE),
     "granet": Method(regrow.GraNet, settings={"density": FINAL}, total=cubic, **DENSE),
     "top-kast": Method(regrow.TopKAST, settings={"density": FINAL}, hidden=True, **DENSE | {"total": constant}),
@@ -225,7 +243,7 @@ def test_grown_weights_start_at_0_without_momentum(name, storage):
                     assert entered.unique().numel() <= 1
                 else:
                     assert not entered.any()
-    assert (grown > 0) == (METHODS[name].moves and name not in ("gmp", "gmp-network", "han"))
+    assert (grown > 0) == (METHODS[name].moves and METHODS[name].grows)
 
 
 @every_method
@@ -439,6 +457,13 @@ REFUSED = [
     (_with(regrow.SparseMomentum, growth="global-momentum", redistribution="none"), "redistribution='none'"),
     (_with(regrow.SparseMomentum, growth="global-momentum", per_neuron=True), "per_neuron"),
     (_with(regrow.GSE, scope="row"), "scope='row'"),
+    (_with(regrow.Forgetting, density=0.1, penalty=-1.0), r"penalty=-1\.0"),
+    (_with(regrow.Forgetting, density=0.1, threshold=-1.0), r"threshold=-1\.0"),
+    (_with(regrow.Forgetting, density=0.1, selective=0.9), r"selective=0\.9.*end=0\.75"),
+    (_with(regrow.Karnin, density=0.1, end=0.0), r"end=0\.0"),
+    (_with(regrow.Karnin, density=0.1, scope="row"), "scope='row'"),
+    (_with(regrow.Powerpropagation, density=0.1, alpha=0.5), r"alpha=0\.5"),
+    (_with(regrow.EdgePopup, density=1.0), r"density=1\.0"),
     (_with(regrow.GMP, density=1.0), r"density=1\.0"),
     (_with(regrow.GMP, density=0.001), r"density=0\.001 gives 0 active weights to 2 layers"),
     (_with(regrow.GMP, density=0.1, begin=0.8), r"begin=16\.0.*end=15"),

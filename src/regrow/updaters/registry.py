@@ -7,11 +7,15 @@ from .cht import CHTss as CHTss
 from .deep_rewiring import DeepRewiring as DeepRewiring
 from .dns import DNS as DNS
 from .dsr import DSR as DSR
+from .edge_popup import EdgePopup as EdgePopup
+from .forgetting import Forgetting as Forgetting
 from .gmp import GMP as GMP
 from .granet import GraNet as GraNet
 from .gse import GSE as GSE
 from .han import Han as Han
+from .karnin import Karnin as Karnin
 from .mest import MEST as MEST
+from .powerpropagation import Powerpropagation as Powerpropagation
 from .rigl import RigL as RigL
 from .rigl_itop import RigLITOP as RigLITOP
 from .set import SET as SET

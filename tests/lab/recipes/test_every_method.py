@@ -16,7 +16,7 @@ from regrow.lab.training.folder import RunFolder
 from regrow.lab.training.session import make_session
 
 SPARSE = [name for name in METHODS if name not in ("dense", "lottery")]  # test_lottery has that
-STARTS_DENSE = {"gmp", "han", "dns", "ac-dc", "granet", "chtss"}
+STARTS_DENSE = {"gmp", "han", "dns", "ac-dc", "granet", "chtss", "forgetting", "karnin", "powerpropagation"}
 JUDGES = {"snip", "grasp", "synflow", "obd", "magnitude"}
 
 
@@ -40,7 +40,7 @@ def test_a_method_learns_and_ends_as_sparse_as_asked(
     assert f"{summary['active_weights']:,} / {summary['prunable_weights']:,}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("method", sorted(STARTS_DENSE | {"top-kast"}))
+@pytest.mark.parametrize("method", sorted(STARTS_DENSE | {"top-kast", "edge-popup"}))
 def test_methods_that_start_dense_refuse_compressed_storage(
     method: str, short: Callable[..., Settings], tmp_path: Path
 ):
