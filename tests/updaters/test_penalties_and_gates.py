@@ -237,3 +237,82 @@ def test_edge_popup_leaves_weights_alone_where_a_step_is_skipped():
     optimizer.step()
     for name, value in weights(model).items():
         assert torch.equal(value, before[name])
+
+
+def by_autograd(steps, gate, gated, penalty, decay=0.0):
+    """theta and gates of a network trained by autograd through w = gated(theta, s, step), and its weights then."""
+    net = mlp(8, 12, 4, dtype=F64)
+    theta = {n: p.detach().clone().requires_grad_() for n, p in net.named_parameters() if "w" in n}
+    gates = {n: gate(p).requires_grad_() for n, p in theta.items()}
+    biases = {n: p.detach().clone().requires_grad_() for n, p in net.named_parameters() if "b" in n}
+    main = torch.optim.SGD([*theta.values(), *biases.values()], lr=0.1, momentum=0.9, weight_decay=0.01)
+    side = torch.optim.SGD(gates.values(), lr=0.1, momentum=0.9, weight_decay=decay)
+    for step in range(steps):
+        main.zero_grad()
+        side.zero_grad()
+        shown = {n: gated(theta[n], gates[n], step) for n in theta}
+
+        def run(x, shown=shown):
+            return torch.func.functional_call(net, shown | biases, (x,))
+
+        (loss_at(run, step, dtype=F64) + penalty(gates, step)).backward()
+        main.step()
+        side.step()
+    with torch.no_grad():
+        return gates, {n: gated(theta[n], gates[n], steps) for n in theta}
+
+
+@pytest.mark.parametrize("initial", [0.0, 0.3])
+def test_continuous_sparsification_is_training_through_the_gates(initial):
+    def beta(step):
+        return 50 ** (step / 15)
+
+    def gated(theta, s, step):
+        return theta * torch.sigmoid(beta(step) * s) / torch.sigmoid(torch.tensor(initial, dtype=F64))
+
+    def penalty(gates, step):
+        return 0.01 * sum(torch.sigmoid(beta(step) * s).sum() for s in gates.values())
+
+    gates, expected = by_autograd(12, lambda p: torch.full_like(p, initial).detach(), gated, penalty)
+    model = dense()
+    optimizer = sgd(model, weight_decay=0.01)
+    updater = regrow.ContinuousSparsification(
+        model, optimizer, total_steps=20, update_every=2, density=0.25, penalty=0.01, initial=initial, temperature=50.0
+    )
+    train(model, optimizer, 12)
+    for name, value in weights(model).items():
+        torch.testing.assert_close(updater._gates[name], gates[name].detach(), rtol=1e-8, atol=1e-11)
+        torch.testing.assert_close(value, expected[name], rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("initial", [-8.0, -2.0])
+def test_str_is_training_through_the_threshold(initial):
+    def gated(theta, s, step):
+        return theta.sign() * torch.relu(theta.abs() - torch.sigmoid(s))
+
+    gates, expected = by_autograd(
+        12, lambda p: torch.tensor(initial, dtype=F64), gated, lambda gates, step: 0.0, decay=0.05
+    )
+    model = dense()
+    optimizer = sgd(model, weight_decay=0.01)
+    updater = regrow.STR(model, optimizer, total_steps=20, update_every=2, density=0.25, initial=initial, decay=0.05)
+    train(model, optimizer, 12)
+    for name, value in weights(model).items():
+        torch.testing.assert_close(updater._gates[name], gates[name].detach(), rtol=1e-8, atol=1e-11)
+        torch.testing.assert_close(value, expected[name], rtol=1e-8, atol=1e-11)
+    assert initial == -8.0 or any(bool((value == 0).any()) for value in expected.values())
+
+
+@pytest.mark.parametrize("kind", [regrow.ContinuousSparsification, regrow.STR])
+def test_gates_are_multiplied_in_where_weights_stay(kind):
+    model = dense()
+    optimizer = sgd(model, lr=0.3)
+    updater = kind(model, optimizer, total_steps=20, update_every=None, density=0.25)
+    train(model, optimizer, 15)
+    before, scores = weights(model), {name: updater._score(name, theta) for name, theta in updater._shadow.items()}
+    scores = {name: own.clone() for name, own in scores.items()}
+    assert len(updater.update()) == 2
+    for name, weight in regrow.sparse_weights(model).items():
+        assert set(weight.indices.tolist()) == smallest(scores[name], 0.25)
+        assert torch.equal(weight.values, before[name].take(weight.indices))
+    assert updater.update() == []

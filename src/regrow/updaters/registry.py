@@ -4,6 +4,7 @@ from .acdc import ACDC as ACDC
 from .cht import CHT as CHT
 from .cht import CHTs as CHTs
 from .cht import CHTss as CHTss
+from .continuous_sparsification import ContinuousSparsification as ContinuousSparsification
 from .deep_rewiring import DeepRewiring as DeepRewiring
 from .dns import DNS as DNS
 from .dsr import DSR as DSR
@@ -19,6 +20,7 @@ from .powerpropagation import Powerpropagation as Powerpropagation
 from .rigl import RigL as RigL
 from .rigl_itop import RigLITOP as RigLITOP
 from .set import SET as SET
+from .soft_threshold import STR as STR
 from .sparse_momentum import SparseMomentum as SparseMomentum
 from .static import Static as Static
 from .top_kast import TopKAST as TopKAST

@@ -16,7 +16,19 @@ from regrow.lab.training.folder import RunFolder
 from regrow.lab.training.session import make_session
 
 SPARSE = [name for name in METHODS if name not in ("dense", "lottery")]  # test_lottery has that
-STARTS_DENSE = {"gmp", "han", "dns", "ac-dc", "granet", "chtss", "forgetting", "karnin", "powerpropagation"}
+STARTS_DENSE = {
+    "gmp",
+    "han",
+    "dns",
+    "ac-dc",
+    "granet",
+    "chtss",
+    "forgetting",
+    "karnin",
+    "powerpropagation",
+    "cs",
+    "str",
+}
 JUDGES = {"snip", "grasp", "synflow", "obd", "magnitude"}
 
 
