@@ -215,3 +215,28 @@ def test_gradients_set_by_hand_stand_in_for_activity():
     optimizer.step()
     torch.testing.assert_close(updater._collectors["fc.weight"].sampled_gradient.rows, whole.abs().sum(1))
     assert all(row["grown"] for row in updater.update())
+
+
+def test_global_growth_asks_each_layer_for_no_more_than_its_sample(monkeypatch):
+    sizes = []
+    draw = regrow.topology.lazy.sample_products
+
+    def noted(rows, columns, number, taken, generator):
+        sizes.append(number)
+        return draw(rows, columns, number, taken, generator)
+
+    monkeypatch.setattr("regrow.topology.lazy.sample_products", noted)
+    for candidates, whole in ((0.5, True), (0.01, False)):
+        sizes.clear()
+        model = net("compressed")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        updater = regrow.GSE(
+            model, optimizer, total_steps=9, update_every=None, candidates=candidates, scope="global", seed=0
+        )
+        asked = [max(round(candidates * weight.active), 1) for weight in regrow.sparse_weights(model).values()]
+        updater.expect_update(1)
+        step_of(model, optimizer, 0)
+        rows = updater.update()
+        assert sizes[:4] == asked
+        assert (len(sizes) == 4) == whole
+        assert sum(row["grown"] for row in rows) == sum(row["pruned"] for row in rows) > 0

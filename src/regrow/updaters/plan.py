@@ -14,7 +14,7 @@ from torch import Tensor
 import regrow.topology as topology
 from regrow.criteria import GrowScore, Importance, PruneScore, magnitude
 from regrow.redistribution import Amount, PruneRequest, RedistributionRequest, RedistributionRule, Target, keep_counts
-from regrow.topology.lazy import ComparableScores, LazyScores
+from regrow.topology.lazy import ComparableScores, LazyScores, SampledScores
 
 from .layer_view import LayerView, is_finite
 
@@ -141,20 +141,31 @@ class UpdatePlan:
         total = sum(c - m for c, m, of in zip(target, kept, busy, strict=True) if of)
         rooms = [min(room, total) if of else 0 for room, of in zip(self._free(layers, kept), busy, strict=True)]
         best = [self._best(request.step, *parts) for parts in zip(layers, gone, rooms, strict=True)]
+        if sum(positions.numel() for positions, _ in best) < total:  # samples that are too small are drawn anew
+            best = [self._best(request.step, *parts, False) for parts in zip(layers, gone, rooms, strict=True)]
         chosen = topology.largest(torch.cat([scores for _, scores in best]), total)
-        ends = torch.tensor(rooms).cumsum(0).tolist()
+        ends = torch.tensor([positions.numel() for positions, _ in best]).cumsum(0).tolist()
         result = []
         for layer, removed, (positions, _), end in zip(layers, gone, best, ends, strict=True):
             own = chosen[(chosen >= end - positions.numel()) & (chosen < end)] - (end - positions.numel())
             result.append((layer.indices[removed], positions[own.to(positions.device)]))
         return result
 
-    def _best(self, step: int, layer: LayerView, gone: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        """The positions of largest grow scores, ascending, and these scores, float64 on the CPU."""
+    def _best(
+        self, step: int, layer: LayerView, gone: Tensor, number: int, within_sample: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """The positions of largest grow scores, ascending, and these scores, float64 on the CPU.
+
+        Args:
+            number: how many; fewer where a sample has fewer.
+            within_sample: False: as many as are asked for, in any case.
+        """
         if number == 0:
             return layer.indices[:0], torch.zeros(0, dtype=torch.float64)
         assert self.grow is not None
         wishes = self.grow(layer)
+        if within_sample and isinstance(wishes, SampledScores):
+            number = min(number, wishes.number)
         positions = self._largest(step, layer, wishes, gone, number)
         if isinstance(wishes, Tensor):
             return positions, wishes.reshape(-1)[positions].double().cpu()
