@@ -71,9 +71,9 @@ def listed(name: str) -> str:
     return f"{markdown(head, lines)}\n\n{_commands(name)}"
 
 
-def gse() -> str:
+def growth_rules() -> str:
     """Validation errors of methods by density, the lowest at 1 % first."""
-    result = read("gse")
+    result = read("growth_rules")
     by_method: dict[str, dict[float, Row]] = {}
     for row in result["rows"]:
         by_method.setdefault(row["method"], {})[row["density"]] = row
@@ -85,9 +85,9 @@ def gse() -> str:
     return f"{markdown(['method', *map(percent, densities)], lines)}\n\n{_measured(result)}"
 
 
-def gse_costs() -> str:
+def growth_costs() -> str:
     """Milliseconds that an update adds to a step, by method and width."""
-    result = read("gse")
+    result = read("growth_rules")
     costs = {(row["method"], row["width"]): f"{row['ms']:.0f} ms" for row in result["costs"]}
     names, widths = (list(dict.fromkeys(column)) for column in zip(*costs, strict=True))
     widths = sorted(widths)

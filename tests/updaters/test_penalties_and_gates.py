@@ -1,5 +1,6 @@
 """Methods that add to gradients or exchange what is trained, against the formulas of their papers in plain loops."""
 
+import copy
 import math
 
 import pytest
@@ -316,3 +317,96 @@ def test_gates_are_multiplied_in_where_weights_stay(kind):
         assert set(weight.indices.tolist()) == smallest(scores[name], 0.25)
         assert torch.equal(weight.values, before[name].take(weight.indices))
     assert updater.update() == []
+
+
+def noisy(kind, settings, gate, drawn, mean, penalty, steps=12):
+    """The updater's training, and one by autograd with the same noise; micro-batches, and evaluations between steps."""
+    model = dense()
+    optimizer = sgd(model, weight_decay=0.01)
+    updater = kind(model, optimizer, total_steps=20, update_every=2, density=0.25, seed=3, **settings)
+    net = mlp(8, 12, 4, dtype=F64)
+    theta = {n: p.detach().clone().requires_grad_() for n, p in net.named_parameters() if "w" in n}
+    gates = {n: gate(p).requires_grad_() for n, p in theta.items()}
+    biases = {n: p.detach().clone().requires_grad_() for n, p in net.named_parameters() if "b" in n}
+    main = torch.optim.SGD([*theta.values(), *biases.values()], lr=0.1, momentum=0.9, weight_decay=0.01)
+    side = torch.optim.SGD(gates.values(), lr=0.1, momentum=0.9)
+    seen = []
+    for step in range(steps):
+        noise = {n: u.clone() for n, u in updater._noise.items()}
+        seen.append(noise["0.weight"])
+        main.zero_grad()
+        side.zero_grad()
+        shown = {n: drawn(theta[n], gates[n], noise[n]) for n in theta}
+
+        def run(x, shown=shown):
+            return torch.func.functional_call(net, shown | biases, (x,))
+
+        (sum(loss_at(run, part, dtype=F64) for part in (step, step + 100)) + penalty(theta, gates)).backward()
+        main.step()
+        side.step()
+        optimizer.zero_grad()
+        for part in (step, step + 100):
+            loss_at(model, part, dtype=F64).backward()
+        optimizer.step()
+        with torch.no_grad():
+            for name, value in weights(model).items():
+                torch.testing.assert_close(updater._gates[name], gates[name].detach(), rtol=1e-8, atol=1e-11)
+                torch.testing.assert_close(value, mean(theta[name], gates[name]).detach(), rtol=1e-8, atol=1e-11)
+            model.eval()
+            loss_at(model, 5, dtype=F64)
+            model.train()
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_l0_is_training_through_hard_concrete_gates():
+    beta, gamma, zeta = 2 / 3, -0.1, 1.1
+
+    def hard(s):
+        return torch.clamp(s * (zeta - gamma) + gamma, 0, 1)
+
+    def penalty(theta, gates):
+        return 0.01 * sum(torch.sigmoid(a - beta * math.log(-gamma / zeta)).sum() for a in gates.values())
+
+    noisy(
+        regrow.L0,
+        {"penalty": 0.01, "drop_rate": 0.3},
+        lambda p: torch.full_like(p, math.log(0.7 / 0.3)).detach(),
+        lambda theta, a, u: theta * hard(torch.sigmoid((u + a) / beta)),
+        lambda theta, a: theta * hard(torch.sigmoid(a)),
+        penalty,
+    )
+
+
+def test_sparse_variational_dropout_is_training_of_mean_and_variance():
+    k1, k2, k3 = 0.63576, 1.87320, 1.48695
+
+    def divergence(theta, logs):
+        a = logs - torch.log(theta**2)
+        return -(k1 * torch.sigmoid(k2 + k3 * a) - 0.5 * torch.log1p(torch.exp(-a)) - k1)
+
+    noisy(
+        regrow.SparseVD,
+        {"penalty": 1e-5, "initial": -4.0},
+        lambda p: torch.full_like(p, -4.0).detach(),
+        lambda theta, logs, e: theta + torch.exp(logs / 2) * e,
+        lambda theta, logs: theta,
+        lambda theta, gates: 1e-5 * sum(divergence(theta[n], gates[n]).sum() for n in theta),
+    )
+
+
+@pytest.mark.parametrize("kind", [regrow.L0, regrow.SparseVD])
+def test_noise_is_in_training_alone_and_ends_with_the_gates(kind):
+    model = dense()
+    optimizer = sgd(model)
+    settings = {"initial": -2.0} if kind is regrow.SparseVD else {}
+    kept = kind(model, optimizer, total_steps=20, update_every=2, density=0.25, seed=3, **settings)
+    x = torch.randn(5, 8, dtype=F64)
+    noisy_ones, mean = model(x).detach(), model.eval()(x).detach()
+    assert not torch.equal(noisy_ones, mean)
+    assert torch.equal(mean, model(x).detach())
+    with torch.no_grad():
+        assert torch.equal(model.train()(x), mean)
+    assert torch.equal(copy.deepcopy(model)(x).detach(), mean)
+    train(model, optimizer, 17)
+    assert not kept._has_gates
+    assert torch.equal(model(x).detach(), model.eval()(x).detach())

@@ -15,6 +15,7 @@ from .granet import GraNet as GraNet
 from .gse import GSE as GSE
 from .han import Han as Han
 from .karnin import Karnin as Karnin
+from .l0 import L0 as L0
 from .mest import MEST as MEST
 from .powerpropagation import Powerpropagation as Powerpropagation
 from .rigl import RigL as RigL
@@ -24,3 +25,4 @@ from .soft_threshold import STR as STR
 from .sparse_momentum import SparseMomentum as SparseMomentum
 from .static import Static as Static
 from .top_kast import TopKAST as TopKAST
+from .variational_dropout import SparseVD as SparseVD

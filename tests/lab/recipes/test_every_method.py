@@ -28,6 +28,8 @@ STARTS_DENSE = {
     "powerpropagation",
     "cs",
     "str",
+    "l0",
+    "sparse-vd",
 }
 JUDGES = {"snip", "grasp", "synflow", "obd", "magnitude"}
 

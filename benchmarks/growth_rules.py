@@ -1,10 +1,10 @@
-"""Guided stochastic exploration beside the methods that grow by all gradients or by none: error, and cost of an update.
+"""Growth by a window, by all gradients, by those of a sample, by the topology, or at random: error, and cost.
 
 Short trainings of LeNet-300-100 on MNIST, compressed, weights rescaled by layer, cosine, SGD with Nesterov momentum;
 validation errors of 6,000 images that are held out, the test set is not looked at. Then what an update adds to a step
 of a Linear layer of n by n positions with always the same number of weights.
 
-    nice python benchmarks/gse.py --json results/gse.json
+    nice python benchmarks/growth_rules.py --json results/growth_rules.json
 """
 
 import argparse
@@ -36,6 +36,9 @@ ARMS: dict[str, tuple[type[regrow.Updater], dict[str, Any]]] = {
     "gse prune_rate=0.3": (regrow.GSE, {"prune_rate": 0.3}),
     "gse prune_rate=0.3 sampling=uniform": (regrow.GSE, {"prune_rate": 0.3, "sampling": "uniform"}),
     "gse prune_rate=0.3 candidates=4": (regrow.GSE, {"prune_rate": 0.3, "candidates": 4.0}),
+    "cht": (regrow.CHT, {}),
+    "chts": (regrow.CHTs, {}),
+    "chts receptive_field=0.25": (regrow.CHTs, {}),
 }
 BATCH, RATE, UPDATE_EVERY = 100, 0.1, 180
 ACTIVE, EXAMPLES = 100_000, 64
@@ -47,7 +50,10 @@ def train(arm: str, density: float, epochs: int, seed: int) -> float:
     data = datasets.mnist(datasets.data_root(None), seed, 0.1)
     torch.manual_seed(seed)
     model = models.build("lenet-300-100", 10)
-    model = regrow.sparsify(model, density, storage="compressed", rescale=True, seed=seed)
+    start: dict[str, Any] = {"density": density, "seed": seed}
+    if "receptive_field" in arm:
+        start = {"density": None, "init": regrow.receptive_fields(model, density, randomness=0.25, seed=seed)}
+    model = regrow.sparsify(model, storage="compressed", rescale=True, **start)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9, nesterov=True, weight_decay=5e-4)
     steps = epochs * (len(data.train.y) // BATCH)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
