@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import regrow.criteria as criteria
-from regrow.optimizers.hooks import was_skipped
+from regrow.optimizers.hooks import nested, was_skipped
 from regrow.redistribution import to_density
 from regrow.schedules import cubic_density
 
@@ -70,6 +70,11 @@ class Powerpropagation(ComposedUpdater):
                 "Powerpropagation exchanges weights for a step, but LBFGS evaluates the model several times in a step; "
                 "use SGD or Adam"
             )
+        if len(nested(optimizer)) > 1:
+            raise ValueError(
+                f"Powerpropagation exchanges weights for a step, but {type(optimizer).__name__} wraps another "
+                "optimizer and may keep copies of them; use the optimizer inside"
+            )
         last = final_step(model, density, total_steps, update_every, end)
         self._alpha = alpha
         self._kept: dict[str, Tensor] = {}
@@ -84,12 +89,6 @@ class Powerpropagation(ComposedUpdater):
             grow=None,
             seed=0,
         )
-        if len(self._optimizers) > 1:
-            self.remove()
-            raise ValueError(
-                f"Powerpropagation exchanges weights for a step, but {type(optimizer).__name__} wraps another "
-                "optimizer and may keep copies of them; use the optimizer inside"
-            )
 
     @torch.no_grad()
     def _before_step(self) -> None:
