@@ -54,6 +54,8 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "ablation": lambda: methods.ablation("lenet300-ablation"),
     "ablation_1_percent": lambda: methods.ablation("lenet300-ablation-1-percent"),
+    "growth_rules": methods.growth_rules,
+    "growth_costs": methods.growth_costs,
     "lenet5_methods": lambda: methods.listed("lenet5"),
     "time_to_accuracy": lambda: training.time_to_accuracy("vgg16-d"),
     "time_to_accuracy_alexnet": lambda: training.time_to_accuracy("alexnet-s"),

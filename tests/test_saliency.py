@@ -158,3 +158,32 @@ def test_bad_input_is_refused(case):
     call, error, message = case
     with pytest.raises(error, match=message):
         call(noisy())
+
+
+def test_skeletonization_is_the_slope_of_a_factor_on_each_unit():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(48, 4)).double()
+    x, y = torch.randn(5, 2, 6, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0])
+    scores = regrow.skeletonization(model, [(x[:2], y[:2]), (x[2:], y[2:])])
+
+    def loss(channels, units):
+        hidden = torch.tanh(model[0](x * channels.view(1, -1, 1, 1))).flatten(1) * units
+        outputs = model[3](hidden)
+        return sum(nn.functional.cross_entropy(outputs[part], y[part]) for part in (slice(0, 2), slice(2, 5)))
+
+    factors = torch.ones(2, dtype=torch.float64), torch.ones(48, dtype=torch.float64)
+    channels, units = torch.autograd.functional.jacobian(loss, factors)
+    torch.testing.assert_close(scores["0.weight"], -channels.view(1, 2, 1, 1).expand(3, 2, 3, 3))
+    torch.testing.assert_close(scores["3.weight"], -units.view(1, 48).expand(4, 48))
+
+
+def test_skeletonization_takes_whole_units_out():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 4))
+    data = [(torch.randn(20, 8), torch.randint(4, (20,)))]
+    scores = regrow.skeletonization(model, data, dense=["0"])
+    model = regrow.sparsify(model, 0.5, init=scores, dense=["0"], storage="masked")
+    columns = regrow.sparse_weights(model)["2.weight"].mask.sum(0)
+    best = scores["2.weight"][0].topk(6).indices
+    assert columns[best].tolist() == [4] * 6
+    assert int(columns.sum()) == 24

@@ -71,6 +71,34 @@ def listed(name: str) -> str:
     return f"{markdown(head, lines)}\n\n{_commands(name)}"
 
 
+def growth_rules() -> str:
+    """Validation errors of methods by density, the lowest at 1 % first."""
+    result = read("growth_rules")
+    by_method: dict[str, dict[float, Row]] = {}
+    for row in result["rows"]:
+        by_method.setdefault(row["method"], {})[row["density"]] = row
+    densities = sorted({row["density"] for row in result["rows"]})
+    lines = [
+        [method, *(plus_minus(of[density]["mean"], of[density]["se"]) for density in densities)]
+        for method, of in sorted(by_method.items(), key=lambda one: one[1][densities[0]]["mean"])
+    ]
+    return f"{markdown(['method', *map(percent, densities)], lines)}\n\n{_measured(result)}"
+
+
+def growth_costs() -> str:
+    """Milliseconds that an update adds to a step, by method and width."""
+    result = read("growth_rules")
+    costs = {(row["method"], row["width"]): f"{row['ms']:.0f} ms" for row in result["costs"]}
+    names, widths = (list(dict.fromkeys(column)) for column in zip(*costs, strict=True))
+    widths = sorted(widths)
+    lines = [[name, *(costs.get((name, width), "–") for width in widths)] for name in names]
+    return f"{markdown(['method', *(f'{width:,}' for width in widths)], lines)}\n\n{_measured(result)}"
+
+
+def _measured(result: Row) -> str:
+    return f"`{result['command']}` ({result['processor']}, {result['threads']} thread)."
+
+
 def _rows(*names: str) -> list[Row]:
     return [row for name in names for row in read(f"methods/{name}/leaderboard")]
 

@@ -16,13 +16,19 @@ from . import _renamed
 if TYPE_CHECKING:
     from . import export as export
     from . import flops as flops
+    from ._receptive_fields import receptive_fields as receptive_fields
     from ._sparsify import densify as densify
     from ._sparsify import sparsify as sparsify
     from ._summary import Summary as Summary
     from ._summary import summary as summary
     from .export import compact as compact
+    from .post_training import layerwise_obs as layerwise_obs
+    from .post_training import obs as obs
+    from .post_training import sparsegpt as sparsegpt
+    from .post_training import wanda as wanda
     from .saliency import grasp as grasp
     from .saliency import obd as obd
+    from .saliency import skeletonization as skeletonization
     from .saliency import snip as snip
     from .saliency import synflow as synflow
     from .serialization import load as load
@@ -47,15 +53,21 @@ _HOME = {
     "compact": "export",
     "densify": "_sparsify",
     "grasp": "saliency",
+    "layerwise_obs": "post_training",
     "load": "serialization",
     "obd": "saliency",
+    "obs": "post_training",
+    "receptive_fields": "_receptive_fields",
     "safe_globals": "serialization",
     "save": "serialization",
+    "skeletonization": "saliency",
     "snip": "saliency",
     "sparse_weights": "weights",
+    "sparsegpt": "post_training",
     "sparsify": "_sparsify",
     "summary": "_summary",
     "synflow": "saliency",
+    "wanda": "post_training",
 }
 """The module of each public name; the methods are those of `updaters.registry`."""
 

@@ -10,6 +10,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -18,7 +19,10 @@ from torch import Tensor
 
 from regrow._renamed import names
 
-from .topology.lazy import LARGEST_TENSOR, LazyScores, RandomScores
+from .schedules import Schedule
+from .topology.lazy import LARGEST_TENSOR, LazyScores, ProductGradient, RandomScores, SampledScores
+from .topology.link_prediction import LINK_SCORES, LinkScores
+from .topology.random import gumbel
 
 __all__ = [
     "GrowScore",
@@ -28,6 +32,7 @@ __all__ = [
     "active_weights",
     "inactive_gradient",
     "inactive_momentum",
+    "link_prediction",
     "magnitude",
     "magnitude_and_gradient",
     "mean_gradient",
@@ -35,6 +40,9 @@ __all__ = [
     "mean_momentum",
     "random",
     "rank_among_sign",
+    "relative_importance",
+    "sampled",
+    "sampled_gradient",
 ]
 
 
@@ -80,6 +88,10 @@ class Layer(Protocol):
     @property
     def inactive_gradient(self) -> Tensor | LazyScores:
         """|g| of every position in the last step; collect="gradient". Otherwise like `inactive_momentum`."""
+
+    @property
+    def sampled_gradient(self) -> ProductGradient:
+        """|g| of the last step at few positions, and how active rows and columns were; collect="sampled-gradient"."""
 
 
 PruneScore = Callable[[Layer], Tensor]
@@ -144,6 +156,89 @@ def inactive_gradient(layer: Layer) -> Tensor | LazyScores:
         layer: the layer as it is before anything is pruned.
     """
     return layer.inactive_gradient
+
+
+def sampled_gradient(candidates: float = 1.0, sampling: str = "activity") -> GrowScore:
+    """Grow score |g| of the last step at a sample of positions: grows the largest of these (GSE, arXiv:2401.06898).
+
+    No gradient of other positions is needed, and in compressed storage none is computed.
+
+    Args:
+        candidates: gamma, positions in the sample for each active weight of the layer, above 0.
+        sampling: "activity": position (i, j) is drawn in proportion to the sum of |gradient| of output i times that of
+            |input| j, which bounds |g| (GraBo, section 3); "uniform": all alike.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+    if not (candidates > 0 and math.isfinite(candidates)):
+        raise ValueError(f"candidates={candidates} must be above 0, such as 1.0 for as many as there are weights")
+    if sampling not in ("activity", "uniform"):
+        raise ValueError(f"sampling={sampling!r} is unknown; use 'activity' or 'uniform'")
+
+    def score(layer: Layer) -> LazyScores:
+        number = max(round(candidates * layer.active), 1)
+        return SampledScores(layer.sampled_gradient, number, layer.generator, uniform=sampling == "uniform")
+
+    return score
+
+
+def relative_importance(layer: Layer) -> Tensor:
+    """Prune score |w| / (sum of its row) + |w| / (sum of its column), shape (active,) (arXiv:2501.19107, section 3).
+
+    Args:
+        layer: the layer as it is before anything is pruned.
+    """
+    inputs = layer.numel // layer.shape[0]
+    rows, columns, sizes = layer.indices // inputs, layer.indices % inputs, layer.values.abs().double()
+    of_rows = sizes.new_zeros(layer.shape[0]).index_add_(0, rows, sizes)[rows]
+    of_columns = sizes.new_zeros(inputs).index_add_(0, columns, sizes)[columns]
+    return sizes / of_rows.clamp(min=1e-300) + sizes / of_columns.clamp(min=1e-300)
+
+
+def sampled(score: PruneScore, temperature: Schedule) -> PruneScore:
+    """Prune score that keeps a random sample: weights stay with chances in proportion to score^temperature.
+
+    The soft rule of CHTs (arXiv:2501.19107, section 3); drawn one after the other, without replacement.
+
+    Args:
+        score: prune score, at least 0.
+        temperature: step -> exponent, at least 0; large ones keep the largest scores.
+    """
+
+    def drawn(layer: Layer) -> Tensor:
+        scores = score(layer).double()
+        noise = gumbel(scores.numel(), layer.generator).to(scores.device)
+        return temperature(layer.step) * scores.clamp(min=1e-300).log() + noise
+
+    return drawn
+
+
+def link_prediction(score: str = "ch2-l3n", soft: bool = True) -> GrowScore:
+    """Grow score of Cannistraci-Hebb theory: links that the network's own links predict; no gradient is read.
+
+    A weight is a bipartite network of its outputs and inputs (of a convolution, channels and kernel positions), as
+    pruning has left it.
+
+    Args:
+        score: "ch3-l3p" (paths, exact), "ch3-l3n" or "ch2-l3n" (nodes, the approximations of CHTs).
+        soft: draw in proportion to scores; otherwise the largest.
+
+    Raises:
+        ValueError: there is no such score.
+    """
+    if score not in LINK_SCORES:
+        raise ValueError(f"score={score!r} is unknown; use one of {', '.join(LINK_SCORES)}")
+
+    def grow(layer: Layer) -> LazyScores:
+        if layer.numel > LARGEST_TENSOR:
+            raise ValueError(
+                f"{layer.name} has {layer.numel:,} positions, too many to score its links; keep it dense, or use GSE "
+                "or SET"
+            )
+        return LinkScores((layer.shape[0], layer.numel // layer.shape[0]), score, layer.generator, soft)
+
+    return grow
 
 
 def random(layer: Layer) -> Tensor | LazyScores:

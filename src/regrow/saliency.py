@@ -8,7 +8,7 @@ best of each layer. The model, its buffers and torch's random state do not chang
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from regrow.weights.prunable import Patterns, select
 
-__all__ = ["grasp", "obd", "snip", "synflow"]
+__all__ = ["grasp", "obd", "skeletonization", "snip", "synflow"]
 
 Batches = Iterable[tuple[Any, Any]]
 Loss = Callable[[Any, Any], Tensor]
@@ -47,7 +47,7 @@ def snip(model: nn.Module, batches: Batches, *, loss: Loss = cross_entropy, dens
         1191
     """
     weights = _weights(model, dense)
-    with _untouched(model):
+    with untouched(model):
         total = _gradient(model, weights, batches, loss)
     return {name: (w.detach() * g).abs() for (name, w), g in zip(weights.items(), total, strict=True)}
 
@@ -88,7 +88,7 @@ def grasp(
     def cooled(outputs: Any, targets: Any) -> Tensor:
         return loss(outputs / temperature, targets)
 
-    with _untouched(model), sdpa_kernel(SDPBackend.MATH):  # other kernels of attention have no second derivative
+    with untouched(model), sdpa_kernel(SDPBackend.MATH):  # other kernels of attention have no second derivative
         flow = _gradient(model, weights, batches, cooled)
         scores = [torch.zeros_like(w) for w in values]
         for inputs, targets in batches:
@@ -123,18 +123,48 @@ def obd(model: nn.Module, batches: Batches, *, loss: Loss = cross_entropy, dense
     """
     weights = _weights(model, dense)
     squares, examples = [torch.zeros_like(w) for w in weights.values()], 0
-    with _untouched(model):
-        for inputs, targets in batches:
-            for one in range(len(inputs)):
-                single = [(inputs[one : one + 1], targets[one : one + 1])]
-                for square, g in zip(squares, _gradient(model, weights, single, loss), strict=True):
-                    square.addcmul_(g, g)
-                examples += 1
-    _refuse_none(examples)
+    with untouched(model):
+        for of_example in gradients_of_examples(model, weights, batches, loss):
+            for square, g in zip(squares, of_example, strict=True):
+                square.addcmul_(g, g)
+            examples += 1
     return {
         name: w.detach().square() * square / (2 * examples)
         for (name, w), square in zip(weights.items(), squares, strict=True)
     }
+
+
+def skeletonization(
+    model: nn.Module, batches: Batches, *, loss: Loss = cross_entropy, dense: Patterns = ()
+) -> dict[str, Tensor]:
+    """The relevance of units: how much the loss rises without one (Skeletonization, Mozer & Smolensky 1988, section 2).
+
+    The relevance of a unit is -dL/da, with a factor a = 1 on what it passes to a layer: minus the sum of w * dL/dw over
+    the weights that lead there. All of these get it as their score, so that whole columns go (of a convolution, input
+    channels), and `compact` can take the units out. Ties go to the lower position, so one column may be left in part.
+
+    Args:
+        model: a trained dense model, in the mode in which to score it.
+        batches: as in `snip`; the gradient is that of their losses' sum.
+        loss: as in `snip`; the paper has the sum of |target - output|.
+        dense: as in `sparsify`.
+
+    Returns:
+        Scores of each prunable parameter, of its shape, of either sign.
+
+    Example:
+        >>> dense = make_model()
+        >>> scores = regrow.skeletonization(dense, [(batch, torch.tensor([0, 1]))])
+        >>> dense = regrow.sparsify(dense, 0.5, init=scores)
+    """
+    weights = _weights(model, dense)
+    with untouched(model):
+        total = _gradient(model, weights, batches, loss)
+    scores = {}
+    for (name, w), g in zip(weights.items(), total, strict=True):
+        flow = (w.detach() * g).transpose(0, 1).flatten(1).sum(1)
+        scores[name] = -flow.view(1, -1, *[1] * (w.dim() - 2)).expand_as(w).contiguous()
+    return scores
 
 
 def synflow(
@@ -209,7 +239,7 @@ def _weights(model: nn.Module, dense: Patterns) -> dict[str, Tensor]:
     return {name: place.parameter for name, place in select(model, dense).items()}
 
 
-def _gradient(model: nn.Module, weights: dict[str, Tensor], batches: Batches, loss: Loss) -> list[Tensor]:
+def _gradient(model: nn.Module, weights: Mapping[str, Tensor], batches: Batches, loss: Loss) -> list[Tensor]:
     """The gradient of the sum of the losses of all batches."""
     values = list(weights.values())
     total, number = [torch.zeros_like(w) for w in values], 0
@@ -221,13 +251,25 @@ def _gradient(model: nn.Module, weights: dict[str, Tensor], batches: Batches, lo
     return total
 
 
+def gradients_of_examples(
+    model: nn.Module, weights: Mapping[str, Tensor], batches: Batches, loss: Loss
+) -> Iterator[list[Tensor]]:
+    """The gradient of each example's loss, one after the other."""
+    examples = 0
+    for inputs, targets in batches:
+        for one in range(len(inputs)):
+            yield _gradient(model, weights, [(inputs[one : one + 1], targets[one : one + 1])], loss)
+            examples += 1
+    _refuse_none(examples)
+
+
 def _refuse_none(number: int) -> None:
     if not number:
         raise ValueError("batches holds no example; give a list, because a generator is empty once it has been read")
 
 
 @contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
+def untouched(model: nn.Module) -> Iterator[None]:
     """Restores buffers, such as BatchNorm's statistics, and torch's random state."""
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}

@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-__all__ = ["SCHEDULES", "Schedule", "cosine_decay", "cubic_density", "piecewise", "prune_rate_schedule", "step_at"]
+__all__ = [
+    "SCHEDULES",
+    "Schedule",
+    "cosine_decay",
+    "cubic_density",
+    "piecewise",
+    "prune_rate_schedule",
+    "sigmoid_density",
+    "step_at",
+]
 
 Schedule = Callable[[int], float]
 
@@ -105,6 +114,41 @@ def piecewise(values: Mapping[float, float]) -> Schedule:
     if not values or min(values) != 0:
         raise ValueError(f"values={dict(values)} must have an entry for step 0")
     return lambda step: values[max(first for first in values if first <= step)]
+
+
+def sigmoid_density(initial: float, final: float, begin: float, end: float, steepness: float = 6.0) -> Schedule:
+    """A density that falls as a sigmoid: slowly at both ends, and fastest in the middle (CHTss, arXiv:2501.19107).
+
+    initial + (final - initial) * (s(k (2u - 1)) - s(-k)) / (s(k) - s(-k)), with s(x) = 1 / (1 + exp(-x)) and u the
+    fraction of the way from `begin` to `end`.
+
+    Args:
+        initial: density at first, at most 1.
+        final: density at the end, above 0 and at most `initial`.
+        begin: step from which the density falls, at least 0.
+        end: step at which it has `final`, above `begin`.
+        steepness: k, above 0.
+
+    Example:
+        >>> density = sigmoid_density(1.0, 0.1, begin=0, end=100)
+        >>> density(0), round(density(50), 9), density(100)
+        (1.0, 0.55, 0.1)
+    """
+    if not 1 >= initial >= final > 0:
+        raise ValueError(f"densities must fall from at most 1 to above 0, got initial={initial}, final={final}")
+    if not 0 <= begin < end:
+        raise ValueError(f"begin={begin} must be at least 0 and below end={end}")
+    if not steepness > 0:
+        raise ValueError(f"steepness={steepness} must be above 0")
+
+    def density(step: int) -> float:
+        way = min(max((step - begin) / (end - begin), 0.0), 1.0)
+        if way in (0.0, 1.0):
+            return (initial, final)[int(way)]
+        risen = math.tanh(steepness * (2 * way - 1) / 2) / math.tanh(steepness / 2)  # from -1 to 1
+        return initial + (final - initial) * (1 + risen) / 2
+
+    return density
 
 
 def cubic_density(initial: float, final: float, begin: float, end: float) -> Schedule:

@@ -28,10 +28,22 @@ def cubic(step: int) -> set[int]:
     return {round((FINAL + (1 - FINAL) * max(1 - last / 15, 0) ** 3) * NUMEL)} if last else {NUMEL}
 
 
+def sigmoid(step: int) -> set[int]:
+    """CHTss: from all weights at 0 to a quarter at three quarters of the steps, each layer by itself."""
+    last = min(step, STEPS - 1) // EVERY * EVERY
+    s = [1 / (1 + math.exp(-6 * x)) for x in (2 * min(last / 15, 1) - 1, -1, 1)]
+    return {round((1 + (FINAL - 1) * (s[0] - s[1]) / (s[2] - s[1])) * NUMEL)} if last else {NUMEL}
+
+
 def han(step: int) -> set[int]:
     """Rounds at steps 8, 12 and 16."""
     rounds = (step >= 8) + (step >= 12) + (step >= 16)
     return {round(FINAL ** (rounds / 3) * NUMEL)}
+
+
+def one_cut(step: int) -> set[int]:
+    """All weights until the first update at or after step 15."""
+    return {round(FINAL * NUMEL) if step >= 16 else NUMEL}
 
 
 def alternating(step: int) -> set[int]:
@@ -63,8 +75,11 @@ class Method:
     needs_momentum: bool = False
     takes_seed: bool = True
     moves: bool = True
+    grows: bool = True
     hidden: bool = False
     """Whether inactive weights live on, and come back as they were."""
+    reads_activity: bool = False
+    """Whether it reads inputs and gradients of outputs of layers, which gradients that are set by hand do not show."""
 
     def attach(self, model, optimizer, **more):
         settings = {"total_steps": STEPS, "update_every": EVERY, **self.settings}
@@ -84,8 +99,14 @@ METHODS = {
     "static": Method(static, moves=False, takes_seed=False),
     "sparse-momentum": Method(**SPARSE_MOMENTUM, keeps_momentum=True),
     "sparse-momentum-gradient": Method(**SPARSE_MOMENTUM, settings={"growth": "gradient"}),
+    "sparse-momentum-sampled": Method(
+        **SPARSE_MOMENTUM, settings={"growth": "sampled-gradient"}, random=True, reads_activity=True
+    ),
     "sparse-momentum-random": Method(**SPARSE_MOMENTUM, settings={"growth": "random"}, random=True),
     "sparse-momentum-anew": Method(**SPARSE_MOMENTUM, settings={"inherit_momentum": False}),
+    "sparse-momentum-global": Method(
+        **SPARSE_MOMENTUM, settings={"growth": "global-momentum", "pruning": "global-magnitude"}, keeps_momentum=True
+    ),
     "sparse-momentum-neuron": Method(**SPARSE_MOMENTUM, settings={"per_neuron": True}, keeps_momentum=True),
     **{
         f"sparse-momentum-share-{share}": Method(
@@ -97,6 +118,13 @@ METHODS = {
         regrow.SparseMomentum, settings={"redistribution": "magnitude", "growth": "gradient", "per_neuron": True}
     ),
     "set": Method(regrow.SET, random=True),
+    "cht": Method(regrow.CHT),
+    "cht-nodes": Method(regrow.CHT, settings={"score": "ch3-l3n"}),
+    "chts": Method(regrow.CHTs, random=True),
+    "chts-relative": Method(regrow.CHTs, settings={"removal": "relative-importance", "score": "ch3-l3p"}, random=True),
+    "chtss": Method(
+        regrow.CHTss, settings={"density": FINAL}, total=sigmoid, **DENSE | {"takes_seed": True}, random=True
+    ),
     "deep-rewiring": Method(regrow.DeepRewiring, settings={"l1": 0.1, "noise": 0.1}, random=True),
     "deep-rewiring-layer": Method(
         regrow.DeepRewiring, settings={"l1": 0.1, "noise": 0.1, "scope": "local"}, random=True
@@ -104,11 +132,44 @@ METHODS = {
     "dsr": Method(regrow.DSR, settings={"threshold": 0.1, "prune_rate": 0.3}, random=True),
     "rigl": Method(regrow.RigL),
     "rigl-itop": Method(regrow.RigLITOP),
+    "gse": Method(regrow.GSE, random=True, reads_activity=True),
+    "gse-global": Method(regrow.GSE, settings={"scope": "global"}, random=True, reads_activity=True),
+    "gse-uniform": Method(regrow.GSE, settings={"sampling": "uniform", "candidates": 0.5}, random=True),
     "mest": Method(regrow.MEST, total=soft_bound, random=True),
     "mest-em": Method(regrow.MEST, settings={"soft_bound": False}, random=True),
-    "gmp": Method(regrow.GMP, settings={"density": FINAL}, total=cubic, **DENSE),
-    "gmp-network": Method(regrow.GMP, settings={"density": FINAL, "scope": "global"}, total=cubic, **DENSE),
-    "han": Method(regrow.Han, settings={"density": FINAL}, total=han, **DENSE),
+    "gmp": Method(regrow.GMP, settings={"density": FINAL}, total=cubic, grows=False, **DENSE),
+    "gmp-network": Method(
+        regrow.GMP, settings={"density": FINAL, "scope": "global"}, total=cubic, grows=False, **DENSE
+    ),
+    "forgetting": Method(regrow.Forgetting, settings={"density": FINAL}, total=one_cut, grows=False, **DENSE),
+    "karnin": Method(regrow.Karnin, settings={"density": FINAL}, total=one_cut, grows=False, **DENSE),
+    "powerpropagation": Method(regrow.Powerpropagation, settings={"density": FINAL}, total=cubic, grows=False, **DENSE),
+    "cs": Method(regrow.ContinuousSparsification, settings={"density": FINAL}, total=one_cut, hidden=True, **DENSE),
+    "str": Method(regrow.STR, settings={"density": FINAL}, total=one_cut, hidden=True, **DENSE),
+    "l0": Method(
+        regrow.L0,
+        settings={"density": FINAL},
+        total=one_cut,
+        hidden=True,
+        random=True,
+        **DENSE | {"takes_seed": True},
+    ),
+    "sparse-vd": Method(
+        regrow.SparseVD,
+        settings={"density": FINAL, "initial": -2.0},
+        total=one_cut,
+        hidden=True,
+        random=True,
+        **DENSE | {"takes_seed": True},
+    ),
+    "edge-popup": Method(
+        regrow.EdgePopup,
+        settings={"density": FINAL},
+        hidden=True,
+        random=True,
+        **DENSE | {"total": constant, "takes_seed": True},
+    ),
+    "han": Method(regrow.Han, settings={"density": FINAL}, total=han, grows=False, **DENSE),
     "ac-dc": Method(regrow.ACDC, settings={"density": FINAL, "phase": 0.1}, total=alternating, **DENSE),
     "granet": Method(regrow.GraNet, settings={"density": FINAL}, total=cubic, **DENSE),
     "top-kast": Method(regrow.TopKAST, settings={"density": FINAL}, hidden=True, **DENSE | {"total": constant}),
@@ -200,7 +261,7 @@ def test_grown_weights_start_at_0_without_momentum(name, storage):
                     assert entered.unique().numel() <= 1
                 else:
                     assert not entered.any()
-    assert (grown > 0) == (METHODS[name].moves and name not in ("gmp", "gmp-network", "han"))
+    assert (grown > 0) == (METHODS[name].moves and METHODS[name].grows)
 
 
 @every_method
@@ -395,12 +456,40 @@ REFUSED = [
     (_with(regrow.RigL, prune_rate=-0.1), r"prune_rate=-0\.1"),
     (_with(regrow.RigL, stop_fraction=0.0), r"stop_fraction=0\.0"),
     (_with(regrow.RigL, window_batch=0), "window_batch=0"),
+    (_with(regrow.CHT, score="ch4"), "score='ch4'.*ch3-l3p, ch3-l3n, ch2-l3n"),
+    (_with(regrow.CHTs, removal="snip"), "removal='snip'"),
+    (_with(regrow.CHTs, first_temperature=2.0, last_temperature=1.0), r"first_temperature=2\.0"),
+    (_with(regrow.CHTss, density=0.1, steepness=0.0), r"steepness=0\.0"),
+    (_with(regrow.GSE, candidates=0.0), r"candidates=0\.0"),
+    (_with(regrow.GSE, sampling="sketch"), "sampling='sketch'"),
     (_with(regrow.DSR, threshold=0.0), r"threshold=0\.0"),
     (_with(regrow.DSR, tolerance=1.0), r"tolerance=1\.0"),
     (_with(regrow.MEST, gradient_weight=math.nan), "gradient_weight=nan"),
     (_with(regrow.DeepRewiring, l1=-1.0), r"l1=-1\.0"),
     (_with(regrow.DeepRewiring, scope="row"), "scope='row'"),
-    (_with(regrow.SparseMomentum, growth="sign"), "growth='sign'.*momentum, gradient, random"),
+    (
+        _with(regrow.SparseMomentum, growth="sign"),
+        "growth='sign'.*momentum, global-momentum, gradient, sampled-gradient, random",
+    ),
+    (_with(regrow.SparseMomentum, pruning="SET"), "pruning='SET'.*magnitude, global-magnitude"),
+    (_with(regrow.SparseMomentum, growth="global-momentum", redistribution="none"), "redistribution='none'"),
+    (_with(regrow.SparseMomentum, growth="global-momentum", per_neuron=True), "per_neuron"),
+    (_with(regrow.GSE, scope="row"), "scope='row'"),
+    (_with(regrow.Forgetting, density=0.1, penalty=-1.0), r"penalty=-1\.0"),
+    (_with(regrow.Forgetting, density=0.1, threshold=-1.0), r"threshold=-1\.0"),
+    (_with(regrow.Forgetting, density=0.1, selective=0.9), r"selective=0\.9.*end=0\.75"),
+    (_with(regrow.Karnin, density=0.1, end=0.0), r"end=0\.0"),
+    (_with(regrow.Karnin, density=0.1, scope="row"), "scope='row'"),
+    (_with(regrow.Powerpropagation, density=0.1, alpha=0.5), r"alpha=0\.5"),
+    (_with(regrow.ContinuousSparsification, density=0.1, penalty=-1.0), r"penalty=-1\.0"),
+    (_with(regrow.ContinuousSparsification, density=0.1, temperature=0.5), r"temperature=0\.5"),
+    (_with(regrow.STR, density=0.1, initial=1.0), r"initial=1\.0"),
+    (_with(regrow.STR, density=0.1, decay=-1.0), r"decay=-1\.0"),
+    (_with(regrow.L0, density=0.1, penalty=-1.0), r"penalty=-1\.0"),
+    (_with(regrow.L0, density=0.1, drop_rate=1.0), r"drop_rate=1\.0"),
+    (_with(regrow.SparseVD, density=0.1, penalty=-1.0), r"penalty=-1\.0"),
+    (_with(regrow.SparseVD, density=0.1, initial=math.inf), "initial=inf"),
+    (_with(regrow.EdgePopup, density=1.0), r"density=1\.0"),
     (_with(regrow.GMP, density=1.0), r"density=1\.0"),
     (_with(regrow.GMP, density=0.001), r"density=0\.001 gives 0 active weights to 2 layers"),
     (_with(regrow.GMP, density=0.1, begin=0.8), r"begin=16\.0.*end=15"),

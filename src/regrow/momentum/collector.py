@@ -23,6 +23,7 @@ from regrow.weights import SparseWeight, StagedGradient, local
 
 from .factored import FactoredMoment
 from .rules import Rule
+from .sampled import SampledGradient
 from .step_watch import StepWatch
 
 __all__ = ["MomentumCollector", "keeps_factors", "window_of"]
@@ -76,6 +77,7 @@ class MomentumCollector:
         window_batch: examples of a batch that compressed storage collects from; None: all.
         factored: whether moments are kept as factors, see `keeps_factors`.
         update_every: steps between updates, so that it is noticed where none is seen; None: by hand.
+        sampled: whether the last gradient is kept as a `SampledGradient`.
 
     Attributes:
         saw_gradient: whether a step since the last update had a gradient.
@@ -90,8 +92,10 @@ class MomentumCollector:
         window_batch: int | None = None,
         factored: bool = False,
         update_every: int | None = None,
+        sampled: bool = False,
     ):
         self.factored = factored
+        self.sampled = sampled
         self.weight = weight
         self.rule = rule
         self.window = window
@@ -99,7 +103,7 @@ class MomentumCollector:
         self.saw_gradient = False
         self.unknown = False
         self.steps = 0
-        self.moments: dict[str, Any] = {}  # of tensors, or of FactoredMoments
+        self.moments: dict[str, Any] = {}  # of tensors, FactoredMoments or SampledGradients
         self._arrived = False
         self._watch = StepWatch(update_every)
         self._heard: weakref.ref[Tensor] | None = None
@@ -114,6 +118,7 @@ class MomentumCollector:
 
     def _open(self) -> None:
         self.tap = self.weight.tap(self._stage, self._window_batch)
+        self.tap.keeps_pairs = self.sampled
         self.tap.collect(self.collecting)
 
     def close(self) -> None:
@@ -178,6 +183,9 @@ class MomentumCollector:
         """Makes the moments means over ranks, where their rule allows it, after at most `steps` steps on any rank."""
         self.steps = steps
         if self.rule is None or not self.rule.linear or self.tap.averaged or steps == 0:
+            return
+        if self.sampled:
+            self.sampled_gradient.average()
             return
         self.moments = self.moments or {name: self.tap.new_moment() for name in self.rule.names}
         for moment in self.moments.values():
@@ -265,12 +273,16 @@ class MomentumCollector:
         self._stepped = (None, 0) if gradient is None else (weakref.ref(gradient), gradient._version)
         if self.rule is None or self._staged is None or self._source is None:
             return
-        self._make_moments(self._staged)
         factor = (common_factor if self._factor is None else self._factor) * unscale
         # the optimizer negates gradients before they enter its momentum
         if group.get("maximize", False):
             factor = -factor
-        self.rule.fold(self.moments, self._staged, factor, group)
+        if self.sampled:
+            self.moments = {}
+            self.sampled_gradient.take(self._staged, factor)
+        else:
+            self._make_moments(self._staged)
+            self.rule.fold(self.moments, self._staged, factor, group)
         self.steps += 1
         self.drop()
 
@@ -286,6 +298,11 @@ class MomentumCollector:
         elif not factored:
             known = self.moments.items()
             self.moments = {n: m.multiplied_out() if isinstance(m, FactoredMoment) else m for n, m in known}
+
+    @property
+    def sampled_gradient(self) -> SampledGradient:
+        """The gradient of the last step; an empty one where there is none, as on a rank that did not use the layer."""
+        return self.moments.setdefault("gradient", SampledGradient(self.weight))
 
     def _new_factored(self) -> FactoredMoment:
         return FactoredMoment(self.weight.shape, self.weight.parameter.dtype)
@@ -357,7 +374,7 @@ class MomentumCollector:
         return self.__dict__ | nothing | {"_arrived": False, "_stepped": (None, 0)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        self.__dict__.update({"sampled": False} | state)
         self._open()
 
     def state_dict(self) -> dict[str, Any]:
@@ -365,7 +382,7 @@ class MomentumCollector:
 
     def _moments_state(self) -> dict[str, Any]:
         known = self.moments.items()
-        return {n: m.state_dict() if isinstance(m, FactoredMoment) else self.weight.pack(m) for n, m in known}
+        return {n: self.weight.pack(m) if isinstance(m, Tensor) else m.state_dict() for n, m in known}
 
     def all_moments(self) -> dict[str, Any]:
         """The moments as `state_dict` has them; zeros where there are none yet."""
@@ -380,5 +397,5 @@ class MomentumCollector:
             if isinstance(value, Tensor):
                 self.moments[name] = local(value).to(like.device).clone()
             else:
-                self.moments[name] = self._new_factored()
+                self.moments[name] = SampledGradient(self.weight) if self.sampled else self._new_factored()
                 self.moments[name].load_state_dict(value)

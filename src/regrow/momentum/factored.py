@@ -67,6 +67,10 @@ class FactoredMoment:
         left, right = self._factors()
         return largest_of_product(left, right, k, taken)
 
+    def at(self, positions: Tensor) -> Tensor:
+        """The magnitudes at flat positions, shape of `positions`."""
+        return self.take(positions).abs()
+
     def is_finite(self) -> bool:
         """Returns whether no factor holds NaN or infinity (nor adds up to one)."""
         return all(math.isfinite(float(factor.sum())) for _, *pair in self._parts for factor in pair)

@@ -12,6 +12,7 @@ from regrow.ops import (
     conv2d_arguments,
     conv2d_plan,
     conv2d_weight_grad,
+    conv2d_weight_grad_at,
     conv_output_shape,
     dense_product,
     isa,
@@ -143,6 +144,20 @@ class SparseConv2d(SparseLayer):
         if input.dim() == 3:
             input, grad_output = input.unsqueeze(0), grad_output.unsqueeze(0)
         return conv2d_weight_grad(input, grad_output, self.dense_shape, self.stride, self.padding, self.dilation)
+
+    @torch.no_grad()
+    def weight_grad_at(self, input: Tensor, grad_output: Tensor, positions: Tensor) -> Tensor:
+        """Gradient of some weights, active or not, in time and memory proportional to their number: (positions,).
+
+        Args:
+            input: (N, in_channels, H, W) or without N.
+            grad_output: (N, out_channels, H', W') or without N.
+            positions: (k,) int64, ascending and unique, flat in (out_channels, in_channels, kH, kW).
+        """
+        if input.dim() == 3:
+            input, grad_output = input.unsqueeze(0), grad_output.unsqueeze(0)
+        geometry = (self.dense_shape, self.stride, self.padding, self.dilation)
+        return conv2d_weight_grad_at(input, grad_output, positions, geometry)
 
     def _run(self, input: Tensor) -> Tensor:
         if isinstance(input, BlockedTensor):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regrow.ops import Arguments, dense_product, linear_plan, sparse_linear
+from regrow.ops import Arguments, dense_product, linear_plan, linear_weight_grad_at, sparse_linear
 from regrow.topology.indices import active_positions
 
 from ._layer import SparseLayer
@@ -82,6 +82,18 @@ class SparseLinear(SparseLayer):
             grad_output: (*, out_features).
         """
         return grad_output.reshape(-1, self.out_features).t() @ input.reshape(-1, self.in_features)
+
+    @torch.no_grad()
+    def weight_grad_at(self, input: Tensor, grad_output: Tensor, positions: Tensor) -> Tensor:
+        """Gradient of some weights, active or not, in time and memory proportional to their number: (positions,).
+
+        Args:
+            input: (*, in_features).
+            grad_output: (*, out_features).
+            positions: (k,) int64, ascending and unique, flat in (out_features, in_features).
+        """
+        rows = input.reshape(-1, self.in_features)
+        return linear_weight_grad_at(rows, grad_output.reshape(-1, self.out_features), positions)
 
     def _run(self, input: Tensor) -> Tensor:
         parameters: dict[str, Any] = self._parameters  # `self.weight` would take a microsecond

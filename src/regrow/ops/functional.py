@@ -11,6 +11,7 @@ from torch import Tensor
 from ._autograd import Arguments, SparseConv2dNCHW, linear
 from ._dense import DenseProduct
 from ._layout import Shape, lanes
+from ._native import isa
 from .reference import conv2d_backward
 
 _ops = torch.ops.regrow
@@ -169,3 +170,49 @@ def conv2d_weight_grad(
     grad = conv2d_backward(grad_output, input, like, stride, padding, dilation, (False, True, False))[1]
     assert grad is not None
     return grad
+
+
+_TAKEN_TOGETHER = 2**14
+"""Positions whose vectors are gathered at a time."""
+
+
+def linear_weight_grad_at(input: Tensor, grad_output: Tensor, positions: Tensor) -> Tensor:
+    """Gradient of some weights of a linear layer, without that of the others: (positions,).
+
+    Args:
+        input: (batch, in_features).
+        grad_output: (batch, out_features).
+        positions: (k,) int64, ascending and unique, flat in (out_features, in_features).
+    """
+    if not positions.numel():
+        return input.new_empty(0)
+    width = input.size(1)
+    if input.device.type == "cpu" and isa() != "reference":
+        plan = linear_plan(positions, grad_output.size(1), width, input.dtype)
+        weight = input.new_empty(positions.numel(), 1)  # only its shape is read
+        contiguous = grad_output.contiguous(), input if input.stride(-1) == 1 else input.contiguous()
+        return _ops.sparse_linear_backward.default(*contiguous, weight, positions, plan, False, True, False)[1].view(-1)
+    left, right = grad_output.t().contiguous(), input.t().contiguous()
+    parts = [(left[some // width] * right[some % width]).sum(1) for some in positions.split(_TAKEN_TOGETHER)]
+    return torch.cat(parts)
+
+
+def conv2d_weight_grad_at(
+    input: Tensor, grad_output: Tensor, positions: Tensor, geometry: tuple[Shape, Shape, Shape, Shape]
+) -> Tensor:
+    """Gradient of some weights of a convolution, without that of the others: (positions,).
+
+    Args:
+        input: (N, I, H, W).
+        grad_output: (N, O, H', W').
+        positions: (k,) int64, ascending and unique, flat in the weight's shape.
+        geometry: weight_shape, stride, padding, dilation.
+    """
+    if not positions.numel():
+        return input.new_empty(0)
+    plan = conv2d_plan(positions, *geometry, input.shape[2:], input.dtype)
+    arguments = conv2d_arguments(positions, plan, input.shape, input.dtype, geometry)
+    width = lanes(input.dtype)
+    weight = input.new_empty(positions.numel(), 1)  # only its shape is read
+    pair = (_ops.to_blocked.default(tensor.contiguous(), width) for tensor in (grad_output, input))
+    return _ops.sparse_conv2d_backward.default(*pair, weight, *arguments, False, True, False)[1].view(-1)

@@ -16,7 +16,7 @@ from .indices import check_positions
 from .lazy import LARGEST_TENSOR
 from .random import draw_distinct, seeded_generator
 
-__all__ = ["active_sets", "matching"]
+__all__ = ["active_sets", "counts_of", "matching"]
 
 
 def active_sets(
@@ -36,7 +36,7 @@ def active_sets(
     if distribution == "global":
         counts = _counts_of_network(scores, density)
     else:
-        counts = _counts(parameters, density, distribution)
+        counts = counts_of(parameters, density, distribution)
     if scores is not None:
         return {name: topology.largest(scores[name], count).cpu() for name, count in counts.items()}
     generator = seeded_generator(seed)
@@ -71,9 +71,10 @@ def _counts_of_network(scores: Mapping[str, Tensor] | None, density: float | Non
     return dict(zip(scores, topology.counts_of_largest(list(scores.values()), total), strict=True))
 
 
-def _counts(
+def counts_of(
     parameters: Mapping[str, Tensor], density: float | None, distribution: str | Mapping[str, float]
 ) -> dict[str, int]:
+    """Returns the number of active weights of each parameter; density and distribution are those of `sparsify`."""
     shapes = [parameter.shape for parameter in parameters.values()]
     if isinstance(distribution, str):
         if density is None:

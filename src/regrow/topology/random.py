@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["draw_distinct", "draw_missing", "seeded_generator"]
+__all__ = ["draw_distinct", "draw_missing", "gumbel", "seeded_generator"]
 
 _RANGE = 2**62
 """Integers are drawn below this, and those that would favour small remainders are drawn again."""
@@ -16,6 +16,12 @@ def seeded_generator(seed: int | None) -> torch.Generator:
     if seed is None:
         seed = int(torch.randint(2**62, (1,), dtype=torch.int64))
     return torch.Generator().manual_seed(seed)
+
+
+def gumbel(number: int, generator: torch.Generator) -> Tensor:
+    """Gumbel noise, float64, shape (number,): the largest of log(weight) + noise are draws in proportion to weights,
+    one after the other and without replacement."""
+    return -torch.empty(number, dtype=torch.float64).exponential_(generator=generator).log_()
 
 
 def draw_distinct(number: int, below: int, generator: torch.Generator | None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -14,10 +14,19 @@ from regrow.distributed import assert_ranks_agree, is_distributed, largest, same
 from regrow.momentum.collector import MomentumCollector, keeps_factors, window_of
 from regrow.momentum.rules import LastGradient, Rule, optimizer_rule
 from regrow.optimizers.hooks import grad_scale_of, groups_of, was_skipped
-from regrow.redistribution import Amount, RedistributionRule, Target, by_importance, by_rate, keep_counts, keep_own
+from regrow.redistribution import (
+    Amount,
+    RedistributionRule,
+    Target,
+    by_importance,
+    by_rate,
+    check_scope,
+    keep_counts,
+    keep_own,
+)
 from regrow.schedules import Schedule, step_at
 from regrow.topology.random import seeded_generator
-from regrow.weights import SparseWeight
+from regrow.weights import SparseWeight, is_sharded
 
 from .base import MovingUpdater, Updater, check_steps, row_of
 from .costs import Costs
@@ -26,7 +35,7 @@ from .plan import LayerUpdate, UpdatePlan
 
 __all__ = ["Collect", "ComposedUpdater"]
 
-Collect = Literal["momentum", "gradient"]
+Collect = Literal["momentum", "gradient", "sampled-gradient"]
 
 
 class ComposedUpdater(MovingUpdater):
@@ -53,12 +62,15 @@ class ComposedUpdater(MovingUpdater):
         amount: how many weights each layer prunes, see `redistribution`.
         target: how many weights each layer has after the update, see `redistribution`; default: as many as before.
         collect: what to collect for criteria before an update: "momentum" (of inactive weights, by the optimizer's own
-            rule), "gradient" (of all positions, in the last step), or None.
+            rule), "gradient" (of all positions, in the last step), "sampled-gradient" (what gradients of few positions
+            can be had from, in the last step), or None.
         inherit: grown weights start with the collected momentum. If False, or without collected momentum, the momentum
             of a grown weight starts at 0, and its second moment at the mean of the layer's active weights.
         uses_gradient: criteria read `layer.gradient`, the last step's of active weights. Needs no dense gradient.
         uses_momentum: criteria read `layer.momentum`, so an optimizer without momentum is refused at once.
         per_neuron: distribute a layer's growth among its neurons (rows) by their sums of grow scores.
+        growth_scope: "local": each layer grows as many as redistribution gives it; "global": the positions of largest
+            grow score in the whole network, so that no redistribution is needed.
         stop_fraction: updates end at this fraction of total_steps, in (0, 1].
         max_density: no layer grows above this density, or the one it starts with if that is more; in (0, 1].
         flops_budget: FLOP density of the sparse weights that redistribution rules that heed it stay within, in (0, 1].
@@ -109,6 +121,7 @@ class ComposedUpdater(MovingUpdater):
         uses_gradient: bool = False,
         uses_momentum: bool = False,
         per_neuron: bool = False,
+        growth_scope: str = "local",
         stop_fraction: float = 1.0,
         max_density: float = 1.0,
         flops_budget: float | None = None,
@@ -122,8 +135,16 @@ class ComposedUpdater(MovingUpdater):
         _check_window(window, window_batch)
         _check_share("max_density", max_density)
         _check_share("stop_fraction", stop_fraction)
-        if collect not in (None, "momentum", "gradient"):
-            raise ValueError(f"collect={collect!r} is unknown; use 'momentum', 'gradient' or None")
+        if collect not in (None, *get_args(Collect)):
+            known = ", ".join(map(repr, get_args(Collect)))
+            raise ValueError(f"collect={collect!r} is unknown; use one of {known}, or None")
+        if check_scope(growth_scope) == "global" and (
+            grow is None or redistribution_rule or per_neuron or flops_budget
+        ):
+            raise ValueError(
+                "growth_scope='global' takes the largest grow scores of the whole network; leave out "
+                "redistribution_rule, per_neuron and flops_budget, and give grow"
+            )
         super().__init__(model, optimizer)
         self.total_steps = total_steps
         self.update_every = update_every
@@ -131,12 +152,15 @@ class ComposedUpdater(MovingUpdater):
         self._schedule, self._flops_budget = schedule, flops_budget
         redistribution_rule = redistribution_rule or (keep_own if redistribution is None else by_importance)
         self._plan = UpdatePlan(
-            prune, grow, redistribution, redistribution_rule, amount, target, per_neuron, max_density
+            prune, grow, redistribution, redistribution_rule, amount, target, per_neuron, max_density, growth_scope
         )
         rules = self._rules(collect, uses_momentum)
         weights = self._weights
+        sampled = collect == "sampled-gradient"
         windows = {n: window_of(weight, window) if collect == "momentum" else 1 for n, weight in weights.items()}
-        products = {n: keeps_factors(weight, rules[n], windows[n], factored) for n, weight in weights.items()}
+        products = {
+            n: not sampled and keeps_factors(weight, rules[n], windows[n], factored) for n, weight in weights.items()
+        }
         self._inherits = inherit and collect == "momentum"
         self._generator = same_generator(seeded_generator(seed), self._device)
         self._expected: int | None = None
@@ -145,7 +169,9 @@ class ComposedUpdater(MovingUpdater):
         self._gradients = ActiveGradients(self._weights) if uses_gradient else None
         self._needs_gradient = grow is not None or collect is not None or uses_gradient or uses_momentum
         self._collectors = {
-            name: MomentumCollector(weight, rules[name], windows[name], window_batch, products[name], update_every)
+            name: MomentumCollector(
+                weight, rules[name], windows[name], window_batch, products[name], update_every, sampled
+            )
             for name, weight in weights.items()
         }
         self._set_collecting()
@@ -153,7 +179,11 @@ class ComposedUpdater(MovingUpdater):
 
     def _rules(self, collect: Collect | None, uses_momentum: bool) -> dict[str, Rule | None]:
         """Returns what is collected of each layer; refuses optimizers that cannot give it."""
-        rules: dict[str, Rule | None] = dict.fromkeys(self._weights, LastGradient if collect == "gradient" else None)
+        reads_gradient = collect in ("gradient", "sampled-gradient")
+        rules: dict[str, Rule | None] = dict.fromkeys(self._weights, LastGradient if reads_gradient else None)
+        sharded = [name for name, weight in self._weights.items() if is_sharded(weight.parameter)]
+        if collect == "sampled-gradient" and sharded:
+            raise ValueError(f"collect={collect!r}: {', '.join(sharded)} are sharded; do not shard them, or use RigL")
         if collect == "momentum" or uses_momentum:
             own = {n: optimizer_rule(self.optimizer, self._group(n), weight) for n, weight in self._weights.items()}
             rules = {**own} if collect == "momentum" else rules

@@ -10,7 +10,7 @@ from regrow.weights import sparse_weights
 
 from .base import check_steps
 
-__all__ = ["final_step", "never"]
+__all__ = ["final_step", "initial_density", "never"]
 
 
 def never(step: int) -> float:
@@ -32,3 +32,17 @@ def final_step(model: nn.Module, density: float, total_steps: int, update_every:
             f"density, and total_steps={total_steps}; update more often"
         )
     return step
+
+
+def initial_density(model: nn.Module, final: float) -> float:
+    """Share of active positions over all sparse weights; `final` where rounding left them that few, 1 for none."""
+    weights = sparse_weights(model).values()
+    if not weights:
+        return 1.0
+    numel, active = sum(weight.numel for weight in weights), sum(weight.active for weight in weights)
+    if active < sum(initial_counts([weight.shape for weight in weights], final)):
+        raise ValueError(
+            f"the model has a density of {active / numel:.4g}, below the final density={final}; sparsify it less, or "
+            "lower the final density"
+        )
+    return max(active / numel, final)

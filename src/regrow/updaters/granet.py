@@ -11,11 +11,9 @@ from torch import nn
 import regrow.criteria as criteria
 from regrow.redistribution import to_density
 from regrow.schedules import cosine_decay, cubic_density
-from regrow.topology.distributions import initial_counts
-from regrow.weights import sparse_weights
 
 from .composed import ComposedUpdater
-from .final_density import final_step
+from .final_density import final_step, initial_density
 
 __all__ = ["GraNet"]
 
@@ -70,7 +68,7 @@ class GraNet(ComposedUpdater):
         window_batch: int | None = None,
     ):
         last = final_step(model, density, total_steps, update_every, end)
-        self._initial_density = _initial_density(model, density)
+        self._initial_density = initial_density(model, density)
 
         def falling(step: int) -> float:
             return cubic_density(self._initial_density, density, begin * total_steps, last)(step)
@@ -95,17 +93,3 @@ class GraNet(ComposedUpdater):
 
     def _load_own_state(self, state: Mapping[str, Any]) -> None:
         self._initial_density = state["initial_density"]
-
-
-def _initial_density(model: nn.Module, final: float) -> float:
-    """Share of active positions over all sparse weights; `final` where rounding left them that few, 1 for none."""
-    weights = sparse_weights(model).values()
-    if not weights:
-        return 1.0
-    numel, active = sum(weight.numel for weight in weights), sum(weight.active for weight in weights)
-    if active < sum(initial_counts([weight.shape for weight in weights], final)):
-        raise ValueError(
-            f"the model has a density of {active / numel:.4g}, below the final density={final}; sparsify it less, or "
-            "lower the final density"
-        )
-    return max(active / numel, final)

@@ -14,7 +14,7 @@ from regrow._renamed import renamed_property
 from regrow.momentum.collector import MomentumCollector
 from regrow.momentum.rules import LastGradient, momentum_of_state, optimizer_rule
 from regrow.optimizers.hooks import group_of
-from regrow.topology.lazy import LazyScores
+from regrow.topology.lazy import LazyScores, ProductGradient
 from regrow.weights import SparseWeight
 
 __all__ = ["ActiveGradients", "LayerView", "is_finite"]
@@ -81,9 +81,15 @@ class LayerView:
 
     @property
     def inactive_gradient(self) -> Tensor | LazyScores:
-        if self.collector.rule is not LastGradient:
+        if self.collector.rule is not LastGradient or self.collector.sampled:
             raise self._not_collected("inactive_gradient", 'collect="gradient"')
         return self.collector.scores(self.group)
+
+    @property
+    def sampled_gradient(self) -> ProductGradient:
+        if not self.collector.sampled:
+            raise self._not_collected("sampled_gradient", 'collect="sampled-gradient"')
+        return self.collector.sampled_gradient
 
     missing_momentum = renamed_property("missing_momentum", "inactive_momentum")
     missing_gradient = renamed_property("missing_gradient", "inactive_gradient")
@@ -96,10 +102,12 @@ class LayerView:
 
     def not_finite(self) -> list[str]:
         """Returns what of the layer is NaN or infinite, of what the updater collects."""
-        parts: dict[str, Tensor | LazyScores] = {}
+        parts: dict[str, Tensor | LazyScores | ProductGradient] = {}
         if self._gradient is not None:
             parts["gradient"] = self._gradient
-        if self.collector.rule is LastGradient:
+        if self.collector.sampled:
+            parts["gradient of inactive weights"] = self.sampled_gradient
+        elif self.collector.rule is LastGradient:
             parts["gradient of inactive weights"] = self.inactive_gradient
         elif self.collector.rule is not None:
             parts |= {"momentum": self.momentum, "momentum of inactive weights": self.inactive_momentum}
@@ -137,7 +145,7 @@ class ActiveGradients:
         self.values = {name: value.to(self._weights[name].parameter.device).clone() for name, value in state.items()}
 
 
-def is_finite(tensor: Tensor | LazyScores) -> bool:
+def is_finite(tensor: Tensor | LazyScores | ProductGradient) -> bool:
     """Returns whether all are finite; isfinite itself would make two more tensors of this size."""
     if not isinstance(tensor, Tensor):
         return tensor.is_finite()

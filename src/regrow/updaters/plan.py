@@ -14,6 +14,7 @@ from torch import Tensor
 import regrow.topology as topology
 from regrow.criteria import GrowScore, Importance, PruneScore, magnitude
 from regrow.redistribution import Amount, PruneRequest, RedistributionRequest, RedistributionRule, Target, keep_counts
+from regrow.topology.lazy import ComparableScores, LazyScores, SampledScores
 
 from .layer_view import LayerView, is_finite
 
@@ -42,6 +43,7 @@ class UpdatePlan:
     target: Target
     per_neuron: bool
     max_density: float
+    growth_scope: str = "local"
 
     def plan(
         self,
@@ -73,8 +75,11 @@ class UpdatePlan:
         active, numel = [layer.active for layer in layers], [layer.numel for layer in layers]
         names = [layer.name for layer in layers]
         request = PruneRequest(names, step, rate, active, numel, scores, importance)
-        pruned, grown = self._counts(layers, request, flops_left, busy)
-        chosen = [self._choose(step, *parts) for parts in zip(layers, scores, pruned, grown, strict=True)]
+        if self.growth_scope == "global":
+            chosen = self._choose_globally(layers, request, busy)
+        else:
+            pruned, grown = self._counts(layers, request, flops_left, busy)
+            chosen = [self._choose(step, *parts) for parts in zip(layers, scores, pruned, grown, strict=True)]
         return [LayerUpdate(layer, *sets, r) for layer, sets, r in zip(layers, chosen, ends, strict=True)]
 
     @property
@@ -107,8 +112,7 @@ class UpdatePlan:
             )
             grown = [c - m for c, m in zip(target, kept, strict=True)]
             return pruned, [g if of else 0 for g, of in zip(grown, busy, strict=True)]
-        limits = [max(math.floor(self.max_density * layer.numel), layer.active) for layer in layers]
-        free = [limit - m for limit, m in zip(limits, kept, strict=True)]
+        free = self._free(layers, kept)
         costs = [layer.flops_per_weight for layer in layers]
         asked = RedistributionRequest(
             importance=list(compress(request.importance or [], busy)),
@@ -121,6 +125,56 @@ class UpdatePlan:
         )
         regrown = iter(self.redistribution_rule(asked))
         return pruned, [next(regrown) if of else 0 for of in busy]
+
+    def _free(self, layers: Sequence[LayerView], kept: Sequence[int]) -> list[int]:
+        """Returns how many weights each layer can grow."""
+        limits = [max(math.floor(self.max_density * layer.numel), layer.active) for layer in layers]
+        return [limit - m for limit, m in zip(limits, kept, strict=True)]
+
+    def _choose_globally(
+        self, layers: Sequence[LayerView], request: PruneRequest, busy: Sequence[bool]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Positions pruned and grown, where growth takes the largest scores of all layers; ties to the earlier one."""
+        target, pruned = self._targets(request, busy)
+        gone = [topology.smallest(scores, k) for scores, k in zip(request.scores, pruned, strict=True)]
+        kept = [m - k for m, k in zip(request.active, pruned, strict=True)]
+        total = sum(c - m for c, m, of in zip(target, kept, busy, strict=True) if of)
+        rooms = [min(room, total) if of else 0 for room, of in zip(self._free(layers, kept), busy, strict=True)]
+        best = [self._best(request.step, *parts) for parts in zip(layers, gone, rooms, strict=True)]
+        if sum(positions.numel() for positions, _ in best) < total:  # samples that are too small are drawn anew
+            best = [self._best(request.step, *parts, False) for parts in zip(layers, gone, rooms, strict=True)]
+        chosen = topology.largest(torch.cat([scores for _, scores in best]), total)
+        ends = torch.tensor([positions.numel() for positions, _ in best]).cumsum(0).tolist()
+        result = []
+        for layer, removed, (positions, _), end in zip(layers, gone, best, ends, strict=True):
+            own = chosen[(chosen >= end - positions.numel()) & (chosen < end)] - (end - positions.numel())
+            result.append((layer.indices[removed], positions[own.to(positions.device)]))
+        return result
+
+    def _best(
+        self, step: int, layer: LayerView, gone: Tensor, number: int, within_sample: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """The positions of largest grow scores, ascending, and these scores, float64 on the CPU.
+
+        Args:
+            number: how many; fewer where a sample has fewer.
+            within_sample: False: as many as are asked for, in any case.
+        """
+        if number == 0:
+            return layer.indices[:0], torch.zeros(0, dtype=torch.float64)
+        assert self.grow is not None
+        wishes = self.grow(layer)
+        if within_sample and isinstance(wishes, SampledScores):
+            number = min(number, wishes.number)
+        positions = self._largest(step, layer, wishes, gone, number)
+        if isinstance(wishes, Tensor):
+            return positions, wishes.reshape(-1)[positions].double().cpu()
+        if not isinstance(wishes, ComparableScores):
+            raise ValueError(
+                f"growth_scope='global': {layer.name} grows by an order of its own positions, which cannot be compared "
+                "with other layers; use growth_scope='local'"
+            )
+        return positions, wishes.at(positions).double().cpu()
 
     def _targets(self, request: PruneRequest, busy: Sequence[bool]) -> tuple[Sequence[int], Sequence[int]]:
         """Returns how many weights layers have after an update that redistributes nothing, and how many they prune."""
@@ -141,22 +195,25 @@ class UpdatePlan:
         pruned = layer.indices[gone]
         if self.grow is None or grow == 0:
             return pruned, pruned[:0]
-        wishes = self.grow(layer)
+        return pruned, self._largest(step, layer, self.grow(layer), gone, grow)
+
+    def _largest(self, step: int, layer: LayerView, wishes: Tensor | LazyScores, gone: Tensor, number: int) -> Tensor:
+        """The positions of largest grow scores outside the active set without what is `gone` of it, ascending."""
         if not isinstance(wishes, Tensor):
             if self.per_neuron:
                 raise ValueError(
                     f"per_neuron=True: {layer.name} has too many positions for scores of neurons; use per_neuron=False"
                 )
             stays = torch.ones_like(layer.indices, dtype=torch.bool).index_fill_(0, gone, False)
-            return pruned, wishes.largest(grow, taken=layer.indices[stays])
+            return wishes.largest(number, taken=layer.indices[stays])
         check_finite([f"{layer.name}: scores to grow by"] if wishes.isnan().any() else [], step)
         candidates = torch.ones(layer.numel, dtype=torch.bool, device=wishes.device)
         candidates[layer.indices] = False
-        candidates[pruned] = True
+        candidates[layer.indices[gone]] = True
         wishes = torch.where(candidates, wishes, -math.inf)
         if self.per_neuron:
-            return pruned, topology.largest_by_row(wishes.view(layer.shape[0], -1), grow)
-        return pruned, topology.largest(wishes, grow)
+            return topology.largest_by_row(wishes.view(layer.shape[0], -1), number)
+        return topology.largest(wishes, number)
 
 
 def check_finite(bad: Sequence[str], step: int) -> None:

@@ -93,6 +93,10 @@ class ShadowWeightUpdater(MovingUpdater):
         """The values of all positions after a step of the optimizer, which made `after` of shadow weights `before`."""
         return after
 
+    def _shown(self, name: str, values: Tensor) -> Tensor:
+        """The values with which the network computes where it is active, of the values that are trained."""
+        return values
+
     def expect_update(self, after: int) -> None:
         """Does nothing: gradients of all positions are available in every step."""
 
@@ -185,10 +189,12 @@ class ShadowWeightUpdater(MovingUpdater):
         skipped = was_skipped(optimizer)
         for name, weight in self._masked().items():
             parameter = weight.parameter
+            values = trained = parameter.detach()
             if not skipped:
-                after = self._after(name, self._shadow[name], parameter.detach())
-                parameter.copy_(after)
-                self._shadow[name].copy_(after)
+                values = self._after(name, self._shadow[name], trained)
+                self._shadow[name].copy_(values)
+            if (shown := self._shown(name, values)) is not trained:
+                parameter.copy_(shown)
             weight.enforce()
             if parameter.grad is not None:
                 parameter.grad.masked_fill_(~weight.mask, 0)
@@ -208,7 +214,7 @@ class ShadowWeightUpdater(MovingUpdater):
         grown = (chosen & ~weight.mask).reshape(-1).nonzero().squeeze(1)
         self._shadow[name].copy_(values)
         weight.move(pruned, grown, {}, {})  # the optimizer's state of shadow weights stays as it is
-        weight.write(values.take(weight.indices))
+        weight.write(self._shown(name, values).take(weight.indices))
         return row_of(self.step, 0.0, name, pruned.numel(), grown.numel(), weight.active, 0.0)
 
 

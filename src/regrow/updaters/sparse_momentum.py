@@ -10,7 +10,7 @@ from torch import nn
 
 import regrow.criteria as criteria
 from regrow._renamed import renamed_arguments
-from regrow.redistribution import RULES, by_importance
+from regrow.redistribution import RULES, Amount, by_importance, by_rate, globally
 from regrow.schedules import prune_rate_schedule
 
 from .composed import Collect, ComposedUpdater
@@ -28,9 +28,14 @@ _IMPORTANCE: dict[str, criteria.Importance] = {
 
 _GROWTH: dict[str, tuple[criteria.GrowScore, Collect | None]] = {
     "momentum": (criteria.inactive_momentum, "momentum"),
+    "global-momentum": (criteria.inactive_momentum, "momentum"),
     "gradient": (criteria.inactive_gradient, "gradient"),
+    "sampled-gradient": (criteria.sampled_gradient(), "sampled-gradient"),
     "random": (criteria.random, None),
 }
+
+
+_PRUNING: dict[str, Amount] = {"magnitude": by_rate, "global-magnitude": globally}
 
 
 class SparseMomentum(ComposedUpdater):
@@ -50,8 +55,13 @@ class SparseMomentum(ComposedUpdater):
         redistribution: "momentum" (the paper), "none" (each layer keeps its number of weights), "momentum-per-flop";
             for the ablation also "gradient" or "magnitude" (means of the last step's |g| or of |w| over active
             weights) or "non-zeros" (their number).
-        growth: "momentum" (the paper); for the ablation "gradient" (of the last step) or "random". With the latter two,
-            grown weights start with momentum 0 and their layer's mean second moment.
+        growth: "momentum" (the paper); "global-momentum" (the largest of the whole network, wherever they lie, as
+            "global_momentum_growth" of the reference implementation, so that nothing is redistributed); for the
+            ablation "gradient" (of the last step), "sampled-gradient" (as `GSE` does, at no cost that grows with
+            inactive weights) or "random". With the latter three, grown weights start with momentum 0 and their layer's
+            mean second moment.
+        pruning: "magnitude" (the paper: the smallest of each layer) or "global-magnitude" (as many in total, the
+            smallest of the whole network).
         inherit_momentum: grown weights start with the momentum that was collected for them (the paper). False: they
             start with momentum 0, which disturbs the training less (docs/decisions/0012-entering-momentum.md).
         per_neuron: distribute a layer's growth among its neurons by their sums of grow scores, like "momentum_neuron"
@@ -65,7 +75,7 @@ class SparseMomentum(ComposedUpdater):
             gradients of inactive weights in compressed storage; None: all.
         factored: keep the momentum of inactive weights of compressed Linear layers under SGD as the factors of the
             window's gradients, without a tensor of dense size (docs/wide.md). None: above 2^26 positions.
-        seed: seed of random growth, 0 by default. Sparse momentum itself draws nothing at random.
+        seed: seed of random growth and of samples, 0 by default. Sparse momentum itself draws nothing at random.
 
     Raises:
         ValueError: the model is not sparse, the optimizer lacks a sparse weight or momentum, or a value is out of
@@ -91,6 +101,7 @@ class SparseMomentum(ComposedUpdater):
         schedule: str = "cosine",
         redistribution: str = "momentum",
         growth: str = "momentum",
+        pruning: str = "magnitude",
         inherit_momentum: bool = True,
         per_neuron: bool = False,
         max_density: float | None = None,
@@ -102,6 +113,14 @@ class SparseMomentum(ComposedUpdater):
     ):
         _check("redistribution", redistribution, _IMPORTANCE)
         _check("growth", growth, _GROWTH)
+        _check("pruning", pruning, _PRUNING)
+        is_global = growth == "global-momentum"
+        if is_global and redistribution != "momentum":
+            raise ValueError(
+                f"growth='global-momentum' redistributes nothing; leave out redistribution={redistribution!r}"
+            )
+        if is_global and (per_neuron or flops_budget is not None):
+            raise ValueError("growth='global-momentum' has no per_neuron and no flops_budget; leave them out")
         if flops_budget is not None and redistribution != "momentum":
             raise ValueError(f"flops_budget={flops_budget} needs redistribution='momentum', got {redistribution!r}")
         if flops_budget is not None and not 0 < flops_budget <= 1:
@@ -116,7 +135,9 @@ class SparseMomentum(ComposedUpdater):
             prune=criteria.magnitude,
             grow=grow,
             redistribution=_IMPORTANCE[redistribution],
-            redistribution_rule=RULES.get(redistribution, by_importance),
+            redistribution_rule=None if is_global else RULES.get(redistribution, by_importance),
+            amount=_PRUNING[pruning],
+            growth_scope="global" if is_global else "local",
             collect=collect,
             inherit=inherit_momentum,
             uses_gradient=redistribution == "gradient",

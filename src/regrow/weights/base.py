@@ -222,6 +222,16 @@ class SparseWeight(ABC):
         """Returns whether what a tap stages is a product of thin factors, while these are smaller than the weight."""
         return False
 
+    def gradient_at(self, input: Tensor, grad_output: Tensor, positions: Tensor) -> Tensor:
+        """The gradient at some positions, of what a tap that `keeps_pairs` stages; shape of `positions`.
+
+        Args:
+            input: of the layer, for a batch.
+            grad_output: gradient of its output.
+            positions: flat and row-major, int64, ascending.
+        """
+        raise NotImplementedError(f"{type(self).__name__} stages no pairs")
+
     @property
     def gradient_positions(self) -> int:
         """Positions of which a training step needs the gradient: all while collecting, else the active ones."""

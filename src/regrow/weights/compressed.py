@@ -20,8 +20,10 @@ from regrow.nn.blocked import blocked_inputs, ordinary_outputs
 from regrow.nn.conv2d import resolve_padding
 from regrow.ops import DTYPES
 
+from .activity import activity_of
 from .base import SparseWeight, among, hook_gradients, per_element_state
 from .extras import hand_over, irreplaceable
+from .passes import Passes
 from .staged import StagedGradient
 from .storage import Storage, register, replace_module
 from .tap import GradientListener, GradientTap
@@ -127,8 +129,17 @@ class CompressedWeight(SparseWeight):
         return self.module.on_backward is not None
 
     @property
+    def gradient_positions(self) -> int:
+        tap = getattr(self.module.on_backward, "__self__", None)
+        needed = tap.needed if isinstance(tap, CompressedTap) else None
+        return super().gradient_positions if needed is None else needed
+
+    @property
     def stages_products(self) -> bool:
         return isinstance(self.module, SparseLinear)
+
+    def gradient_at(self, input: Tensor, grad_output: Tensor, positions: Tensor) -> Tensor:
+        return self.module.weight_grad_at(input, grad_output, positions)
 
     def tap(self, listener: GradientListener, window_batch: int | None = None) -> GradientTap:
         return CompressedTap(self, listener, window_batch)
@@ -156,8 +167,7 @@ class CompressedTap(GradientTap):
 
     def __init__(self, weight: CompressedWeight, listener: GradientListener, window_batch: int | None):
         self._weight, self._window_batch = weight, window_batch
-        self._passes: dict[int, StagedGradient] = {}
-        """Sums of the running backward passes, by their number; .grad has not been accumulated yet."""
+        self.needed: int | None = None
         self.collect(False)
         weak = weakref.WeakMethod(listener)
 
@@ -177,12 +187,12 @@ class CompressedTap(GradientTap):
         return self._weight.collecting
 
     def collect(self, on: bool) -> None:
-        self._weight.module.on_backward = self._dense_pass if on else None
-        self._passes = {}
+        self._weight.module.on_backward = self._note if on else None
+        self._passes = Passes()
 
     @torch.no_grad()
-    def _dense_pass(self, input: Tensor, grad_output: Tensor) -> None:
-        """The gradient of all positions, from `window_batch` examples of the batch and scaled up to it."""
+    def _note(self, input: Tensor, grad_output: Tensor) -> None:
+        """Adds the gradient of all positions, from `window_batch` examples of the batch and scaled up to it."""
         if not self._weight.parameter.requires_grad:
             return
         linear = self._weight.stages_products
@@ -192,29 +202,24 @@ class CompressedTap(GradientTap):
         # the part stands for the whole batch: sums of gradients are as large as those of all examples, on average
         if part is not None and part < batch:
             input, grad_output = input[:part], grad_output[:part] * (batch / part)
-        # a product is multiplied out straight into the momentum, so that no gradient of dense size is made
-        if linear:
-            self._of_this_pass().add_product(grad_output, input)
+        staged = self._passes.current()
+        if self.keeps_pairs:
+            staged.pairs.append((input.clone(), grad_output.clone()))  # a caller may use its batch again
+            staged.add_activity(activity_of(self._weight.module, input, grad_output))
+        elif linear:
+            # a product is multiplied out straight into the momentum, so that no gradient of dense size is made
+            staged.add_product(grad_output, input)
         else:
-            self._of_this_pass().add(self._weight.module.dense_weight_grad(input, grad_output))
+            staged.add(self._weight.module.dense_weight_grad(input, grad_output))
 
-    def _of_this_pass(self) -> StagedGradient:
-        """Returns what the current backward pass has added up; it goes with the pass, parameter reached or not."""
-        number = torch._C._current_graph_task_id()
-        if number not in self._passes:
-
-            def end() -> None:
-                self._passes.pop(number, None)
-
-            self._passes[number] = StagedGradient()
-            torch.autograd.Variable._execution_engine.queue_callback(end)
-        return self._passes[number]
+    def need(self, positions: int) -> None:
+        self.needed = positions
 
     def new_moment(self) -> Tensor:
         return torch.zeros(self._weight.shape, dtype=self._weight.parameter.dtype)
 
     def stage(self, staged: StagedGradient | None, gradient: Tensor, more: bool) -> StagedGradient | None:
-        added = self._passes.pop(torch._C._current_graph_task_id(), None)
+        added = self._passes.pop()
         if staged is None or not more:
             return added
         if added is not None:

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from regrow.nn._state import LAST_UPDATE, expand_compressed, is_compressed_state, warn_dense_state
 
+from .activity import ActivityHook, activity_of, is_known
 from .base import SparseWeight, among, is_sharded, local, per_element_state
 from .gradient_mask import MARK, GradientMask, take_left_behind
+from .passes import Passes
 from .staged import StagedGradient
 from .tap import GradientListener, GradientTap
 
@@ -150,6 +152,8 @@ class MaskedTap(GradientTap):
 
     def __init__(self, weight: MaskedWeight, mask: GradientMask, listener: GradientListener):
         self._weight, self._mask = weight, mask
+        self._passes = Passes()
+        self._hook: Any = None
         mask.listen(listener)
         mask.needed = None
         mask.collecting = False
@@ -157,7 +161,7 @@ class MaskedTap(GradientTap):
     def close(self) -> None:
         self._mask.listen(None)
         self._mask.needed = None
-        self._mask.collecting = False
+        self.collect(False)
 
     @property
     def collecting(self) -> bool:
@@ -165,6 +169,15 @@ class MaskedTap(GradientTap):
 
     def collect(self, on: bool) -> None:
         self._mask.collecting = on
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        if on and self.keeps_pairs and is_known(self._weight.module, self._weight.attribute):
+            self._hook = self._weight.module.register_forward_hook(ActivityHook(self._note))
+
+    @torch.no_grad()
+    def _note(self, input: Tensor, grad_output: Tensor) -> None:
+        self._passes.current().add_activity(activity_of(self._weight.module, input, grad_output))
 
     def need(self, positions: int) -> None:
         self._mask.needed = positions
@@ -174,6 +187,16 @@ class MaskedTap(GradientTap):
 
     def stage(self, staged: StagedGradient | None, gradient: Tensor, more: bool) -> StagedGradient:
         """Inactive entries of .grad are this micro-batch's alone, active ones the sum of all micro-batches."""
+        before = staged
+        staged = self._staged(staged, gradient, more)
+        if self.keeps_pairs:
+            seen = self._passes.pop()
+            if before is not staged or not more:
+                staged.activity = None
+            staged.add_activity(None if seen is None else seen.activity)
+        return staged
+
+    def _staged(self, staged: StagedGradient | None, gradient: Tensor, more: bool) -> StagedGradient:
         if staged is None or staged.tensor is None or staged.tensor.dtype != gradient.dtype:
             return StagedGradient(gradient.clone())
         if more:
@@ -282,6 +305,8 @@ def unmask_parameter(weight: MaskedWeight) -> None:
     """Turns a masked weight back into a plain dense parameter, with the values that it has."""
     marks = weight.module.__dict__[MARK]
     marks.pop(weight.attribute).detach()
+    for key in [key for key, hook in weight.module._forward_hooks.items() if isinstance(hook, ActivityHook)]:
+        del weight.module._forward_hooks[key]
     if not marks:
         del weight.module.__dict__[MARK]
         _remove(weight.module._forward_pre_hooks, _attach_again)

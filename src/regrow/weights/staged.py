@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["StagedGradient"]
+__all__ = ["Activity", "StagedGradient"]
+
+Activity = tuple[Tensor, Tensor]
+"""Sums of |gradient| of each output, shape (rows,), and of |input| of each column of a weight, shape (columns,)."""
 
 
 class StagedGradient:
@@ -21,11 +24,16 @@ class StagedGradient:
     Attributes:
         tensor: a tensor of the dense shape, or None.
         products: pairs of factors.
+        pairs: inputs and gradients of outputs from which the gradient can be computed at few positions, where a tap
+            `keeps_pairs`; they stand for what is in neither of the two above.
+        activity: of all that was added, where it was seen.
     """
 
     def __init__(self, tensor: Tensor | None = None):
         self.tensor = tensor
         self.products: list[tuple[Tensor, Tensor]] = []
+        self.pairs: list[tuple[Tensor, Tensor]] = []
+        self.activity: Activity | None = None
 
     def add(self, tensor: Tensor) -> None:
         """Adds a gradient, which must not be used elsewhere."""
@@ -43,8 +51,17 @@ class StagedGradient:
         else:
             self.add(left.t() @ right)
 
+    def add_activity(self, activity: Activity | None) -> None:
+        """Adds the activity of one more batch."""
+        if self.activity is None or activity is None:
+            self.activity = activity or self.activity
+        else:
+            self.activity = (self.activity[0] + activity[0], self.activity[1] + activity[1])
+
     def merge(self, other: StagedGradient) -> None:
         """Adds all of another one."""
+        self.pairs += other.pairs
+        self.add_activity(other.activity)
         if other.tensor is not None:
             self.add(other.tensor)
         for left, right in other.products:
@@ -52,7 +69,7 @@ class StagedGradient:
 
     def is_finite(self) -> bool:
         """Returns whether it holds neither NaN nor infinity (nor adds up to one)."""
-        parts = [factor for pair in self.products for factor in pair]
+        parts = [factor for pair in (*self.products, *self.pairs) for factor in pair]
         parts += [] if self.tensor is None else [self.tensor]
         return all(math.isfinite(float(part.sum())) for part in parts)
 

@@ -24,10 +24,13 @@ class GradientTap(ABC):
     Attributes:
         writes_after_listener: how often the storage itself writes to .grad after the listener has seen it.
         averaged: whether the listener sees means over ranks; if not, it sees what its own rank has.
+        keeps_pairs: whether to stage inputs and gradients of outputs instead of a gradient of all positions, in storage
+            that would have to compute that, and the activity of the layer in all storages. Set before collecting.
     """
 
     writes_after_listener = 0
     averaged = False
+    keeps_pairs = False
 
     @property
     @abstractmethod

@@ -33,6 +33,8 @@ OTHER = {
     "window": "3",
     "window_batch": "2",
     "distribution": "erk",
+    "receptive_field": "0.2",
+    "pruning": "global-magnitude",
     "dense": "",
     "rescale": "true",
 }

@@ -106,7 +106,17 @@ def _sparsify(model: nn.Module, settings: Choice, **more: Any) -> nn.Module:
     recipe = settings.recipe
     arguments: dict[str, Any] = {"dense": list(recipe.dense), "storage": settings.storage, "rescale": recipe.rescale}
     arguments |= {"distribution": recipe.option("distribution", "uniform"), "density": settings.density}
+    randomness = recipe.option("receptive_field")
+    if randomness is not None and not more:
+        arguments |= {"init": _fields(model, settings, randomness), "density": None}
     return regrow.sparsify(model, **arguments | more)
+
+
+def _fields(model: nn.Module, settings: Choice, randomness: float) -> dict[str, Tensor]:
+    distribution = settings.recipe.option("distribution", "uniform")
+    return regrow.receptive_fields(
+        model, settings.density, randomness=randomness, distribution=distribution, dense=settings.recipe.dense
+    )
 
 
 def _untouched(model: nn.Module, settings: Choice, examples: Examples | None) -> nn.Module:
@@ -191,7 +201,7 @@ def _of_updater(kind: type[Updater]) -> Method:
 
     fields: tuple[str, ...] = ("dense",) if kind.starts_dense else _START
     fields += ("update_every",) if "update_every" in known else ()
-    options = {} if kind.starts_dense else dict(_SPREAD)
+    options: dict[str, Any] = {} if kind.starts_dense else {**_SPREAD, "receptive_field": None}
     options |= {name: options_of(kind)[name].default for name in own}
     return Method(
         attach, _all_weights if kind.starts_dense else _random, kind.updates, fields, options, _first_line(kind)

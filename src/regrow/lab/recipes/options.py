@@ -30,6 +30,12 @@ class Option:
 
 _OF_NO_UPDATER = [
     Option("distribution", "str", "uniform", "How the weights are spread over layers at first; see `sparsify`."),
+    Option(
+        "receptive_field",
+        "float | None",
+        None,
+        "Start from receptive fields of this randomness, 0 to 1 (see `receptive_fields`); None: uniformly random.",
+    ),
     Option("width", "int | None", None, "Hidden units of the model wide-mlp."),
     Option(
         "rewind_epochs",
