@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from sklearn.datasets import make_classification
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -91,8 +92,10 @@ def mnist(root: Path) -> Data:
 class MLP(nn.Sequential):
     """Two hidden layers."""
 
-    def __init__(self, inputs: int, width: int, classes: int, norm: bool):
+    def __init__(self, inputs: int, width: int, classes: int, norm: bool = False, dropout: float = 0.0):
         super().__init__()
+        if dropout:
+            self.add_module("dropout", nn.Dropout(dropout))
         for number, features in enumerate((inputs, width), 1):
             self.add_module(f"hidden{number}", nn.Linear(features, width))
             if norm:
@@ -115,6 +118,22 @@ _TOPOLOGY = {
     "prune_rate": [0.3, 0.5],
     "updates": [15, 30],
 }
+
+# -- A wide table
+
+
+def table(root: Path) -> Data:
+    """10,000 numbers an example, 20 of which tell its class: scikit-learn's `make_classification` (Guyon 2003).
+
+    14,000 examples to train with, 3,000 for validation, 3,000 for the test.
+    """
+    x, y = make_classification(
+        20_000, 10_000, n_informative=20, n_redundant=0, n_classes=10, class_sep=2.5, flip_y=0.0, random_state=0
+    )
+    examples, labels = torch.from_numpy(x.astype("float32")), torch.from_numpy(y)
+    cuts = (slice(0, 14_000), slice(14_000, 17_000), slice(17_000, None))
+    return Data(*(Examples(examples[cut], labels[cut]) for cut in cuts), 10)
+
 
 # -- Next words
 
@@ -193,9 +212,49 @@ TASKS = {
             network=lambda classes, settings: MLP(784, settings["width"], classes, settings["norm"]),
             loss=cross_entropy,
             contenders={
-                "dense": Contender({**_SCHEDULE, "width": [512, 1024]}, 4, (1, 2, 4, 8, 16), {"batch": 128}),
+                "dense": Contender({**_SCHEDULE, "width": [512, 1024]}, 4, (2, 4, 8, 16), {"batch": 128}),
                 "sparse": Contender(
-                    {**_SCHEDULE, **_TOPOLOGY, "width": [1024, 2048]}, 8, (2, 4, 8, 16, 32), {"batch": 128}
+                    {**_SCHEDULE, **_TOPOLOGY, "width": [1024, 2048]}, 8, (4, 8, 16, 32), {"batch": 128}
+                ),
+            },
+            dense=("head",),
+        ),
+        Task(
+            name="table",
+            about="10,000 inputs of which 20 tell the class (make_classification), an MLP of two hidden layers",
+            measure="error",
+            load=table,
+            network=lambda classes, settings: MLP(10_000, settings["width"], classes, dropout=settings["dropout"]),
+            loss=cross_entropy,
+            contenders={
+                "dense": Contender(
+                    {
+                        "learning_rate": [0.01, 0.02, 0.05, 0.1],
+                        "weight_decay": [5e-4, 5e-3, 2e-2, 5e-2],
+                        "dropout": [0.0, 0.3, 0.6],
+                        "warm_up": [0.1, 0.3],
+                        "width": [32, 64, 128, 256],
+                    },
+                    6,
+                    (3, 6, 12, 24),
+                    {"batch": 128},
+                ),
+                "sparse": Contender(
+                    {
+                        "learning_rate": [0.02, 0.05, 0.1, 0.2],
+                        "weight_decay": [5e-4, 5e-3, 2e-2],
+                        "dropout": [0.0, 0.3],
+                        "warm_up": [0.1, 0.3],
+                        "width": [64, 128, 256],
+                        "density": [0.01, 0.02, 0.05],
+                        "distribution": ["uniform"],
+                        "method": ["sparse-momentum", "rigl"],
+                        "prune_rate": [0.3, 0.5],
+                        "updates": [30, 60],
+                    },
+                    12,
+                    (6, 12, 24, 48),
+                    {"batch": 128},
                 ),
             },
             dense=("head",),
