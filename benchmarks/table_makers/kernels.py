@@ -63,6 +63,46 @@ def few_images() -> str:
     return f"{table}\n\n`{result['command']}`, {place['processor']}, {place['isa']}."
 
 
+def mlp_step() -> str:
+    """Milliseconds of an MLP's step by part."""
+    result = read("mlp_step")
+    parts = {"linear": "Linear", "bias": "its bias gradients", "activation": "ReLU", "loss": "loss"}
+    parts |= {"optimizer": "optimizer", "rest": "Python, autograd"}
+    rows = [
+        [row["sizes"], str(row["batch"]), f"{row['ms']['step']:.2f}", *(f"{row['ms'][part]:.2f}" for part in parts)]
+        for row in result["rows"]
+    ]
+    return f"{markdown(['network', 'batch', 'step, ms', *parts.values()], rows)}\n\n{_mlp_step_place(result)}"
+
+
+def mlp_lanes() -> str:
+    """What lanes between Linear layers would save, and what they would cost."""
+    result = read("mlp_step")
+    rows = []
+    for row in result["rows"]:
+        ms, ratio = row["ms"], row["lanes"]["ratio"]
+        shares = ((ms["linear"] + ms["activation"]) * (1 - 1 / ratio) / ms["step"], -ms["dispatch"] / ms["step"])
+        changes = (f"{share:+.0%}" for share in (*shares, sum(shares)))
+        rows.append([row["sizes"], str(row["batch"]), f"{ratio:.2f}", *changes])
+    head = ["network", "batch", "kernels and ReLU, rows / lanes", "saved, of the step", "dispatch", "together"]
+    return markdown(head, rows)
+
+
+def mlp_before() -> str:
+    """Ratio of the step before and after the kernels were mended."""
+    result = read("mlp_step")
+    rows = [
+        [row["sizes"], str(row["batch"]), f"{row['ratio_before']:.2f}", f"{row['noise_before']:.0%}"]
+        for row in result["rows"]
+    ]
+    return markdown(["network", "batch", "step before / now", "quartile distance"], rows)
+
+
+def _mlp_step_place(result: dict[str, Any]) -> str:
+    place = result["rows"][0]
+    return f"`{result['command']}`, {place['processor']}, {place['isa']}."
+
+
 def layer_memory() -> str:
     """Bytes of a layer under training, as shares of the dense layer's parameter, gradient and momentum."""
     result = read("layer_memory")

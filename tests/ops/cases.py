@@ -16,6 +16,8 @@ LINEAR = [
     (65, 1, 1, 1.0),
     (17, 257, 129, 0.01),
     (200, 64, 64, 0.3),
+    (70, 1100, 200, 0.05),
+    (130, 200, 1024, 0.2),
 ]
 # batch, in, out, (H, W), kernel, stride, padding, dilation, density
 CONV = [

@@ -128,6 +128,35 @@ def test_rows_of_a_wider_matrix():
     assert torch.equal(ops.sparse_linear(columns, *args[1:]), ops.sparse_linear(*args))
 
 
+@pytest.mark.skipif(not info()["loaded"], reason="the reference sums in torch's order")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_blocks_of_inputs_cost_no_bits(dtype):
+    """An output is summed in the order of its inputs, so a layer equals two layers, one after the other, at any cut."""
+    (x, weight, bias, indices, plan, outputs), _ = linear_case(1, 3000, 70, 0.05, dtype)
+    whole = ops.sparse_linear(x, weight, bias, indices, plan, outputs)
+    rows, columns = indices.long() // 3000, indices.long() % 3000
+    for cut in (1, 500, 1024, 2900):
+        sums = bias
+        for low, high in ((0, cut), (cut, 3000)):
+            inside = (columns >= low) & (columns < high)
+            part = (rows[inside] * (high - low) + columns[inside] - low).int()
+            part_plan = linear_plan(part, outputs, high - low, dtype)
+            values = weight[inside]
+            sums = ops.sparse_linear(x[:, low:high].contiguous(), values, sums, part, part_plan, outputs)[0]
+        assert torch.equal(sums, whole[0]), cut
+
+
+@pytest.mark.parametrize("batch", [1, 63, 64, 65, 128])
+def test_bias_gradient_adds_rows_in_order(batch):
+    """The same bits for a column wherever it is in the matrix, so however many columns are summed together."""
+    args, _ = linear_case(batch, 8, 203, 0.1)
+    column = torch.randn(batch, 1)
+    backward = (column.expand(-1, 203).contiguous(), args[0], args[1], args[3], args[4], False, False, True)
+    _, _, bias = ops.sparse_linear_backward(*backward)
+    assert torch.equal(bias, bias[:1].expand(203))
+    torch.testing.assert_close(bias[0].double(), column.double().sum(), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.skipif(not info()["loaded"], reason="the reference keeps no plan")
 def test_a_plan_is_small_and_is_freed():
     indices = active(512 * 512, 0.05)

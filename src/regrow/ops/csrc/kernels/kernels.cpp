@@ -18,6 +18,7 @@ constexpr Kernels<T> table() {
   target.element_size = sizeof(T);
   target.max_tile = kMaxTile;
   target.max_tile_rows = kTileRows<T>;
+  if (kVectorBytes == 64) target.l2_bytes = 1024 * 1024;  // as servers with AVX-512 have at least
   Kernels<T> kernels{};
   kernels.lanes = kLanes<T>;
   kernels.target = target;

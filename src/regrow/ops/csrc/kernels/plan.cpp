@@ -230,6 +230,12 @@ void PlanStorage::build(const Index* flat, const Target& target) {
   const int64_t class_count = s.stride_h * s.stride_w;
   int64_t out_block = choose_block(s.out_channels, cache, footprint(plan_.backward_tile, 1, 1),
                                    per_pair * double(s.out_channels) / double(class_count), segment);
+  // Forward takes blocks that fill a quarter of the second-level cache, where ten weights of a segment remain; the rest
+  // is for what passes by. Its bits do not depend on blocks. Those of backward do: by which weights' lanes are summed
+  // together.
+  if (linear)
+    in_block = std::min(in_block, choose_block(s.in_channels, target.l2_bytes / 4, tile_bytes(1, 8, target),
+                                               per_pair * double(s.in_channels), 10));
   if (target.forward_block > 0) in_block = clamp(target.forward_block, 1, s.in_channels);
   if (target.backward_block > 0) out_block = clamp(target.backward_block, 1, s.out_channels);
 
