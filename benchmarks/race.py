@@ -25,11 +25,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
+import altair as alt
 import torch
 from torch import Tensor, nn
 
@@ -38,9 +40,15 @@ from race_tasks import TASKS, Contender, Data, Examples, Settings, Task
 from regrow.io.atomic import write_atomically
 from regrow.lab.data.datasets import data_root
 from regrow.lab.machine import processor
+from regrow.lab.report.charts import BASE, error_axis, log_axis, markers, save
 
 STAGES = ("tune", "frontier", "time")
 Record = dict[str, Any]
+
+
+@cache
+def load(task: str) -> Data:
+    return TASKS[task].load(data_root(None))
 
 
 class Training:
@@ -152,7 +160,7 @@ class Run:
     def __call__(self) -> Record:
         torch.set_num_threads(1)
         task = TASKS[self.task]
-        data = task.load(data_root(None))
+        data = load(self.task)
         settings = dict(self.settings)
         steps = steps_of(data, settings, self.epochs)
         training = Training(task, data.classes, settings, steps, self.seed)
@@ -230,7 +238,7 @@ def forms(contender: Contender) -> list[str]:
 def time_steps(task: Task, content: Record, rounds: int, threads: int) -> list[Record]:
     """The seconds of a step of each contender and form, rounds in turn, one topology update in each round."""
     torch.set_num_threads(threads)
-    data = task.load(data_root(None))
+    data = load(task.name)
     arms = []
     for name, contender in task.contenders.items():
         if not (settings := winner(content, name)):
@@ -303,6 +311,26 @@ def verdict(found: list[Record]) -> list[Record]:
     return rows
 
 
+def draw(content: Record, file: Path) -> None:
+    """Test error against seconds, a line a contender, a point a length, with standard errors."""
+    unit = "test error in %" if content["measure"] == "error" else "test loss in nats"
+    rows = [{**point, "label": point["contender"]} for point in content["points"]]
+    for row in rows:
+        spread = row["standard_error"] or 0
+        row |= {"low": row["error"] - spread, "high": row["error"] + spread}
+    looks = markers([row["label"] for row in rows])
+    base = BASE.encode(
+        alt.X("seconds:Q", **log_axis("seconds of training", [row["seconds"] for row in rows])),
+        looks["color"],
+    )
+    errors = [row[end] for row in rows for end in ("low", "high")]
+    line = base.mark_line(strokeWidth=1.5).encode(alt.Y("error:Q", **error_axis(unit, errors)))
+    points = base.mark_point(size=60, filled=True, opacity=1).encode(alt.Y("error:Q"), looks["shape"])
+    bars = base.mark_rule().encode(alt.Y("low:Q"), alt.Y2("high:Q"))
+    title = f"The race: {TASKS[content['task']].about}"
+    save(file, line + bars + points, rows, title, "Each point: one length of training, mean of seeds ± standard error.")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=TASKS)
@@ -312,6 +340,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once, a thread each (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="when steps are timed (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=9, help="of timing (default: %(default)s)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the frontiers there")
     parser.add_argument("--json", type=Path, required=True, help="the result file, rewritten after each training")
     chosen = parser.parse_args()
     stages = chosen.stages.split(",")
@@ -341,6 +370,8 @@ def main() -> None:
         write()
         for row in content.get("verdict", []):
             print(row)
+    if chosen.plot:
+        draw(content, chosen.plot)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 
 from regrow.io.atomic import write_atomically
-from table_makers import files, kernels, methods, networks, registry, training, windows
+from table_makers import files, kernels, methods, networks, race, registry, training, windows
 from table_makers.reading import ROOT
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -71,6 +71,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "inference": networks.inference,
     "features": training.features,
     "shakespeare": training.shakespeare,
+    "race_mnist": lambda: race.race("mnist"),
+    "race_table": lambda: race.race("table"),
 }
 
 
