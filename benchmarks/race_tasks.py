@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from sklearn.datasets import make_classification
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -123,16 +122,10 @@ _TOPOLOGY = {
 
 
 def table(root: Path) -> Data:
-    """10,000 numbers an example, 20 of which tell its class: scikit-learn's `make_classification` (Guyon 2003).
-
-    14,000 examples to train with, 3,000 for validation, 3,000 for the test.
-    """
-    x, y = make_classification(
-        20_000, 10_000, n_informative=20, n_redundant=0, n_classes=10, class_sep=2.5, flip_y=0.0, random_state=0
-    )
-    examples, labels = torch.from_numpy(x.astype("float32")), torch.from_numpy(y)
+    """14,000 examples to train with, 3,000 for validation, 3,000 for the test."""
+    x, y = datasets.informative_table()
     cuts = (slice(0, 14_000), slice(14_000, 17_000), slice(17_000, None))
-    return Data(*(Examples(examples[cut], labels[cut]) for cut in cuts), 10)
+    return Data(*(Examples(x[cut], y[cut]) for cut in cuts), 10)
 
 
 # -- Next words
@@ -212,7 +205,7 @@ TASKS = {
             network=lambda classes, settings: MLP(784, settings["width"], classes, settings["norm"]),
             loss=cross_entropy,
             contenders={
-                "dense": Contender({**_SCHEDULE, "width": [512, 1024]}, 4, (2, 4, 8, 16), {"batch": 128}),
+                "dense": Contender({**_SCHEDULE, "width": [512, 1024]}, 4, (1, 2, 4, 8), {"batch": 128}),
                 "sparse": Contender(
                     {**_SCHEDULE, **_TOPOLOGY, "width": [1024, 2048]}, 8, (4, 8, 16, 32), {"batch": 128}
                 ),
@@ -253,7 +246,7 @@ TASKS = {
                         "updates": [30, 60],
                     },
                     12,
-                    (6, 12, 24, 48),
+                    (1.5, 3, 6, 12, 24, 48),
                     {"batch": 128},
                 ),
             },

@@ -191,7 +191,7 @@ def test_ctrl_c_says_how_to_go_on_and_that_command_does(monkeypatch: pytest.Monk
         (["train", "digits-mlp", "--method", "gmp", "--density", "1"], "between 0 and 1"),
         (["train", "digits-mlp", "--method", "mest", "--set", "prune_rate=1"], "at least 0 and below 1"),
         (["train", "digits-mlp", "--set", "prune_schedule=odd"], "use one of cosine"),
-        (["train", "digits-mlp", "--set", "growth=odd"], "use one of momentum, gradient"),
+        (["train", "digits-mlp", "--set", "growth=odd"], "use one of momentum, global-momentum, gradient"),
         (["train", "digits-mlp", "--set", "distribution=odd"], "use one of uniform"),
         (["train", "digits-mlp", "--set", "distribution=global"], "needs a density and scores"),
         (["train", "digits-mlp", "--set", "dense=fc4"], "matches none of fc1.weight"),
@@ -355,11 +355,13 @@ def test_summary_of_a_dense_file_and_of_foreign_ones():
 def test_demo_compares_dense_and_sparse(monkeypatch: pytest.MonkeyPatch):
     from dataclasses import replace
 
+    from regrow.lab.cli import demo
     from regrow.lab.recipes import catalog
 
-    quick = replace(catalog.get_recipe("digits-mlp"), epochs=2)
-    monkeypatch.setitem(catalog.RECIPES, "digits-mlp", lambda: quick)
-    result = run("demo")
+    quick = replace(catalog.get_recipe("digits-mlp"), name="wide-table", epochs=2)
+    monkeypatch.setitem(catalog.RECIPES, "wide-table", lambda: quick)
+    monkeypatch.setattr(demo, "TUNED_DENSE", ("lr=0.05",))
+    result = run("demo", "--density", "0.1")
     assert result.exit_code == 0, result.output
     for text in (
         "5,020 of 50,200",
@@ -370,4 +372,4 @@ def test_demo_compares_dense_and_sparse(monkeypatch: pytest.MonkeyPatch):
         "runs/demo/report.html",
     ):
         assert text in result.stdout
-    assert "is finished already" in run("demo").stdout
+    assert "is finished already" in run("demo", "--density", "0.1").stdout

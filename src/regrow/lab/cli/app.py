@@ -20,7 +20,7 @@ __all__ = ["app"]
 WELCOME = """\
 regrow trains neural networks that are sparse from the first step to the last.
 
-  regrow demo                                   start here: trains a small network dense and sparse, in seconds
+  regrow demo                                   start here: trains a network dense and sparse, in a minute
   regrow doctor                                 checks that the native kernels are loaded
   regrow train lenet300-mnist --density 0.05    trains one run and writes its folder under runs/
   regrow report runs/...                        makes one page of your runs and measurements
@@ -273,16 +273,16 @@ def settings(
 @app.command()
 def demo(
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of networks, topology and order of examples.")] = 0,
-    density: Annotated[float, typer.Option(metavar="SHARE", help="Density of the sparse run, above 0 to 1.")] = 0.1,
+    density: Annotated[float, typer.Option(metavar="SHARE", help="Density of the sparse run, above 0 to 1.")] = 0.05,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the two run folders.")] = Path("runs/demo"),
     threads: ThreadsOption = None,
 ) -> None:
-    """Trains a small network dense and sparse, compares the two and writes a report page; seconds, no download.
+    """Trains a network dense and sparse, compares the two and writes a report page; a minute, no download.
 
     \b
     Examples:
       regrow demo
-      regrow demo --density 0.05 --seed 1
+      regrow demo --density 0.02 --seed 1
     """
     from .demo import run_demo
 

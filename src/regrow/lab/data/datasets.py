@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from regrow.lab.training.randomness import generator
 from .images import ImageFiles, ImageSplit
 from .split import Data, Split
 
-__all__ = ["cifar10", "data_root", "digits", "image_folder", "mnist"]
+__all__ = ["cifar10", "data_root", "digits", "image_folder", "informative_table", "mnist", "wide_table"]
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -56,6 +57,33 @@ def digits(root: Path, seed: int, validation_fraction: float) -> Data:
     rest, test = order[len(y) // 5 :], order[: len(y) // 5]
     train, validation = _held_out(len(rest), seed, validation_fraction)
     return Data(*(Split(x[i], y[i]) for i in (rest[train], rest[validation], test)))
+
+
+TABLE_INPUTS = 10_000
+
+
+@cache
+def informative_table() -> tuple[Tensor, Tensor]:
+    """20,000 examples of ten classes, made by scikit-learn's `make_classification` (after Guyon 2003).
+
+    Of the 10,000 inputs 20 tell the class, and nobody says which; the others are noise.
+
+    Returns:
+        x (20000, 10000) float32 and y (20000,) int64, the same for every seed, in no order.
+    """
+    from sklearn.datasets import make_classification
+
+    x, y = make_classification(
+        20_000, TABLE_INPUTS, n_informative=20, n_redundant=0, n_classes=10, class_sep=2.5, flip_y=0.0, random_state=0
+    )
+    return torch.from_numpy(x.astype("float32")), torch.from_numpy(y)
+
+
+def wide_table(root: Path, seed: int, validation_fraction: float) -> Data:
+    """The examples of `informative_table`; the last 3,000 are the test set."""
+    x, y = informative_table()
+    train, validation = _held_out(17_000, seed, validation_fraction)
+    return Data(*(Split(x[i], y[i]) for i in (train, validation)), Split(x[17_000:], y[17_000:]))
 
 
 def mnist(root: Path, seed: int, validation_fraction: float) -> Data:

@@ -20,7 +20,7 @@ from regrow.lab.errors import RunError, unknown
 
 from .alexnet import alexnet
 from .gpt import GPT
-from .lenet import digits_mlp, lenet_5_caffe, lenet_300_100, lenet_300_100_bn
+from .lenet import digits_mlp, lenet_5_caffe, lenet_300_100, lenet_300_100_bn, table_mlp
 from .vgg import vgg16
 from .wide_mlp import wide_mlp
 from .wide_resnet import WideResNet
@@ -47,6 +47,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet-300-100-bn": lenet_300_100_bn,
     "lenet-5-caffe": lenet_5_caffe,
     "wide-mlp": wide_mlp,
+    "table-mlp": table_mlp,
     "alexnet-s": partial(alexnet, 1024),
     "alexnet-b": partial(alexnet, 2048),
     "vgg16-c": partial(vgg16, "C"),
@@ -68,12 +69,13 @@ _SHAPES = {
     "lenet-300-100-bn": (1, 28, 28),
     "lenet-5-caffe": (1, 28, 28),
     "wide-mlp": (1, 28, 28),
+    "table-mlp": (10_000,),
 }
 """Shape of one input; the other networks take CIFAR-10 images."""
 
 
 def example_input(name: str, batch: int = 2) -> Tensor:
-    """A batch of noise, the same every time, such as a network takes: (batch, C, H, W), for GPT (batch, T) int64.
+    """A batch of noise, the same every time, such as a network takes: (batch, C, H, W), (batch, F) or, for GPT, (batch, T) int64.
 
     Example:
         >>> example_input("lenet-5-caffe").shape
@@ -93,7 +95,7 @@ def build(name: str, num_classes: int = 10, **options: Any) -> nn.Module:
         name: a key of `MODELS`.
         options: options of the network: `in_channels` and `width` (a factor on all channels and hidden features) for
             AlexNet, VGG16 and the wide residual networks, `dropout` for the latter; for `GPT` its arguments; `width`
-            (hidden units) for wide-mlp, which is on the meta device until it becomes sparse.
+            (hidden units) for table-mlp and for wide-mlp, which is on the meta device until it becomes sparse.
 
     Raises:
         UsageError: there is no such network. TypeError: it has no such option.

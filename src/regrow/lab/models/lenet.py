@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-__all__ = ["digits_mlp", "lenet_5_caffe", "lenet_300_100", "lenet_300_100_bn"]
+__all__ = ["digits_mlp", "lenet_5_caffe", "lenet_300_100", "lenet_300_100_bn", "table_mlp"]
 
 
 def _mlp(inputs: int, hidden: tuple[int, int], outputs: int) -> nn.Sequential:
@@ -26,6 +26,11 @@ def _mlp(inputs: int, hidden: tuple[int, int], outputs: int) -> nn.Sequential:
 def digits_mlp(num_classes: int = 10) -> nn.Module:
     """64-300-100-10 for the 8x8 digits; takes (N, 1, 8, 8)."""
     return _mlp(64, (300, 100), num_classes)
+
+
+def table_mlp(num_classes: int = 10, width: int = 64) -> nn.Module:
+    """10000-width-width-classes for the wide table; takes (N, 10000)."""
+    return _mlp(10_000, (width, width), num_classes)
 
 
 def lenet_300_100(num_classes: int = 10) -> nn.Module:

@@ -36,7 +36,7 @@ _OF_NO_UPDATER = [
         None,
         "Start from receptive fields of this randomness, 0 to 1 (see `receptive_fields`); None: uniformly random.",
     ),
-    Option("width", "int | None", None, "Hidden units of the model wide-mlp."),
+    Option("width", "int | None", None, "Hidden units of each layer of the models table-mlp and wide-mlp."),
     Option(
         "rewind_epochs",
         "int",
