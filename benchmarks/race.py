@@ -5,10 +5,12 @@ Three stages, each of which goes on where the result file ends:
 tune      so many trials a contender, drawn at random from its space (race_tasks.py), one seed, judged by validation.
 frontier  the best trial's settings at several lengths, each with a schedule of its own, over several seeds; the test
           set is looked at once, at the end of each training.
-time      the seconds of a step, of all contenders in turn in one process on a quiet machine: everything between two
-          topology updates, with one of them; the dense ones in their fastest form (eager, compiled, bfloat16).
+time      the seconds of a step, of all contenders in turn in one process on a quiet machine, batches and optimizers
+          counted in; the dense ones in their fastest form (eager, compiled, bfloat16), the sparse ones with and
+          without topology updates.
 
-Seconds of a training are its steps times the seconds of a step, without evaluation. All trials are in the file.
+Seconds of a training are its steps and its topology updates times what they take, without evaluation. All trials are
+in the file.
 
     python benchmarks/race.py mnist --json results/race_mnist.json
     python benchmarks/race.py words --stages tune --jobs 1 --json results/race_words.json
@@ -57,7 +59,6 @@ class Training:
     Args:
         settings: of a trial.
         steps: of the whole training.
-        updates: topology updates in it, in place of the settings' number.
     """
 
     def __init__(self, task: Task, classes: int, settings: Settings, steps: int, seed: int):
@@ -81,12 +82,11 @@ class Training:
             )
             for optimizer in self.optimizers
         ]
-        self.update_every = max(1, steps // (settings["updates"] + 1)) if "updates" in settings else steps
         self.updater = self._attach(steps, seed) if "density" in settings else None
         self.loss: Callable[[Tensor, Tensor], Tensor] = lambda x, y: task.loss(self.model, x, y, self.settings)
 
     def _attach(self, steps: int, seed: int) -> regrow.Updater:
-        common = {"total_steps": steps, "update_every": self.update_every}
+        common = {"total_steps": steps, "update_every": interval(self.settings, steps)}
         if self.settings["method"] == "rigl":
             return regrow.RigL(self.model, self.optimizers[0], prune_rate=self.settings["prune_rate"], **common)
         return regrow.SparseMomentum(
@@ -231,25 +231,32 @@ def chunk(training: Training, stream: Iterator[tuple[Tensor, Tensor]], steps: in
 
 def forms(contender: Contender) -> list[str]:
     if contender.is_sparse:
-        return ["eager"]
+        return ["with updates", "between updates"]
     return ["eager", "compiled", *(["bfloat16"] if torch.cpu._is_avx512_bf16_supported() else [])]
 
 
+def interval(settings: Settings, steps: int) -> int:
+    """Steps between topology updates in a training of so many steps."""
+    return max(1, steps // (settings["updates"] + 1))
+
+
 def time_steps(task: Task, content: Record, rounds: int, threads: int) -> list[Record]:
-    """The seconds of a step of each contender and form, rounds in turn, one topology update in each round."""
+    """The seconds of a step of each contender and form, rounds in turn.
+
+    Sparse contenders have two rows: one topology update in each round, as often as in a trial; and none.
+    """
     torch.set_num_threads(threads)
     data = load(task.name)
     arms = []
     for name, contender in task.contenders.items():
         if not (settings := winner(content, name)):
             continue
+        trial = steps_of(data, settings, contender.tuned_at)
+        many = 1000 * trial
         for form in forms(contender):
-            steps = steps_of(data, settings, contender.tuned_at)
-            training = Training(task, data.classes, settings, 100 * steps, 0)
-            every = max(1, steps // (settings["updates"] + 1)) if contender.is_sparse else 100
-            if contender.is_sparse:  # as often as in the trial, without an end in sight
-                training = Training(task, data.classes, {**settings, "updates": 100 * steps // every}, 100 * steps, 0)
-                every = training.update_every
+            every = interval(settings, trial) if contender.is_sparse else 100
+            updates = {"updates": many // every - 1 if form == "with updates" else 0} if contender.is_sparse else {}
+            training = Training(task, data.classes, {**settings, **updates}, many, 0)
             if form == "compiled":
                 training.loss = torch.compile(training.loss)
             if form == "bfloat16":
@@ -261,17 +268,24 @@ def time_steps(task: Task, content: Record, rounds: int, threads: int) -> list[R
             if number:  # the first warms up and compiles
                 seconds.append(taken)
     return [
-        {"contender": name, "form": form, "threads": threads, "seconds": seconds}
-        for name, form, _, _, _, seconds in arms
+        {"contender": name, "form": form, "threads": threads, "steps": every, "seconds": seconds}
+        for name, form, _, _, every, seconds in arms
     ]
 
 
 # -- the result
 
 
-def step_seconds(content: Record, name: str) -> float:
-    """The median of a contender's fastest form."""
-    return min(median(row["seconds"]) for row in content["times"] if row["contender"] == name)
+def seconds_of(content: Record, run: Record) -> float:
+    """Of a training: its steps in the fastest form, and what its topology updates take beside them."""
+    rows = [row for row in content["times"] if row["contender"] == run["contender"]]
+    step = {row["form"]: median(row["seconds"]) for row in rows}
+    if "with updates" not in step:
+        return run["steps"] * min(step.values())
+    (every,) = (row["steps"] for row in rows if row["form"] == "with updates")
+    update = max(0.0, every * (step["with updates"] - step["between updates"]))
+    updates = (run["steps"] - 1) // interval(run["settings"], run["steps"])
+    return run["steps"] * step["between updates"] + updates * update
 
 
 def points(content: Record) -> list[Record]:
@@ -285,7 +299,7 @@ def points(content: Record) -> list[Record]:
             "epochs": epochs,
             "error": fmean(run["test"] for run in runs),
             "standard_error": stdev(run["test"] for run in runs) / len(runs) ** 0.5 if len(runs) > 1 else None,
-            "seconds": runs[0]["steps"] * step_seconds(content, name),
+            "seconds": seconds_of(content, runs[0]),
         }
         for (name, epochs), runs in sorted(groups.items())
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -46,15 +47,25 @@ def largest(scores: Tensor, k: int) -> Tensor:
 def _kth_largest(scores: Tensor, k: int) -> Tensor:
     """The smallest of the k largest scores, k >= 1.
 
-    Block by block: topk holds 16 bytes for each element that it looks at, more than the layer itself; and what does
-    not exceed the k-th largest so far is not looked at, which halves the time.
+    Block by block: what does not exceed the k-th largest so far is not looked at, which halves the time; and no copy
+    is larger than a block.
     """
     first, *blocks = scores.split(max(k, _BLOCK))
-    best = torch.topk(first, k, sorted=False).values
+    best = _k_largest(first, k)
     for block in blocks:
         better = block[block > best.min()]
-        best = torch.topk(torch.cat([best, better]), k, sorted=False).values
+        best = _k_largest(torch.cat([best, better]), k)
     return best.min()
+
+
+def _k_largest(scores: Tensor, k: int) -> Tensor:
+    """The k largest scores, in no order. NumPy's partition is ten times as fast on a CPU as torch's topk."""
+    if scores.device.type != "cpu":
+        return torch.topk(scores, k, sorted=False).values
+    scores = scores.detach()
+    known = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
+    first = scores.numel() - k
+    return torch.from_numpy(numpy.partition(known.numpy(), first)[first:]).to(scores.dtype)
 
 
 def smallest(scores: Tensor, k: int) -> Tensor:
