@@ -103,7 +103,7 @@ def test_a_switch_changes_no_bit_and_no_parameter(kind):
 
 
 def test_layers_change_one_by_one():
-    model, optimizer, updater = made("ac-dc")
+    model, optimizer, _ = made("ac-dc")
     assert "masked until its density is 30%" in str(regrow.summary(model))
     seen = []
     for step in range(STEPS):

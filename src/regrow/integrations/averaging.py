@@ -84,7 +84,6 @@ class AveragedModel(swa_utils.AveragedModel):
         for weight in ours.values():
             weight.accept_values()  # they were averaged at the positions that they have
 
-
     def _in_storage_of(
         self, ours: dict[str, SparseWeight], theirs: Mapping[str, SparseWeight]
     ) -> dict[str, SparseWeight]:

@@ -307,10 +307,10 @@ class MovingUpdater(Updater):
         for name in storages:
             self._after_switch(name)
 
-    def _before_switch(self, name: str) -> None:  # noqa: B027 (not all methods hold anything of a layer)
+    def _before_switch(self, name: str) -> None:
         """Called before a weight of `_weights` is replaced by one of another storage."""
 
-    def _after_switch(self, name: str) -> None:  # noqa: B027
+    def _after_switch(self, name: str) -> None:
         """Called when it has been replaced."""
 
 

@@ -47,9 +47,7 @@ class StorageSwitches:
         """Returns the storage of each weight that changes it, for checkpoints."""
         return {name: weights[name].storage for name in self.rules}
 
-    def change(
-        self, weights: dict[str, SparseWeight], storages: Mapping[str, str], optimizers: Sequence[Any]
-    ) -> None:
+    def change(self, weights: dict[str, SparseWeight], storages: Mapping[str, str], optimizers: Sequence[Any]) -> None:
         """Gives weights another storage, and replaces them in `weights`.
 
         Args:

@@ -26,8 +26,8 @@ __all__ = ["change_storage", "follow_state", "keep_switch", "storage_due"]
 _MASKED, _COMPRESSED = "masked", CompressedStorage.name
 
 _DENSE = 0.5
-"""A compressed weight that grows above this density (or its own limit, if that is more) is masked again, as in the dense
-phases of AC/DC. Between the two limits it keeps the storage that it has, so that small changes cause no switch."""
+"""Above this density, or its own limit if that is more, a compressed weight is masked again, as in the dense phases of
+AC/DC. Between the two it keeps the storage that it has, so that small changes of density cause no switch."""
 
 
 def keep_switch(module: nn.Module, attribute: str, switch: Switch) -> None:

@@ -30,6 +30,13 @@ class Option:
 
 _OF_NO_UPDATER = [
     Option("distribution", "str", "uniform", "How the weights are spread over layers at first; see `sparsify`."),
+    Option("initial_density", "float", 1.0, "Density at which GraNet starts, from the final one to 1."),
+    Option(
+        "compress_below",
+        "float",
+        0.3,
+        "Density at which a layer becomes compressed, with `--storage compressed`; before, it is masked.",
+    ),
     Option("width", "int | None", None, "Hidden units of the model wide-mlp."),
     Option(
         "rewind_epochs",
