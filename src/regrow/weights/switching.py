@@ -8,6 +8,7 @@ elements have to be changed with it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +94,7 @@ def _compress(
         weight.last_update = last_update
         return reason
     storage.attach(model, module, attribute, indices, f"density fell to {switch.below:.0%}")
-    layer = sparse_weights(model)[weight.name].module
+    layer: Any = sparse_weights(model)[weight.name].module
     _refill(parameter, layer.weight.detach())
     layer.weight = parameter
     layer.tune, layer.tuned, layer.last_update = switch.tune, switch.tuned, last_update

@@ -197,7 +197,7 @@ def _of_updater(kind: type[Updater]) -> Method:
 
     fields: tuple[str, ...] = ("dense",) if kind.starts_dense else _START
     fields += ("update_every",) if "update_every" in known else ()
-    options = {} if kind.starts_dense else dict(_SPREAD)
+    options: dict[str, Any] = {} if kind.starts_dense else dict(_SPREAD)
     options |= {name: options_of(kind)[name].default for name in own}
     if kind.starts_dense and getattr(kind, "switches_storage", False):
         options["compress_below"] = 0.3
