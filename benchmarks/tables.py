@@ -65,6 +65,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "time_to_accuracy_wrn": lambda: training.time_to_accuracy("wrn-28-2"),
     "share_rules": training.share_rules,
     "neurons_without_inputs": training.neurons_without_inputs,
+    "storage_switch": training.storage_switch,
     "imagenette": training.imagenette,
     "imagenet_throughput": networks.imagenet_throughput,
     "models": files.models,

@@ -16,6 +16,7 @@ ROOT = Path(regrow.__file__).parent
 FOREIGN = {"torch"} | set(sys.stdlib_module_names)
 NEEDS = {
     "export": {"safetensors"},
+    "topology/selection.py": {"numpy"},
     "lab": None,
     "integrations/lightning.py": {"lightning", "pytorch_lightning"},
     "integrations/huggingface.py": {"transformers"},

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from statistics import mean
+from typing import Any
+
+from regrow.lab.report.leaderboard import mean_and_error
 
 from .reading import markdown, plus_minus, read
 
@@ -136,6 +139,29 @@ def neurons_without_inputs() -> str:
     ]
     head = ["layer", "density", "seed", "neurons without inputs", "mean gradient there", "elsewhere", "grown there"]
     return f"{markdown(head, rows)}\n\n`{result['command']}`"
+
+
+def storage_switch() -> str:
+    """Returns steps and errors of GraNet, masked to the end and compressed on the way."""
+    result = read("storage_switch")
+    by_arm: dict[str, list[Any]] = {}
+    for row in result["rows"]:
+        by_arm.setdefault(row["arm"], []).append(row)
+    epochs = max(row["epoch"] for row in result["rows"])
+    cells = []
+    for arm, rows in by_arm.items():
+        times = [mean(row["step_ms"] for row in rows if row["epoch"] == epoch + 1) for epoch in range(epochs)]
+        ends = [row for row in rows if row["epoch"] == epochs]
+        errors = [
+            plus_minus(*mean_and_error([row[f"{split}_error"] for row in ends])) for split in ("validation", "test")
+        ]
+        cells.append([arm, *(f"{time:.2f}" for time in times), *errors])
+    densities = [
+        mean(row["density"][1] for row in by_arm["masked to the end"] if row["epoch"] == e + 1) for e in range(epochs)
+    ]
+    head = ["", *(f"epoch {e + 1}, ms" for e in range(epochs)), "validation error, %", "test error, %"]
+    cells.append(["density of GraNet at the end", *(f"{density:.3f}" for density in densities), "", ""])
+    return f"{markdown(head, cells)}\n\n`{result['command']}`, processor time of one thread, {result['isa']}."
 
 
 def imagenette() -> str:

@@ -12,13 +12,13 @@ from .distributed import GradientMean, exclude_from_ddp, restore_to_ddp
 from .nn import SparseLayer
 from .topology.indices import check_dense
 from .topology.initial import active_sets
-from .weights import sparse_weights, unwrapped
+from .weights import Switch, keep_switch, sparse_weights, unwrapped
 from .weights.extras import keep_marks
 from .weights.initial_scale import check_rescale, scale_up
 from .weights.meta import materialise, on_meta
-from .weights.prunable import Patterns, select
+from .weights.prunable import Patterns, Prunable, select
 from .weights.readers import used_elsewhere
-from .weights.storage import STORAGES, check_storage, choose
+from .weights.storage import STORAGES, Storage, check_storage, choose
 from .weights.stray import check_no_stray
 
 __all__ = ["densify", "sparsify"]
@@ -32,6 +32,7 @@ def sparsify(
     init: str | Mapping[str, Tensor] = "random",
     dense: Patterns = (),
     storage: str = "auto",
+    compress_below: float | None = None,
     seed: int | None = None,
     rescale: bool | str = "auto",
     tune: bool = False,
@@ -64,6 +65,11 @@ def sparsify(
             regrow's own kernels; for Linear and Conv2d on the CPU that no other code reads and whose replacement loses
             nothing; other layers stay masked), or "auto": compressed up to a density of 0.3. `summary` shows which
             layer has which storage, and why.
+        compress_below: density at which a layer becomes compressed while it trains, in (0, 1), such as 0.3: for methods
+            that start denser than they end (GMP, GraNet, Han, AC/DC). Layers above it are masked until a topology
+            update brings them down to it. The parameter stays the same object and becomes a column, and the state of
+            the optimizer follows; a layer that grows above half of its positions again is masked again. None: no layer
+            changes its storage. Not with storage="masked".
         seed: seed of the random positions; None draws from torch's global generator. If several processes train
             together, an updater gives all of them rank 0's positions.
         rescale: how active values are multiplied at first, so that outputs keep the variance of the dense layer.
@@ -89,22 +95,26 @@ def sparsify(
         >>> regrow.summary(regrow.sparsify(wide, density=1e-7)).active
         6250
     """
-    _check_arguments(density, init, storage)
+    _check_arguments(density, init, storage, compress_below)
     check_rescale(rescale)
     chosen = select(model, dense, also=() if isinstance(init, str) else init)
     parameters = {name: place.parameter for name, place in chosen.items()}
     active = active_sets(parameters, density, distribution, init, seed)
     root = unwrapped(model)
     elsewhere = used_elsewhere(root)
+    wanted = storage if compress_below is None else "compressed"
     storages = {
-        name: choose(storage, place.module, place.parameter, active[name].numel(), elsewhere)
+        name: choose(wanted, place.module, place.parameter, active[name].numel(), elsewhere)
         for name, place in chosen.items()
     }
+    later = set() if compress_below is None else _masked_at_first(root, compress_below, chosen, active, storages)
     made_anew = [place.module for name, place in chosen.items() if storages[name][0].makes_from_meta]
     materialise(on_meta(root, made_anew))
     for name, place in chosen.items():
         kind, why = storages[name]
         model = kind.attach(model, place.module, place.attribute, active[name], why)
+        if compress_below is not None and name in later:
+            keep_switch(place.module, place.attribute, Switch(compress_below, tune))
     for kind in STORAGES.values():
         kind.finish(unwrapped(model))
     for module in model.modules():
@@ -148,9 +158,36 @@ def densify(model: nn.Module, *, keep_inactive: bool = False) -> nn.Module:
     return model
 
 
-def _check_arguments(density: float | None, init: Any, storage: str) -> None:
+def _masked_at_first(
+    root: nn.Module,
+    compress_below: float,
+    chosen: Mapping[str, Prunable],
+    active: Mapping[str, Tensor],
+    storages: dict[str, tuple[Storage, str]],
+) -> set[str]:
+    """Gives masked storage to what is too dense to be compressed yet, and returns the names of what will be."""
+    switch, later = Switch(compress_below), set()
+    for name, place in chosen.items():
+        if storages[name][0].name != "compressed" or switch.allows(active[name].numel(), place.parameter.numel()):
+            continue
+        why = "the model itself cannot be replaced while it trains"
+        if place.module is not root:
+            why = switch.why
+            later.add(name)
+        storages[name] = STORAGES["masked"], why
+    return later
+
+
+def _check_arguments(density: float | None, init: Any, storage: str, compress_below: float | None) -> None:
     if density is not None and not 0 < density <= 1:
         raise ValueError(f"density={density} must be above 0 and at most 1, such as 0.05 for 5 % of the weights")
     check_storage(storage)
+    if compress_below is not None and not 0 < compress_below < 1:
+        raise ValueError(f"compress_below={compress_below} must be a density between 0 and 1, such as 0.3")
+    if compress_below is not None and storage not in ("auto", "compressed"):
+        raise ValueError(
+            f"compress_below={compress_below} makes layers compressed, but storage={storage!r} was asked for; leave "
+            "one of them out"
+        )
     if isinstance(init, str) and init not in ("random", "magnitude"):
         raise ValueError(f"init={init!r} is unknown; use 'random', 'magnitude', or a mapping of scores or masks")

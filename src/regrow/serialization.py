@@ -18,7 +18,7 @@ from .io.atomic import write_atomically
 from .io.checked import load_checked, save_checked
 from .nn import SparseConv2d, SparseLinear
 from .nn.blocked import blocked_inputs, ordinary_outputs
-from .weights import GradientMask, Places, plain_name, sparse_weights, unwrapped
+from .weights import GradientMask, Places, Switch, plain_name, sparse_weights, unwrapped
 from .weights.masked import HOOKS
 from .weights.storage import STORAGES
 from .weights.stray import check
@@ -176,4 +176,4 @@ def safe_globals() -> list[Any]:
         ...     again = torch.load("whole.pt")
     """
     layers = [SparseLinear, SparseConv2d, blocked_inputs, ordinary_outputs]
-    return [*layers, GradientMask, *HOOKS, GradientMean, *GradientMean.HOOKS, nn.modules.module._WrappedHook]
+    return [*layers, GradientMask, Switch, *HOOKS, GradientMean, *GradientMean.HOOKS, nn.modules.module._WrappedHook]

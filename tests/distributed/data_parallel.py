@@ -141,6 +141,34 @@ def every_method(rank, folder):
             raise AssertionError(f"{name}, {storage}: {error}") from error
 
 
+def weights_become_compressed_at_the_same_update(rank, folder):
+    """Wherever the updater is made, and with layers that come back to masked storage, as those of AC/DC do."""
+
+    def made(wrap_first):
+        torch.manual_seed(rank)
+        model = regrow.sparsify(small(), 1.0, compress_below=0.3, seed=rank)
+        network = DistributedDataParallel(model) if wrap_first is True else model
+        optimizer = sgd(model)
+        updater = regrow.ACDC(network, optimizer, total_steps=20, update_every=2, density=0.25)
+        return model, DistributedDataParallel(model) if wrap_first is False else network, optimizer, updater
+
+    for wrap_first in (True, False):
+        model, network, optimizer, updater = made(wrap_first)
+        kinds = []
+        for steps in (4, 16):
+            train(network, optimizer, rank, steps)
+            kinds.append([weight.storage for weight in regrow.sparse_weights(model).values()])
+        assert "compressed" in kinds[-1]
+        if rank == 0:
+            with alone():
+                single, plain, trained, _ = made(None)
+                for steps in (4, 16):
+                    train(plain, trained, None, steps)
+            assert_close(model, single)
+        assert_same_on_ranks(model)
+        assert updater.history
+
+
 def accumulated(network, rank, synchronises):
     """A step of four micro-batches; all but the last without synchronisation, or all with it."""
     optimizer = sgd(network)
@@ -412,6 +440,7 @@ SCENARIOS = [
     lenet5_compressed,
     made_before_or_after_wrapping_with_either_optimizer,
     every_method,
+    weights_become_compressed_at_the_same_update,
     gradients_are_accumulated,
     unused_parameters_count_as_zeros,
     a_nested_net_is_refused_with_the_remedy_that_works,

@@ -10,6 +10,7 @@ NAMES = [
     "lenet5_compressed",
     "made_before_or_after_wrapping_with_either_optimizer",
     "every_method",
+    "weights_become_compressed_at_the_same_update",
     "gradients_are_accumulated",
     "unused_parameters_count_as_zeros",
     "a_nested_net_is_refused_with_the_remedy_that_works",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from regrow.nn._state import ENTRIES
 from regrow.weights import sparse_weights, unwrapped
 
 __all__ = ["check_reducer", "exclude_from_ddp", "restore_to_ddp"]
@@ -18,7 +19,7 @@ _LIST = "_ddp_params_and_buffers_to_ignore"
 
 
 def exclude_from_ddp(model: nn.Module) -> None:
-    """Makes DistributedDataParallel ignore compressed weights, their indices and all masks of `model`.
+    """Makes DistributedDataParallel ignore compressed weights, now or later, their indices and all masks of `model`.
 
     `sparsify` does this for its own model. If you wrap another module that contains that model, call this with the
     outer module before; in a LightningModule, call it at the end of `__init__`.
@@ -48,6 +49,7 @@ def _ours(model: nn.Module) -> set[str]:
     for weight in sparse_weights(model).values():
         path = paths[id(weight.module)]
         own = [*weight.buffers, *([weight.attribute] if weight.reduces_own_gradient else [])]
+        own += ENTRIES if weight.switch else []  # DistributedDataParallel asks once, and it may be compressed later
         names |= {f"{path}.{name}" for name in own}
         names |= set(own if not path else [])  # of the root itself DDP asks for "weight" here, for ".weight" there
     return names

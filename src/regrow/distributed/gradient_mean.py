@@ -101,6 +101,13 @@ class GradientMean:
 
         self._handles = [hook_gradients(weight.parameter, arrived) for weight in weights.values()]
 
+    @staticmethod
+    def follow(model: nn.Module, weights: Mapping[str, SparseWeight]) -> None:
+        """Notes that weights of a model, whose parameters are the same as before, have another storage."""
+        for hook in unwrapped(model)._forward_hooks.values():
+            if (mean := _mean_of(hook)) and mean._weights:
+                mean._weights = dict(weights)
+
     def _stop(self) -> None:
         for handle in self._handles:
             handle.remove()

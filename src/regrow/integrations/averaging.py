@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import swa_utils
 
-from regrow.weights import SparseWeight, among, sparse_weights
+from regrow.weights import SparseWeight, among, change_storage, sparse_weights
 
 from .mean import average
 
@@ -76,11 +77,25 @@ class AveragedModel(swa_utils.AveragedModel):
                 f"{', '.join(differing)} are sparse in only one of the averaged model and this one; make the "
                 "AveragedModel from the model that regrow.sparsify returned"
             )
+        ours = self._in_storage_of(ours, theirs)
         for name, weight in ours.items():
             _follow(weight, theirs[name])
         super().update_parameters(model)
         for weight in ours.values():
             weight.accept_values()  # they were averaged at the positions that they have
+
+    def _in_storage_of(
+        self, ours: dict[str, SparseWeight], theirs: Mapping[str, SparseWeight]
+    ) -> dict[str, SparseWeight]:
+        """Gives weights of the average the storage that those of the model have come to; returns all of them."""
+        differing = {name: weight.storage for name, weight in theirs.items() if ours[name].storage != weight.storage}
+        switches = {name: ours[name].switch or theirs[name].switch for name in differing}
+        known = {name: replace(switch, tuned=None) for name, switch in switches.items() if switch is not None}
+        if not known:
+            return ours
+        strides = {name: theirs[name].parameter.stride() for name in known}
+        change_storage(self.module, {name: differing[name] for name in known}, known, strides)
+        return sparse_weights(self.module)
 
 
 def _follow(average: SparseWeight, weight: SparseWeight) -> None:

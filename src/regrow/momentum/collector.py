@@ -121,6 +121,16 @@ class MomentumCollector:
         self.tap.keeps_pairs = self.sampled
         self.tap.collect(self.collecting)
 
+    def follow(self, weight: SparseWeight, window: int | None, factored: bool) -> None:
+        """Goes on with a weight that has taken the place of the last one, in another storage; `close` first."""
+        self.weight, self.window, self.factored = weight, window, factored
+        self.collecting = self.rule is not None and window is None
+        if window is not None:
+            self.release()
+        self._staged = self._before = self._source = self._heard = None
+        self._stepped = (None, 0)
+        self._open()
+
     def close(self) -> None:
         """Hears of no gradient any more."""
         self.tap.close()

@@ -28,9 +28,10 @@ def check_steps_of(optimizer: torch.optim.Optimizer, weights: Mapping[str, Spars
     for name, weight in weights.items():
         traits = traits_of(optimizer, groups[name], weight)
         reads_shapes = kind in _READ_SHAPES if traits is None else traits.reads_shapes
-        if reads_shapes and not weight.keeps_parameter_shape:
+        if reads_shapes and (weight.switch or not weight.keeps_parameter_shape):
+            stored = "will be" if weight.switch else "is"
             raise ValueError(
-                f"{kind} reads shapes of parameters, but {name} is stored compressed, as a column of its active "
+                f"{kind} reads shapes of parameters, but {name} {stored} stored compressed, as a column of its active "
                 "weights; use SGD, Adam or AdamW, or sparsify(..., storage='masked')"
             )
         if traits is not None and traits.counts_zeros and weight.keeps_parameter_shape:

@@ -96,7 +96,8 @@ def trained_weights(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     weights = sparse_weights(model)
     if not weights:
         raise ValueError("the model has no sparse weights; call model = regrow.sparsify(model, density) first")
-    if sharded := [n for n, w in weights.items() if not w.keeps_parameter_shape and is_sharded(w.parameter)]:
+    columns = {n: w for n, w in weights.items() if w.switch or not w.keeps_parameter_shape}
+    if sharded := [name for name, weight in columns.items() if is_sharded(weight.parameter)]:
         raise ValueError(f"{', '.join(sharded)}: compressed weights cannot be sharded; use sparsify(storage='masked')")
     held = _parameters(optimizer) or set()
     absent = [name for name, weight in weights.items() if id(weight.parameter) not in held]

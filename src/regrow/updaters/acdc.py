@@ -24,7 +24,7 @@ class ACDC(ComposedUpdater):
     weights of the network; in dense phases the others start from 0 again. The last phase is sparse.
 
     Args:
-        model: `sparsify(model, 1.0, storage="masked")`.
+        model: `sparsify(model, 1.0, storage="masked")`, or `compress_below=0.3` for layers that become compressed.
         optimizer: any.
         total_steps: optimizer steps T of the whole training; after it nothing changes.
         update_every: optimizer steps between updates, 1 to T; None: by hand, with `update()`. A phase begins with the

@@ -30,6 +30,8 @@ from regrow.optimizers.hooks import (
 from regrow.optimizers.rows import RowWatch
 from regrow.weights import SparseWeight, shard_masks
 
+from .storage_switches import StorageSwitches
+
 __all__ = ["MovingUpdater", "Updater", "check_steps", "row_of"]
 
 
@@ -248,9 +250,19 @@ class Updater(ABC):
 class MovingUpdater(Updater):
     """An updater that changes active sets; an optimizer has one of these at most."""
 
+    _switches: StorageSwitches | None = None
+    switches_storage: ClassVar[bool] = False
+    """Whether weights may change their storage, see `sparsify(compress_below=...)`."""
+
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
         super().__init__(model, optimizer)
         check_movable(self.optimizer, self._weights)
+        self._switches = StorageSwitches.of(model, self._weights)
+        if self._switches and not self.switches_storage:
+            raise ValueError(
+                f"{type(self).__name__} cannot change the storage of {', '.join(self._switches.rules)}; use "
+                "sparsify(...) without compress_below"
+            )
 
     def _move(
         self,
@@ -279,7 +291,27 @@ class MovingUpdater(Updater):
         self.history += rows
         for weight in self._weights.values():
             weight.last_update = self.step
+        if self._switches:
+            self._change_storage(self._switches, self._switches.due(self._weights))
         self._alignment.settle()
+
+    def _change_storage(self, switches: StorageSwitches, storages: Mapping[str, str]) -> None:
+        """Gives weights another storage; the optimizer's state, and all that holds these weights, follow."""
+        if not storages:
+            return
+        for name in storages:
+            self._before_switch(name)
+        self._row_watch.close()
+        switches.change(self._weights, storages, self._optimizers)
+        self._row_watch = RowWatch(self._weights)
+        for name in storages:
+            self._after_switch(name)
+
+    def _before_switch(self, name: str) -> None:
+        """Called before a weight of `_weights` is replaced by one of another storage."""
+
+    def _after_switch(self, name: str) -> None:
+        """Called when it has been replaced."""
 
 
 def row_of(

@@ -101,6 +101,8 @@ class ComposedUpdater(MovingUpdater):
         ... )
     """
 
+    switches_storage = True
+
     @renamed_arguments(share="redistribution", share_rule="redistribution_rule")
     def __init__(
         self,
@@ -155,12 +157,8 @@ class ComposedUpdater(MovingUpdater):
             prune, grow, redistribution, redistribution_rule, amount, target, per_neuron, max_density, growth_scope
         )
         rules = self._rules(collect, uses_momentum)
-        weights = self._weights
-        sampled = collect == "sampled-gradient"
-        windows = {n: window_of(weight, window) if collect == "momentum" else 1 for n, weight in weights.items()}
-        products = {
-            n: not sampled and keeps_factors(weight, rules[n], windows[n], factored) for n, weight in weights.items()
-        }
+        self._window = window if collect == "momentum" else 1
+        self._factored, self._sampled = factored, collect == "sampled-gradient"
         self._inherits = inherit and collect == "momentum"
         self._generator = same_generator(seeded_generator(seed), self._device)
         self._expected: int | None = None
@@ -168,12 +166,13 @@ class ComposedUpdater(MovingUpdater):
         self._costs = Costs(model, needs_flops)
         self._gradients = ActiveGradients(self._weights) if uses_gradient else None
         self._needs_gradient = grow is not None or collect is not None or uses_gradient or uses_momentum
-        self._collectors = {
-            name: MomentumCollector(
-                weight, rules[name], windows[name], window_batch, products[name], update_every, sampled
+        self._collectors = {}
+        for name, weight in self._weights.items():
+            rule, steps = rules[name], window_of(weight, self._window)
+            factors = self._keeps_factors(weight, rule, steps)
+            self._collectors[name] = MomentumCollector(
+                weight, rule, steps, window_batch, factors, update_every, self._sampled
             )
-            for name, weight in weights.items()
-        }
         self._set_collecting()
         self._hang()
 
@@ -188,6 +187,10 @@ class ComposedUpdater(MovingUpdater):
             own = {n: optimizer_rule(self.optimizer, self._group(n), weight) for n, weight in self._weights.items()}
             rules = {**own} if collect == "momentum" else rules
         return rules
+
+    def _keeps_factors(self, weight: SparseWeight, rule: Rule | None, window: int | None) -> bool:
+        """Returns whether a layer's gradients are kept as factors; those of samples are few, and are not."""
+        return not self._sampled and keeps_factors(weight, rule, window, self._factored)
 
     def expect_update(self, after: int) -> None:
         """Announces that the next update by hand comes after so many more steps, so that the window opens in time.
@@ -307,6 +310,8 @@ class ComposedUpdater(MovingUpdater):
         }
         if self._gradients:
             state["gradients"] = self._gradients.state_dict()
+        if self._switches:
+            state["storage"] = self._switches.state(self._weights)
         return state | self._own_state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -319,6 +324,7 @@ class ComposedUpdater(MovingUpdater):
             ValueError: the state is that of another model, method or kind of optimizer; nothing is changed.
         """
         self._check_state(state)
+        self._take_storage(state.get("storage", {}))
         self._generator.set_state(state["generator"].cpu())
         self.step = state["step"]
         of_first_format = None if self.update_every else state.get("next_update")
@@ -331,6 +337,26 @@ class ComposedUpdater(MovingUpdater):
             self._gradients.load_state_dict(state["gradients"])
         self._load_own_state(state)
         self._set_collecting()
+
+    def _take_storage(self, storages: Mapping[str, str]) -> None:
+        """Gives weights the storage that they had when a state was saved."""
+        differing = {name: kind for name, kind in storages.items() if kind != self._weights[name].storage}
+        rules = self._switches.rules if self._switches else {}
+        if fixed := sorted(differing.keys() - rules.keys()):
+            raise ValueError(
+                f"{', '.join(fixed)} had another storage where this updater state was saved; make the model with the "
+                "compress_below that sparsify was given there"
+            )
+        if self._switches:
+            self._change_storage(self._switches, differing)
+
+    def _before_switch(self, name: str) -> None:
+        self._collectors[name].close()
+
+    def _after_switch(self, name: str) -> None:
+        weight, collector = self._weights[name], self._collectors[name]
+        window = window_of(weight, self._window)
+        collector.follow(weight, window, self._keeps_factors(weight, collector.rule, window))
 
     def _own_state(self) -> dict[str, Any]:
         """Returns what a method adds to the state; methods that add something say how it is loaded."""

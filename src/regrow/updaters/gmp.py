@@ -22,7 +22,7 @@ class GMP(ComposedUpdater):
     cubic from 1 to `density`. Pruned weights never grow again.
 
     Args:
-        model: `sparsify(model, 1.0, storage="masked")`.
+        model: `sparsify(model, 1.0, storage="masked")`, or `compress_below=0.3` for layers that become compressed.
         optimizer: any.
         total_steps: optimizer steps T of the whole training; after it nothing changes.
         update_every: optimizer steps between updates, 1 to T (the paper: 100 to 1,000); None: by hand, with `update()`.

@@ -27,8 +27,8 @@ class GraNet(ComposedUpdater):
     moment.
 
     Args:
-        model: sparse at the density at which the training starts: 1.0 in masked storage (dense to sparse), or less,
-            such as the paper's 0.5 (sparse to sparse).
+        model: sparse at the density at which the training starts: 1.0 (dense to sparse), or less, such as the paper's
+            0.5 (sparse to sparse); in masked storage, or masked until it is sparse (`sparsify(compress_below=...)`).
         optimizer: any.
         total_steps: optimizer steps T of the whole training; after it nothing changes.
         update_every: optimizer steps between updates, 1 to T; None: by hand, with `update()`.
@@ -44,7 +44,7 @@ class GraNet(ComposedUpdater):
             is changed.
 
     Example:
-        >>> model = regrow.sparsify(make_model(), 0.5, storage="masked")
+        >>> model = regrow.sparsify(make_model(), 0.5, compress_below=0.3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> updater = regrow.GraNet(model, optimizer, total_steps=54_000, update_every=540, density=0.05)
     """

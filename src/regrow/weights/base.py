@@ -6,8 +6,10 @@ by (module, name) each time, because wrappers may replace the parameter object.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from .tap import GradientListener, GradientTap
 
 __all__ = [
     "SparseWeight",
+    "Switch",
     "among",
     "hook_gradients",
     "is_sharded",
@@ -24,6 +27,30 @@ __all__ = [
     "per_element_state",
     "put",
 ]
+
+
+@dataclass
+class Switch:
+    """When a weight in masked storage becomes compressed.
+
+    Attributes:
+        below: the density at or below which it does, in (0, 1).
+        tune: see `sparsify`; of the compressed layer.
+        tuned: what the layer has measured, where it was compressed before; see `SparseLayer.tuned`.
+    """
+
+    below: float
+    tune: bool = False
+    tuned: Tensor | None = field(default=None, compare=False)
+
+    @property
+    def why(self) -> str:
+        """The reason for masked storage, for the summary."""
+        return f"masked until its density is {self.below:.0%}"
+
+    def allows(self, active: int, numel: int) -> bool:
+        """Returns whether so many active weights of so many are compressed."""
+        return active <= math.ceil(self.below * numel)
 
 
 class SparseWeight(ABC):
@@ -37,8 +64,9 @@ class SparseWeight(ABC):
         why: the reason for the storage.
         keeps_parameter_shape: whether the parameter has the dense shape, so that optimizers see it, and keep state of
             it, as of a dense one; if not, it is a column of the active values.
-        reduces_own_gradient: whether regrow averages its gradient over ranks, because the parameter changes its length.
+        reduces_own_gradient: whether regrow averages its gradient over ranks, because the parameter changes its size.
         default_window: steps before an update in which gradients of all positions are collected; None: all steps.
+        switch: when it becomes compressed, while it is masked; None where it keeps its storage.
     """
 
     storage: str
@@ -46,6 +74,7 @@ class SparseWeight(ABC):
     keeps_parameter_shape = True
     reduces_own_gradient = False
     default_window: int | None = None
+    switch: Switch | None = None
 
     def __init__(self, name: str, module: nn.Module, attribute: str):
         self.name = name

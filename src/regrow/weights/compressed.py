@@ -316,7 +316,7 @@ def keep_blocked(model: nn.Module) -> None:
     for module in inside:
         if isinstance(module, nn.BatchNorm2d):
             module.register_forward_pre_hook(blocked_inputs)
-    model.register_forward_hook(ordinary_outputs)
+    model.register_forward_hook(ordinary_outputs, prepend=True)  # other hooks of the root see ordinary tensors
 
 
 def leave_blocked(model: nn.Module) -> None:

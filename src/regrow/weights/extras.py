@@ -106,9 +106,15 @@ def irreplaceable(module: nn.Linear | nn.Conv2d, parameter: nn.Parameter) -> str
 def _of_parameter(parameter: nn.Parameter) -> str | None:
     if type(parameter) is not nn.Parameter:
         return f"its weight is a {type(parameter).__name__}"
-    if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+    accumulated = (parameter._post_accumulate_grad_hooks or {}).values()
+    if parameter._backward_hooks or not all(_is_ours(hook) for hook in accumulated):
         return "its gradient has a hook"
     return None
+
+
+def _is_ours(hook: Any) -> bool:
+    """Returns whether a hook is regrow's own, which follows a parameter that changes its storage."""
+    return str(getattr(hook, "__module__", "")).partition(".")[0] == __name__.partition(".")[0]
 
 
 def _of_members(module: nn.Module) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import hook_gradients, is_sharded, local
+from .base import Switch, hook_gradients, is_sharded, local
 from .tap import GradientListener
 
 __all__ = ["MARK", "GradientMask", "take_left_behind"]
@@ -28,6 +28,7 @@ class GradientMask:
 
     Attributes:
         last_update: optimizer steps that had been taken at the last update of the topology; 0 before the first.
+        switch: when the weight becomes compressed; None: never.
     """
 
     def __init__(self, attribute: str, why: str, parameter: nn.Parameter):
@@ -36,6 +37,7 @@ class GradientMask:
         self.collecting = False
         self.needed: int | None = None
         self.last_update = 0
+        self.switch: Switch | None = None
         self._mask_name = f"{attribute}_mask"
         self._module: weakref.ref[nn.Module] | None = None
         self._listener: weakref.WeakMethod[Any] | None = None
@@ -215,11 +217,13 @@ class GradientMask:
     def __reduce__(self) -> tuple[Any, ...]:
         module, parameter = self.module, self._own()
         state = {"module": module, "seen": (self.buffer, parameter), "last_update": self.last_update}
+        state["switch"] = self.switch
         return GradientMask, (self.attribute, self.why, parameter), state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.module = state["module"]
         self.last_update = state.get("last_update", 0)
+        self.switch = state.get("switch")
         if "seen" in state:  # of models that were pickled before it was kept, it is looked at later
             self._seen = _Seen(*state["seen"])
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from regrow.nn._state import LAST_UPDATE, expand_compressed, is_compressed_state, warn_dense_state
 
 from .activity import ActivityHook, activity_of, is_known
-from .base import SparseWeight, among, is_sharded, local, per_element_state
+from .base import SparseWeight, Switch, among, is_sharded, local, per_element_state
 from .gradient_mask import MARK, GradientMask, take_left_behind
 from .passes import Passes
 from .staged import StagedGradient
@@ -35,6 +35,14 @@ class MaskedWeight(SparseWeight):
     @property
     def why(self) -> str:  # type: ignore[override]
         return self._gradient_mask.why
+
+    @property
+    def switch(self) -> Switch | None:  # type: ignore[override]
+        return self._gradient_mask.switch
+
+    @property
+    def reduces_own_gradient(self) -> bool:  # type: ignore[override]
+        return self.switch is not None
 
     @property
     def mask(self) -> Tensor:
@@ -283,6 +291,8 @@ def _before_loading(
     for attribute, marker in module.__dict__.get(MARK, {}).items():
         marker.last_update = metadata.get(LAST_UPDATE, {}).get(attribute, 0)
         if attribute == "weight" and is_compressed_state(state_dict, prefix):
+            if marker.switch is not None:
+                marker.switch.tuned = state_dict.get(f"{prefix}tuned")
             expand_compressed(state_dict, prefix, module._parameters["weight"].shape)  # type: ignore[union-attr]
         if f"{prefix}{attribute}_mask" in state_dict:
             marker.accept()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
 import regrow
-from regrow.lab import Reporter, Settings, UsageError, train
+from lab.comparing import assert_same_run
+from regrow.lab import Interrupted, Reporter, Settings, UsageError, train
 from regrow.lab.cli.summary import print_network
 from regrow.lab.recipes.methods import METHODS
 from regrow.lab.training.folder import RunFolder
+from regrow.lab.training.position import Position
 from regrow.lab.training.session import make_session
 
 SPARSE = [name for name in METHODS if name not in ("dense", "lottery")]  # test_lottery has that
@@ -55,12 +60,56 @@ def test_a_method_learns_and_ends_as_sparse_as_asked(
     assert f"{summary['active_weights']:,} / {summary['prunable_weights']:,}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("method", sorted(STARTS_DENSE | {"top-kast", "edge-popup"}))
-def test_methods_that_start_dense_refuse_compressed_storage(
+STAY_MASKED = sorted(m for m in STARTS_DENSE | {"top-kast", "edge-popup"} if "compress_below" not in METHODS[m].options)
+
+
+@pytest.mark.parametrize("method", STAY_MASKED)
+def test_methods_that_stay_masked_refuse_compressed_storage(
     method: str, short: Callable[..., Settings], tmp_path: Path
 ):
-    with pytest.raises(UsageError, match=f"{method} starts with all weights"):
+    with pytest.raises(UsageError, match=f"{method} trains in masked storage to the end"):
         train(short(method=method, storage="compressed"), out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("granet", ["initial_density=0.5"]),
+        pytest.param("gmp", [], marks=pytest.mark.slow),
+        pytest.param("ac-dc", ["compress_below=0.25"], marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_that_becomes_compressed_is_resumed_to_its_bits(
+    method: str, options: list[str], short: Callable[..., Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Stopped after every epoch, so before the switch, with it and after it."""
+    settings = short("epochs=4", *options, method=method, density=0.1, storage="compressed")
+    summary = train(settings, out=tmp_path / "run", threads=1)
+    assert "compressed" in summary["storage"]
+    assert summary["flop_density_start"] == (0.5 if options == ["initial_density=0.5"] else 1.0)
+    print_network(tmp_path / "run")
+    assert "compressed" in capsys.readouterr().out
+    for epoch in (1, 2, 3, 4):
+        stop = SignalAt(epoch) if epoch < 4 else Reporter()
+        with suppress(Interrupted):
+            train(settings, out=tmp_path / "stopped", threads=1, resume=True, reporter=stop)
+    assert_same_run(tmp_path / "stopped", tmp_path / "run")
+
+
+class SignalAt(Reporter):
+    """Stops a run in the middle of an epoch."""
+
+    def __init__(self, epoch: int):
+        self._epoch = epoch
+
+    def batch(self, position: Position) -> None:
+        if (position.epoch, position.batch) == (self._epoch, 17):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_limit_that_changes_nothing_is_refused(short: Callable[..., Settings]):
+    with pytest.raises(UsageError, match="changes nothing without --storage compressed"):
+        short("compress_below=0.2", method="gmp", density=0.1)
 
 
 @pytest.mark.parametrize("method", sorted(JUDGES))

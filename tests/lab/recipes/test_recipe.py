@@ -20,7 +20,9 @@ def test_published_mnist_protocol():
 
 def test_published_cifar10_protocol():
     names = {name.removesuffix("-cifar10") for name in RECIPES if name.endswith("-cifar10")}
-    assert names == {name for name in MODELS if not name.startswith(("digits", "lenet", "gpt", "wide", "table", "survival"))}
+    assert names == {
+        name for name in MODELS if not name.startswith(("digits", "lenet", "gpt", "wide", "table", "survival"))
+    }
     for name in names:
         recipe = get_recipe(f"{name}-cifar10")
         assert recipe.model == name

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regrow.lab.errors import Interrupted, refuse_twice
+from regrow.lab.errors import Interrupted, UsageError, refuse_twice
 
 from .bench import bench
 from .command import Command
@@ -97,6 +97,14 @@ def train(
         int | None,
         typer.Option(metavar="N", help="Number of epochs; the learning-rate schedule is scaled to fit."),
     ] = None,
+    time_like: Annotated[
+        str | None,
+        typer.Option(
+            "--time-like",
+            metavar="dense",
+            help="As many epochs as fit into the time of the recipe's dense training; measures a few steps first.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed for weights, topology, data order and data split.")] = 0,
     set_: Annotated[
         list[str] | None,
@@ -174,6 +182,7 @@ def train(
     Examples:
       regrow train lenet300-mnist --density 0.05 --epochs 20 --seed 3 --resume
       regrow train lenet300-mnist --method rigl --set update_every=100 --set stop_fraction=0.8
+      regrow train lenet300-mnist --density 0.05 --time-like dense
     """
     from regrow import ops
     from regrow.lab.recipes.methods import check_taken
@@ -181,6 +190,7 @@ def train(
     from regrow.lab.recipes.settings import make_settings
     from regrow.lab.training.loop import train as run
     from regrow.lab.training.progress import terminal_reporter
+    from regrow.lab.training.time_like import fit_epochs, with_stored_epochs
 
     from .command import is_rank_0, resume_command
     from .live import report_beside
@@ -206,6 +216,15 @@ def train(
     if not resume:  # a run of `regrow compare` goes on with the settings that its methods share
         check_taken([method], named)
     folder = out or settings.folder()
+    if time_like is not None:
+        if time_like != "dense" or "epochs" in named or devices * nodes > 1:
+            raise UsageError(
+                "--time-like dense chooses the epochs of a run in one process; leave out --epochs, --devices and "
+                "--nodes, or --time-like"
+            )
+        folder = out = out or folder.with_name(f"{folder.name}-time-of-dense")
+        known = with_stored_epochs(settings, folder) if resume else None
+        settings = known or fit_epochs(settings, data_dir=data_dir, threads=threads, say=typer.echo)
     how: dict[str, Any] = {
         "data_dir": data_dir,
         "threads": threads,

@@ -83,7 +83,7 @@ def wide_table(root: Path, seed: int, validation_fraction: float) -> Data:
     """The examples of `informative_table`; the last 3,000 are the test set."""
     x, y = informative_table()
     train, validation = _held_out(17_000, seed, validation_fraction)
-    return Data(*(Split(x[i], y[i]) for i in (train, validation)), Split(x[17_000:], y[17_000:]))
+    return Data(*(Split(x[i], y[i]) for i in (train, validation, torch.arange(17_000, len(y)))))
 
 
 def mnist(root: Path, seed: int, validation_fraction: float) -> Data:

@@ -75,7 +75,7 @@ _SHAPES = {
 
 
 def example_input(name: str, batch: int = 2) -> Tensor:
-    """A batch of noise, the same every time, such as a network takes: (batch, C, H, W), (batch, F) or, for GPT, (batch, T) int64.
+    """A batch of noise, the same every time, such as a network takes: (batch, C, H, W), (batch, F) or (batch, T) int64.
 
     Example:
         >>> example_input("lenet-5-caffe").shape

@@ -129,11 +129,17 @@ def _random(model: nn.Module, settings: Choice, examples: Examples | None) -> nn
 
 
 def _all_weights(model: nn.Module, settings: Choice, examples: Examples | None) -> nn.Module:
+    """Starts with all weights, or with as many as the recipe says; masked until they are few, if that is asked for."""
+    option = settings.recipe.option
+    how: dict[str, Any] = {"storage": "masked"}
     if settings.storage == "compressed":
-        raise UsageError(
-            f"{settings.method} starts with all weights, in masked storage; leave out --storage compressed"
-        )
-    return _sparsify(model, settings, density=1.0, distribution="uniform", storage="masked")
+        if "compress_below" not in METHODS[settings.method].options:
+            raise UsageError(f"{settings.method} trains in masked storage to the end; leave out --storage compressed")
+        how = {"storage": "compressed", "compress_below": option("compress_below", 0.3)}
+    elif (below := option("compress_below")) is not None:
+        raise UsageError(f"compress_below={below} changes nothing without --storage compressed; add that, or leave it")
+    density = option("initial_density", 1.0) if "initial_density" in METHODS[settings.method].options else 1.0
+    return _sparsify(model, settings, density=density, distribution="uniform", **how)
 
 
 def _ticket(model: nn.Module, settings: Choice, examples: Examples | None) -> nn.Module:
@@ -203,6 +209,10 @@ def _of_updater(kind: type[Updater]) -> Method:
     fields += ("update_every",) if "update_every" in known else ()
     options: dict[str, Any] = {} if kind.starts_dense else {**_SPREAD, "receptive_field": None}
     options |= {name: options_of(kind)[name].default for name in own}
+    if kind.starts_dense and getattr(kind, "switches_storage", False):
+        options["compress_below"] = 0.3
+    if kind is regrow.GraNet:
+        options["initial_density"] = 1.0
     return Method(
         attach, _all_weights if kind.starts_dense else _random, kind.updates, fields, options, _first_line(kind)
     )

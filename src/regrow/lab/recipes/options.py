@@ -37,6 +37,13 @@ _OF_NO_UPDATER = [
         "Start from receptive fields of this randomness, 0 to 1 (see `receptive_fields`); None: uniformly random.",
     ),
     Option("width", "int | None", None, "Hidden units of each layer of the models table-mlp and wide-mlp."),
+    Option("initial_density", "float", 1.0, "Density at which GraNet starts, from the final one to 1."),
+    Option(
+        "compress_below",
+        "float",
+        0.3,
+        "Density at which a layer becomes compressed, with `--storage compressed`; before, it is masked.",
+    ),
     Option(
         "rewind_epochs",
         "int",

@@ -23,11 +23,12 @@ class StepCost:
 
     def __init__(self, session: Session):
         self._session = session
-        self._weights = list(regrow.sparse_weights(session.model).values()) if session.updater else []
         self.topology_changed()
 
     def topology_changed(self) -> None:
-        """Notes that active sets have moved."""
+        """Notes that active sets have moved, and weights may have come to another storage."""
+        session = self._session
+        self._weights = list(regrow.sparse_weights(session.model).values()) if session.updater else []
         self.flop_density = self._session.flop_density
         self._known: dict[tuple[bool, ...], float] = {}
 

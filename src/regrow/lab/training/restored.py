@@ -10,6 +10,7 @@ from torch import nn
 from regrow.lab.errors import UsageError
 from regrow.lab.recipes.methods import make_network, make_sparse
 from regrow.lab.recipes.settings import Settings, settings_of
+from regrow.weights import follow_state
 
 from .folder import CHECKPOINT, load_checkpoint
 
@@ -31,5 +32,6 @@ def load_network(path: Path) -> tuple[Settings, nn.Module, dict[str, Any]]:
     state = load_checkpoint(file)
     settings = settings_of(state["settings"])
     model = make_sparse(make_network(settings.recipe), settings)
+    follow_state(model, state["model"])
     model.load_state_dict(state["model"])
     return settings, model, state
