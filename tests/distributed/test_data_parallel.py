@@ -8,6 +8,7 @@ SCENARIOS = "data_parallel"
 NAMES = [
     "lenet5_masked",
     "lenet5_compressed",
+    "gradients_by_winograds_algorithm",
     "made_before_or_after_wrapping_with_either_optimizer",
     "every_method",
     "gradients_are_accumulated",

@@ -81,6 +81,8 @@ class ComposedUpdater(MovingUpdater):
             gradients of inactive weights in compressed storage; None: all.
         factored: keep what is collected of compressed Linear layers under SGD as the factors of their gradients,
             without a tensor of dense size; grow criteria then return `lazy.LazyScores`. None: above 2^26 positions.
+        winograd: compute the gradients of inactive weights of compressed 3x3 convolutions with stride 1 and many
+            channels by Winograd's algorithm (`regrow.ops.winograd`), which differs by rounding and costs less.
         seed: seed of the generator that criteria may use; None draws one from torch's global generator.
 
     Attributes:
@@ -129,6 +131,7 @@ class ComposedUpdater(MovingUpdater):
         window: int | Literal["all"] | None = None,
         window_batch: int | None = None,
         factored: bool | None = None,
+        winograd: bool = False,
         seed: int | None = None,
     ):
         check_steps(total_steps, update_every)
@@ -170,7 +173,7 @@ class ComposedUpdater(MovingUpdater):
         self._needs_gradient = grow is not None or collect is not None or uses_gradient or uses_momentum
         self._collectors = {
             name: MomentumCollector(
-                weight, rules[name], windows[name], window_batch, products[name], update_every, sampled
+                weight, rules[name], windows[name], window_batch, products[name], update_every, sampled, winograd
             )
             for name, weight in weights.items()
         }
