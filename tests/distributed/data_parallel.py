@@ -421,6 +421,7 @@ def a_checkpoint_holds_the_updater_of_every_rank(rank, folder):
 SCENARIOS = [
     lenet5_masked,
     lenet5_compressed,
+    gradients_by_winograds_algorithm,
     made_before_or_after_wrapping_with_either_optimizer,
     every_method,
     gradients_are_accumulated,
