@@ -36,6 +36,8 @@ def small_conv_net() -> nn.Module:
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[Path, int, float], Data]]] = {
     "lenet300": (partial(models.build, "lenet-300-100"), mnist),
     "cifar10-conv": (small_conv_net, cifar10),
+    "vgg16-d": (partial(models.build, "vgg16-d"), cifar10),
+    "vgg16-d-half": (partial(models.build, "vgg16-d-half"), cifar10),
 }
 
 
@@ -65,13 +67,20 @@ class Training:
             self.step(index)
         return self
 
-    def branch(self, window: int | str, window_batch: int | None = None, update_after: int | None = None) -> Training:
+    def branch(
+        self,
+        window: int | str,
+        window_batch: int | None = None,
+        update_after: int | None = None,
+        winograd: bool = True,
+    ) -> Training:
         """A copy that goes on with another window; it forgets what has been collected unless that is "all" again."""
         updater_state = self.updater.state_dict()
         if window != "all":
             for missing in updater_state["missing"].values():
                 missing |= {"steps": 0, "moments": {}}
-        twin = made(self.data, copy.deepcopy(self.model), self.protocol, self.total_steps, window, window_batch)
+        model = copy.deepcopy(self.model)
+        twin = made(self.data, model, self.protocol, self.total_steps, window, window_batch, winograd)
         twin.optimizer.load_state_dict(copy.deepcopy(self.optimizer.state_dict()))
         twin.updater.load_state_dict(updater_state)
         if update_after is not None:
@@ -98,6 +107,7 @@ def made(
     total_steps: int,
     window: int | str,
     window_batch: int | None = None,
+    winograd: bool = True,
 ) -> Training:
     """A training of a sparse model from its first step."""
     optimizer = torch.optim.SGD(
@@ -108,6 +118,12 @@ def made(
         weight_decay=protocol.weight_decay,
     )
     updater = regrow.SparseMomentum(
-        model, optimizer, total_steps=total_steps, update_every=None, window=window, window_batch=window_batch
+        model,
+        optimizer,
+        total_steps=total_steps,
+        update_every=None,
+        window=window,
+        window_batch=window_batch,
+        winograd=winograd,
     )
     return Training(data, model, optimizer, updater, protocol, total_steps)

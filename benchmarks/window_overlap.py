@@ -210,7 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=description, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--networks", default=",".join(NETWORKS), type=lambda text: text.split(","))
+    parser.add_argument("--networks", default="lenet300,cifar10-conv", type=lambda text: text.split(","))
     parser.add_argument("--density", type=float, default=0.05)
     parser.add_argument("--seeds", type=integers, default=(0, 1))
     parser.add_argument("--epochs", type=int, default=10, help="length of the schedule (default 10)")

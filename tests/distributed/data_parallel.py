@@ -115,6 +115,17 @@ def lenet5_compressed(rank, folder):
     compare(lenet5, rank, "compressed", data=LENET)
 
 
+def wide_convolution():
+    """With channels enough for gradients by Winograd's algorithm."""
+    body = [nn.Conv2d(1, 80, 3), nn.Tanh(), nn.Conv2d(80, 84, 3, padding=1), nn.Tanh()]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(84, 4)).double()
+
+
+def gradients_by_winograds_algorithm(rank, folder):
+    data = {"shape": (1, 6, 6), "size": 4}
+    compare(wide_convolution, rank, "compressed", data=data, update_every=3, window=2, winograd=True)
+
+
 def small():
     return mlp(8, 12, 4, dtype=torch.float64)
 
@@ -438,6 +449,7 @@ def a_checkpoint_holds_the_updater_of_every_rank(rank, folder):
 SCENARIOS = [
     lenet5_masked,
     lenet5_compressed,
+    gradients_by_winograds_algorithm,
     made_before_or_after_wrapping_with_either_optimizer,
     every_method,
     weights_become_compressed_at_the_same_update,

@@ -8,6 +8,7 @@ SCENARIOS = "data_parallel"
 NAMES = [
     "lenet5_masked",
     "lenet5_compressed",
+    "gradients_by_winograds_algorithm",
     "made_before_or_after_wrapping_with_either_optimizer",
     "every_method",
     "weights_become_compressed_at_the_same_update",

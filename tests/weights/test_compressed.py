@@ -75,6 +75,74 @@ def test_compressed_equals_masked_over_ten_updates(make, kind, clip, window):
         torch.testing.assert_close(weight.values, compressed[name].values, rtol=0, atol=1e-10)
 
 
+def wide_convolutions():
+    """Its second layer has channels enough for Winograd's algorithm."""
+    body = [nn.Conv2d(1, 80, 3, stride=2), nn.Tanh(), nn.Conv2d(80, 84, 3, padding=1), nn.Tanh()]
+    return nn.Sequential(*body, nn.Flatten(), nn.Linear(84 * 9, 10))
+
+
+@pytest.mark.parametrize("window", ["all", 3])
+def test_gradients_by_winograds_algorithm_equal_those_of_masked_storage(window):
+    models = both(wide_convolutions)
+    settings = {"masked": {}, "compressed": {"winograd": True}}
+    updaters = {n: train(model, "sgd", 3 * EVERY, window=window, **settings[n])[0] for n, model in models.items()}
+    assert [row["step"] for row in updaters["masked"].history] == [EVERY] * 3 + [2 * EVERY] * 3 + [3 * EVERY] * 3
+    for row, other in zip(updaters["masked"].history, updaters["compressed"].history, strict=True):
+        assert row | {"importance": 0} == other | {"importance": 0}
+    masked, compressed = (regrow.sparse_weights(models[name]) for name in ("masked", "compressed"))
+    for name, weight in masked.items():
+        assert torch.equal(weight.indices, compressed[name].indices)
+        torch.testing.assert_close(weight.values, compressed[name].values, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(("settings", "uses"), [({}, True), ({"winograd": True}, True), ({"winograd": False}, False)])
+def test_sparse_momentum_uses_winograds_algorithm_unless_told_not_to(monkeypatch, settings, uses):
+    seen = []
+    plain = SparseConv2d.dense_weight_grad
+
+    def noted(self, input, grad_output, winograd=False):
+        seen.append(winograd)
+        return plain(self, input, grad_output, winograd)
+
+    monkeypatch.setattr(SparseConv2d, "dense_weight_grad", noted)
+    train(both(convolutions)["compressed"], "sgd", steps=EVERY, window=2, **settings)
+    assert seen
+    assert set(seen) == {uses}
+
+
+@pytest.mark.parametrize("winograd", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_run_resumes_in_the_middle_of_a_window_to_the_same_bits(winograd, dtype):
+    images, labels = batch(dtype)
+
+    def parts():
+        model = both(wide_convolutions, dtype=dtype)["compressed"]
+        optimizer = optimizer_of("sgd", model)
+        settings = {"total_steps": 60, "update_every": EVERY, "window": 4, "winograd": winograd}
+        return model, optimizer, regrow.SparseMomentum(model, optimizer, **settings)
+
+    def go_on(model, optimizer, updater, steps):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+
+    whole, begun, resumed = parts(), parts(), parts()
+    go_on(*whole, 2 * EVERY)
+    go_on(*begun, 2 * EVERY - 2)
+    assert all(collector.steps == 2 for collector in begun[2]._collectors.values())
+    for part, before in zip(resumed, begun, strict=True):
+        stream = io.BytesIO()
+        torch.save(before.state_dict(), stream)
+        stream.seek(0)
+        part.load_state_dict(torch.load(stream, weights_only=True))
+    go_on(*resumed, 2)
+    assert resumed[2].history == whole[2].history
+    for ours, theirs in zip(*(regrow.sparse_weights(run[0]).values() for run in (resumed, whole)), strict=True):
+        assert torch.equal(ours.indices, theirs.indices)
+        assert torch.equal(ours.values, theirs.values)
+
+
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_optimizer_state_moves_with_its_weight(kind):
     models = both(mlp)

@@ -78,6 +78,7 @@ class MomentumCollector:
         factored: whether moments are kept as factors, see `keeps_factors`.
         update_every: steps between updates, so that it is noticed where none is seen; None: by hand.
         sampled: whether the last gradient is kept as a `SampledGradient`.
+        winograd: whether compressed storage may compute gradients of convolutions by Winograd's algorithm.
 
     Attributes:
         saw_gradient: whether a step since the last update had a gradient.
@@ -93,9 +94,11 @@ class MomentumCollector:
         factored: bool = False,
         update_every: int | None = None,
         sampled: bool = False,
+        winograd: bool = False,
     ):
         self.factored = factored
         self.sampled = sampled
+        self.winograd = winograd
         self.weight = weight
         self.rule = rule
         self.window = window
@@ -119,6 +122,7 @@ class MomentumCollector:
     def _open(self) -> None:
         self.tap = self.weight.tap(self._stage, self._window_batch)
         self.tap.keeps_pairs = self.sampled
+        self.tap.winograd = self.winograd
         self.tap.collect(self.collecting)
 
     def follow(self, weight: SparseWeight, window: int | None, factored: bool) -> None:
@@ -384,7 +388,7 @@ class MomentumCollector:
         return self.__dict__ | nothing | {"_arrived": False, "_stepped": (None, 0)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({"sampled": False} | state)
+        self.__dict__.update({"sampled": False, "winograd": False} | state)
         self._open()
 
     def state_dict(self) -> dict[str, Any]:

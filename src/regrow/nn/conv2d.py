@@ -13,12 +13,14 @@ from regrow.ops import (
     conv2d_plan,
     conv2d_weight_grad,
     conv2d_weight_grad_at,
+    conv2d_weight_grad_winograd,
     conv_output_shape,
     dense_product,
     isa,
     pixel_plan,
     sparse_conv2d_nchw,
     sparse_conv2d_pixels,
+    winograd_pays,
 )
 from regrow.topology.indices import active_positions
 
@@ -134,15 +136,19 @@ class SparseConv2d(SparseLayer):
         return dense.train(self.training)
 
     @torch.no_grad()
-    def dense_weight_grad(self, input: Tensor, grad_output: Tensor) -> Tensor:
+    def dense_weight_grad(self, input: Tensor, grad_output: Tensor, winograd: bool = False) -> Tensor:
         """Gradient of all weights, inactive ones included: (out_channels, in_channels, kH, kW).
 
         Args:
             input: (N, in_channels, H, W) or without N.
             grad_output: (N, out_channels, H', W') or without N.
+            winograd: use Winograd's algorithm where it pays (`regrow.ops.winograd`): a 3x3 kernel, stride and
+                dilation 1, and many channels. The result differs by rounding.
         """
         if input.dim() == 3:
             input, grad_output = input.unsqueeze(0), grad_output.unsqueeze(0)
+        if winograd and winograd_pays(self.dense_shape, self.stride, self.dilation):
+            return conv2d_weight_grad_winograd(input, grad_output, self.padding)
         return conv2d_weight_grad(input, grad_output, self.dense_shape, self.stride, self.padding, self.dilation)
 
     @torch.no_grad()

@@ -25,6 +25,7 @@ from .functional import (
     sparse_conv2d_pixels,
     sparse_linear,
 )
+from .winograd import conv2d_weight_grad_winograd, winograd_pays
 
 __all__ = [
     "DTYPES",
@@ -35,6 +36,7 @@ __all__ = [
     "conv2d_plan",
     "conv2d_weight_grad",
     "conv2d_weight_grad_at",
+    "conv2d_weight_grad_winograd",
     "conv_output_shape",
     "dense_product",
     "info",
@@ -48,6 +50,7 @@ __all__ = [
     "sparse_conv2d_nchw",
     "sparse_conv2d_pixels",
     "sparse_linear",
+    "winograd_pays",
 ]
 
 warn_if_absent()

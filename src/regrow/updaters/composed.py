@@ -81,6 +81,8 @@ class ComposedUpdater(MovingUpdater):
             gradients of inactive weights in compressed storage; None: all.
         factored: keep what is collected of compressed Linear layers under SGD as the factors of their gradients,
             without a tensor of dense size; grow criteria then return `lazy.LazyScores`. None: above 2^26 positions.
+        winograd: compute the gradients of inactive weights of compressed 3x3 convolutions with stride 1 and many
+            channels by Winograd's algorithm (`regrow.ops.winograd`), which differs by rounding and costs less.
         seed: seed of the generator that criteria may use; None draws one from torch's global generator.
 
     Attributes:
@@ -131,6 +133,7 @@ class ComposedUpdater(MovingUpdater):
         window: int | Literal["all"] | None = None,
         window_batch: int | None = None,
         factored: bool | None = None,
+        winograd: bool = False,
         seed: int | None = None,
     ):
         check_steps(total_steps, update_every)
@@ -171,7 +174,7 @@ class ComposedUpdater(MovingUpdater):
             rule, steps = rules[name], window_of(weight, self._window)
             factors = self._keeps_factors(weight, rule, steps)
             self._collectors[name] = MomentumCollector(
-                weight, rule, steps, window_batch, factors, update_every, self._sampled
+                weight, rule, steps, window_batch, factors, update_every, self._sampled, winograd
             )
         self._set_collecting()
         self._hang()

@@ -75,6 +75,8 @@ class SparseMomentum(ComposedUpdater):
             gradients of inactive weights in compressed storage; None: all.
         factored: keep the momentum of inactive weights of compressed Linear layers under SGD as the factors of the
             window's gradients, without a tensor of dense size (docs/wide.md). None: above 2^26 positions.
+        winograd: compute the gradients of inactive weights of compressed 3x3 convolutions with stride 1 and many
+            channels by Winograd's algorithm (docs/window.md), which differs by rounding and costs less.
         seed: seed of random growth and of samples, 0 by default. Sparse momentum itself draws nothing at random.
 
     Raises:
@@ -109,6 +111,7 @@ class SparseMomentum(ComposedUpdater):
         window: int | Literal["all"] | None = None,
         window_batch: int | None = None,
         factored: bool | None = None,
+        winograd: bool = True,
         seed: int | None = None,
     ):
         _check("redistribution", redistribution, _IMPORTANCE)
@@ -149,6 +152,7 @@ class SparseMomentum(ComposedUpdater):
             window=window,
             window_batch=window_batch,
             factored=factored,
+            winograd=winograd,
             seed=0 if seed is None else seed,
         )
 

@@ -210,7 +210,7 @@ class CompressedTap(GradientTap):
             # a product is multiplied out straight into the momentum, so that no gradient of dense size is made
             staged.add_product(grad_output, input)
         else:
-            staged.add(self._weight.module.dense_weight_grad(input, grad_output))
+            staged.add(self._weight.module.dense_weight_grad(input, grad_output, winograd=self.winograd))
 
     def need(self, positions: int) -> None:
         self.needed = positions

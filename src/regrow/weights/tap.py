@@ -26,11 +26,13 @@ class GradientTap(ABC):
         averaged: whether the listener sees means over ranks; if not, it sees what its own rank has.
         keeps_pairs: whether to stage inputs and gradients of outputs instead of a gradient of all positions, in storage
             that would have to compute that, and the activity of the layer in all storages. Set before collecting.
+        winograd: whether storage that has to compute a gradient of all positions may do so by Winograd's algorithm.
     """
 
     writes_after_listener = 0
     averaged = False
     keeps_pairs = False
+    winograd = False
 
     @property
     @abstractmethod
