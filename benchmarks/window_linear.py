@@ -21,7 +21,7 @@ from torch import Tensor
 from regrow.io.atomic import write_atomically
 from regrow.lab.bench.timing import times_in_turn
 from regrow.lab.machine import processor
-from regrow.momentum.collector import DEFAULT_WINDOW
+from regrow.weights.compressed import DEFAULT_WINDOW
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = ((784, 300, 100), (1024, 4096, 128), (4096, 4096, 128), (4096, 4096, 32))

@@ -74,7 +74,7 @@ def test_a_setting_that_a_method_does_not_have_changes_nothing(method: str):
 
 
 def test_sparse_momentum_has_all_settings_and_dense_none():
-    assert METHODS["sparse-momentum"].takes == OTHER.keys() | {"update_every", "factored"}
+    assert METHODS["sparse-momentum"].takes == OTHER.keys() | {"update_every", "factored", "winograd"}
     assert not METHODS["dense"].takes
 
 
