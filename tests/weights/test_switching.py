@@ -204,7 +204,23 @@ def test_what_would_be_lost_stays_masked():
     with pytest.warns(UserWarning, match=r"2.weight stays masked, because a hook reads its weight"):
         train(model, optimizer, range(STEPS))
     assert storages(model)[:2] == ["compressed", "masked"]
+    weight = regrow.sparse_weights(model)["2.weight"]
+    assert weight.why == "a hook reads its weight"
+    assert weight.reduces_own_gradient, "DistributedDataParallel has left it out"
     assert updater.step == STEPS
+
+
+def test_a_state_that_cannot_be_followed_is_refused():
+    _, _, updater = objects = made()
+    train(*objects[:2], range(STEPS))
+    other = made()
+    other[0][2].register_forward_hook(lambda module, inputs, output: output + module.weight.sum())
+    other[0].load_state_dict(objects[0].state_dict())
+    with (
+        pytest.warns(UserWarning, match=r"2.weight stays masked"),
+        pytest.raises(ValueError, match=r"2.weight had another storage .* forbids here"),
+    ):
+        other[2].load_state_dict(updater.state_dict())
 
 
 def test_a_layer_that_is_the_model_stays_masked():

@@ -352,6 +352,11 @@ class ComposedUpdater(MovingUpdater):
             )
         if self._switches:
             self._change_storage(self._switches, differing)
+        if fixed := sorted(name for name, kind in differing.items() if kind != self._weights[name].storage):
+            raise ValueError(
+                f"{', '.join(fixed)} had another storage where this updater state was saved, which something on the "
+                "layer forbids here (see regrow.summary); put it there after load_state_dict, or leave it out"
+            )
 
     def _before_switch(self, name: str) -> None:
         self._collectors[name].close()

@@ -91,6 +91,7 @@ def _compress(
     unmask_parameter(weight)
     if reason := storage.refuses(module, parameter, elsewhere):
         mask_parameter(module, attribute, mask, reason)
+        keep_switch(module, attribute, switch)  # DistributedDataParallel leaves it to regrow for good
         weight.last_update = last_update
         return reason
     storage.attach(model, module, attribute, indices, f"density fell to {switch.below:.0%}")
