@@ -361,6 +361,7 @@ def test_demo_compares_dense_and_sparse(monkeypatch: pytest.MonkeyPatch):
     quick = replace(catalog.get_recipe("digits-mlp"), name="wide-table", epochs=2)
     monkeypatch.setitem(catalog.RECIPES, "wide-table", lambda: quick)
     monkeypatch.setattr(demo, "TUNED_DENSE", ("lr=0.05",))
+    monkeypatch.setattr(demo, "SHORT", ())
     result = run("demo", "--density", "0.1")
     assert result.exit_code == 0, result.output
     for text in (
