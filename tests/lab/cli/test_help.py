@@ -19,6 +19,7 @@ TRAIN_FLAGS = [
     "--method",
     "--density",
     "--epochs",
+    "--time-like",
     "--seed",
     "--set",
     "--out",

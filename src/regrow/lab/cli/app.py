@@ -182,7 +182,6 @@ def train(
     Examples:
       regrow train lenet300-mnist --density 0.05 --epochs 20 --seed 3 --resume
       regrow train lenet300-mnist --method rigl --set update_every=100 --set stop_fraction=0.8
-      regrow train lenet300-mnist --density 0.05 --time-like dense
     """
     from regrow import ops
     from regrow.lab.recipes.methods import check_taken
