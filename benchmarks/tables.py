@@ -37,7 +37,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "window_overlap": windows.window_overlap,
     "window_layers": windows.window_layers,
     "window_linear": windows.window_linear,
-    "window_ways": windows.window_ways,
     "window_convolutions": windows.window_convolutions,
     "layer_memory": kernels.layer_memory,
     "wide_mlp": networks.wide_mlp,

@@ -45,40 +45,16 @@ def window_linear() -> str:
     return f"{markdown(['layer', 'batch', *ways], rows)}\n\n`{result['command']}`"
 
 
-def window_ways() -> str:
-    """Ways to make the window of a convolutional network cheaper, by what they would grow."""
-    result = read("window_convolutions")
-    rows = []
-    for row in result["overlap"]:
-        layers = row["grown_by_layer"].values()
-        rows.append([row["way"], f"{row['grown']:.1%}", f"{min(layers):.0%}"])
-    table = markdown(["way", "of the exact grown set", "worst layer"], rows)
-    return f"{table}\n\n`{result['command']}`"
-
-
 def window_convolutions() -> str:
-    """What a window of either kernel costs, and the error behind it."""
+    """What a window of either kernel costs."""
     result = read("window_convolutions")
-    cost, error = result["cost"], result["error"]
+    cost = result["cost"]
     rows = [
-        [
-            name,
-            f"{ms:.0f} ms",
-            f"{cost['of_an_epoch'][key]:.1%}",
-            f"{error['mean'][key]:.2f}%",
-        ]
+        [name, f"{cost['window_step_ms'][key]:.0f} ms", f"{cost['of_an_epoch'][key]:.1%}"]
         for name, key in (("torch's operator", "torch"), ("Winograd's algorithm", "winograd"))
-        for ms in [cost["window_step_ms"][key]]
     ]
-    head = ["gradients of all weights", "added to a step", "window, of an epoch", "validation error"]
-    seeds, difference, by_chance = (
-        len(error["validation_error"]["torch"]),
-        error["difference"],
-        error["difference_stderr"],
-    )
     return (
-        f"{markdown(head, rows)}\n\nVGG16-D, 5 %, a sparse step of {cost['step_ms']:.0f} ms, one update in "
-        f"{cost['steps_per_epoch']} steps. Errors are those of a small network of which one layer uses the algorithm, "
-        f"means of {seeds} seeds; they differ by {difference:+.2f} ± {by_chance:.2f} points. "
-        f"`{result['command']}`, {result['processor']}, {result['isa']}."
+        f"{markdown(['gradients of all weights', 'added to a step', 'window, of an epoch'], rows)}\n\n"
+        f"VGG16-D, 5 %, a sparse step of {cost['step_ms']:.0f} ms, one update in {cost['steps_per_epoch']} steps. "
+        f"`{result['command']}`, {result['processor']}, {result['isa']}, processor time of one thread."
     )
