@@ -19,6 +19,7 @@ in the file.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import shlex
@@ -305,21 +306,32 @@ def points(content: Record) -> list[Record]:
     ]
 
 
+def seconds_to(error: float, frontier: list[Record]) -> float | None:
+    """Where the line of a frontier first comes down to an error; between points, a straight line over log seconds."""
+    points = sorted(frontier, key=lambda point: point["seconds"])
+    if points[0]["error"] <= error:
+        return points[0]["seconds"]
+    for before, after in itertools.pairwise(points):
+        if after["error"] <= error:
+            share = (before["error"] - error) / (before["error"] - after["error"])
+            return before["seconds"] * (after["seconds"] / before["seconds"]) ** share
+    return None
+
+
 def verdict(found: list[Record]) -> list[Record]:
-    """For each point of a contender that is not sparse: the shortest sparse training with no larger mean error."""
-    sparse = sorted((p for p in found if p["contender"] == "sparse"), key=lambda p: p["seconds"])
+    """For each point of a contender that is not sparse: when the sparse frontier is as good."""
+    sparse = [point for point in found if point["contender"] == "sparse"]
     rows = []
-    for point in (p for p in found if p["contender"] != "sparse"):
-        as_good = next((p for p in sparse if p["error"] <= point["error"]), None)
+    for point in (point for point in found if point["contender"] != "sparse"):
+        seconds = seconds_to(point["error"], sparse)
         rows.append(
             {
                 "against": point["contender"],
                 "epochs": point["epochs"],
                 "error": point["error"],
                 "seconds": point["seconds"],
-                "sparse_epochs": as_good and as_good["epochs"],
-                "sparse_seconds": as_good and as_good["seconds"],
-                "times_faster": as_good and point["seconds"] / as_good["seconds"],
+                "sparse_seconds": seconds,
+                "times_faster": seconds and point["seconds"] / seconds,
             }
         )
     return rows

@@ -20,7 +20,7 @@ def race(task: str) -> str:
         if found:
             answer = "never as good"
             if found["times_faster"]:
-                answer = f"{found['times_faster']:.2f} times, {found['sparse_epochs']:g} epochs"
+                answer = f"{found['sparse_seconds']:.1f}, {found['times_faster']:.2f} times sooner"
         rows.append(
             [
                 point["contender"],
@@ -31,7 +31,7 @@ def race(task: str) -> str:
             ]
         )
     unit = "test error, %" if result["measure"] == "error" else "test loss, nats"
-    table = markdown(["contender", "epochs", unit, "seconds", "a sparse training that is as good is faster by"], rows)
+    table = markdown(["contender", "epochs", unit, "seconds", "seconds until sparse is as good"], rows)
     return f"{table}\n\n{_settings(result)}"
 
 

@@ -104,7 +104,7 @@ def check_rows(model, rows, setup, start):
 
 def test_a_budget_above_which_the_network_starts_is_approached():
     torch.manual_seed(0)
-    model = masked(Mixed(), 0.3, distribution={"conv": 1.0, "fc1": 0.2, "fc2": 0.2}, seed=0)
+    model = masked(Mixed(), 0.3, distribution={"conv": 1.0, "fc1": 0.2, "fc2": 0.2}, seed=0, rescale=False)
     optimizer = sgd(model, lr=0.01)
     momentum(model, optimizer, update_every=1, flops_budget=0.4, schedule="constant", redistribution="momentum")
     path = [spent(model)]
