@@ -20,7 +20,7 @@ def race(task: str) -> str:
         if found:
             answer = "never as good"
             if found["times_faster"]:
-                answer = f"{found['sparse_seconds']:.1f}, {found['times_faster']:.2f} times sooner"
+                answer = f"{found['sparse_seconds']:.1f} ({found['times_faster']:.2f} times as fast)"
         rows.append(
             [
                 point["contender"],

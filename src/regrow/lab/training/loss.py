@@ -41,7 +41,7 @@ class LossSum:
     """
 
     def __init__(self, before: float, step: int, device: torch.device):
-        # Float64 holds such sums exactly, so that ranks that go on from their mean end with the same bits; MPS has none.
+        # Float64 holds such sums exactly, so that ranks go on from their mean to the same bits; MPS has none.
         exact = torch.float32 if device.type == "mps" else torch.float64
         self.total = torch.tensor(before, device=device, dtype=exact)
         self._finite_steps = torch.tensor(step, device=device)
