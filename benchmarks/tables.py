@@ -38,6 +38,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "window_layers": windows.window_layers,
     "window_linear": windows.window_linear,
     "window_convolutions": windows.window_convolutions,
+    "window_ways": windows.window_ways,
+    "window_errors": windows.window_errors,
     "layer_memory": kernels.layer_memory,
     "wide_mlp": networks.wide_mlp,
     "blocked_layers": kernels.blocked_layers,

@@ -4,8 +4,8 @@ Overlap: VGG16-D of half the width trains by its recipe. In the last 20 steps be
 momentum of inactive weights from the same inputs and gradients of outputs; the positions that it would grow, as many in
 each layer as are pruned, are compared with those of all 20 steps by torch's gradient. Cost: the steps of VGG16-D with
 the window closed and open, in turn, processor time of one thread. Error: a small network of which one convolution is
-wide enough for Winograd's algorithm, trained with it and without over several seeds. Writes
-results/window_convolutions.json.
+wide enough for Winograd's algorithm, trained with it and without over several seeds; as a control also by torch's
+operator with the images in reverse order, which differs by rounding too. Writes results/window_convolutions.json.
 
     python benchmarks/window_convolutions.py
     python benchmarks/window_convolutions.py --steps 40 --rounds 1 --seeds 0 --json /tmp/try.json
@@ -36,7 +36,7 @@ from regrow.lab.data.split import Split
 from regrow.lab.machine import processor
 from regrow.lab.recipes.settings import make_settings
 from regrow.lab.training.randomness import generator
-from regrow.ops import info
+from regrow.ops import info, keep_pages
 from regrow.weights.compressed import DEFAULT_WINDOW
 from window_overlap import NEVER, common, integers, share_of
 
@@ -175,14 +175,23 @@ def costs(root: Path, rounds: int) -> dict[str, Any]:
     }
 
 
+def reverse(model: Any) -> None:
+    """Lets layers take the images of a batch in reverse order for the gradient of all weights: another rounding."""
+    for weight in regrow.sparse_weights(model).values():
+        plain = weight.module.dense_weight_grad
+        weight.module.dense_weight_grad = lambda x, dy, plain=plain, **_: plain(x.flip(0), dy.flip(0))
+
+
 def errors(root: Path, seeds: Sequence[int], steps: int, every: int) -> dict[str, Any]:
     """Validation errors in percent, by seed, of a small network trained with either kernel."""
     validation = cifar10(root, 0, make_settings("vgg16-d-cifar10").recipe.validation_fraction).validation
-    found: dict[str, list[float]] = {"torch": [], "winograd": []}
+    found: dict[str, list[float]] = {"torch": [], "winograd": [], "torch, reversed": []}
     for seed in seeds:
         for name, those in found.items():
             start = training_of("cifar10-conv", root, seed, DEFAULT_WINDOW)
             training = start.branch(DEFAULT_WINDOW, update_after=every, winograd=name == "winograd")
+            if name == "torch, reversed":
+                reverse(training.model)
             order = batches(training.data, seed, training.protocol.batch_size)
             for done in range(every, steps + 1, every):
                 training.trained(next(order) for _ in range(every))
@@ -197,14 +206,20 @@ def errors(root: Path, seeds: Sequence[int], steps: int, every: int) -> dict[str
                 ]
             those.append(100 * float(sum(wrong)) / len(validation))
             print(f"seed {seed}, {name}: {those[-1]:.2f} %", file=sys.stderr, flush=True)
-    differences = [ours - theirs for ours, theirs in zip(found["winograd"], found["torch"], strict=True)]
+    differences = {
+        name: [ours - theirs for ours, theirs in zip(those, found["torch"], strict=True)]
+        for name, those in found.items()
+        if name != "torch"
+    }
     return {
         "steps": steps,
         "update_every": every,
         "validation_error": found,
         "mean": {name: mean(those) for name, those in found.items()},
-        "difference": mean(differences),
-        "difference_stderr": stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else None,
+        "difference": {name: mean(those) for name, those in differences.items()},
+        "difference_stderr": {
+            name: stdev(those) / len(those) ** 0.5 if len(those) > 1 else None for name, those in differences.items()
+        },
     }
 
 
@@ -214,13 +229,14 @@ def main() -> None:
         description=description, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--steps", type=int, default=100, help="of the half-width VGG16 before its update")
-    parser.add_argument("--rounds", type=int, default=3, help="timed steps of each kernel")
-    parser.add_argument("--seeds", type=integers, default=(0, 1, 2, 3, 4))
+    parser.add_argument("--rounds", type=int, default=5, help="timed steps of each kernel")
+    parser.add_argument("--seeds", type=integers, default=tuple(range(10)))
     parser.add_argument("--error-steps", type=int, default=200, help="of the small network")
     parser.add_argument("--update-every", type=int, default=50, help="of the small network")
     parser.add_argument("--json", type=Path, default=ROOT / "results" / "window_convolutions.json")
     chosen = parser.parse_args()
     torch.set_num_threads(1)  # whose processor time says something on a busy machine
+    keep_pages()  # as `regrow train` does; otherwise every large tensor is mapped anew
     root = data_root()
     content: dict[str, Any] = {
         "command": f"python benchmarks/window_convolutions.py --steps {chosen.steps} --rounds {chosen.rounds} "

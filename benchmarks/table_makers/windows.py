@@ -58,3 +58,28 @@ def window_convolutions() -> str:
         f"VGG16-D, 5 %, a sparse step of {cost['step_ms']:.0f} ms, one update in {cost['steps_per_epoch']} steps. "
         f"`{result['command']}`, {result['processor']}, {result['isa']}, processor time of one thread."
     )
+
+
+def window_ways() -> str:
+    """Ways to make the window of a convolutional network cheaper, by what they would grow."""
+    result = read("window_convolutions")
+    rows = []
+    for row in result["overlap"]:
+        layers = row["grown_by_layer"].values()
+        rows.append([row["way"], f"{row['grown']:.1%}", f"{min(layers):.0%}"])
+    return f"{markdown(['way', 'of the exact grown set', 'worst layer'], rows)}\n\n`{result['command']}`"
+
+
+def window_errors() -> str:
+    """Validation errors behind either kernel, and behind torch's with another rounding."""
+    error = read("window_convolutions")["error"]
+    names = {"torch": "torch's operator", "winograd": "Winograd's algorithm"}
+    names["torch, reversed"] = "torch's operator, images in reverse order"
+    rows = []
+    for key, name in names.items():
+        known = key in error["difference"]
+        away = f"{error['difference'][key]:+.2f} ± {error['difference_stderr'][key]:.2f}" if known else "–"
+        rows.append([name, f"{error['mean'][key]:.2f}%", away])
+    seeds = len(error["validation_error"]["torch"])
+    table = markdown(["gradients of all weights", "validation error", "from torch's, points"], rows)
+    return f"{table}\n\nMeans of {seeds} seeds, an update each {error['update_every']} of {error['steps']} steps."

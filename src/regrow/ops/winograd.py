@@ -69,13 +69,13 @@ def _weight_grad(input: Tensor, grad_output: Tensor, padding: Sequence[int]) -> 
     tile = 4 if min(plane) > 2 else 2
     tiles = [-(-side // tile) for side in plane]
     of_input, of_gradient, of_result = _transforms(tile, input.dtype)
-    products = input.new_zeros(of_input.size(0), outputs, inputs)
+    products = (input.new_empty if images else input.new_zeros)(of_input.size(0), outputs, inputs)
     together = max(1, _TOGETHER // max(1, tiles[0] * tiles[1] * max(outputs, inputs)))
     for begin in range(0, images, together):
         part = slice(begin, begin + together)
         x = of_input @ _tiles(input[part], tiles, tile, tile + KERNEL - 1, padding)
         dy = of_gradient @ _tiles(grad_output[part], tiles, tile, tile, (0, 0))
-        products.baddbmm_(dy.view(len(dy), -1, outputs).mT, x.view(len(x), -1, inputs))
+        products.baddbmm_(dy.view(len(dy), -1, outputs).mT, x.view(len(x), -1, inputs), beta=float(begin > 0))
     result = (of_result @ products.flatten(1)).view(KERNEL, KERNEL, outputs, inputs)
     return result.permute(2, 3, 0, 1).contiguous()
 
